@@ -1,0 +1,96 @@
+package events
+
+import "slices"
+
+// Alias is a movable name for a published version. A removed alias has no Version.
+type Alias struct {
+	Image    string `json:"image"`
+	Alias    string `json:"alias"`
+	Version  string `json:"version,omitempty"`
+	UploadID string `json:"upload_id,omitempty"` // session of the version it names; UUIDv7s order in time
+	JobID    string `json:"job_id,omitempty"`    // the publication that moved it; "" when moved by hand
+}
+
+// The facts of an alias.
+type (
+	// AliasMoved makes the alias name a version.
+	AliasMoved struct{ Alias }
+	// AliasRemoved ends the alias.
+	AliasRemoved struct{ Alias }
+)
+
+// AliasFact is any fact of an alias.
+type AliasFact interface {
+	Fact
+	AliasState() Alias
+}
+
+// AliasState is the alias after the fact.
+func (a Alias) AliasState() Alias { return a }
+
+// Entity names the alias.
+func (a Alias) Entity() Entity { return AliasEntity(a.Image, a.Alias) }
+
+// Type names the fact's type.
+func (AliasMoved) Type() Type { return "imgsrv.alias.moved.v1" }
+
+// Type names the fact's type.
+func (AliasRemoved) Type() Type { return "imgsrv.alias.removed.v1" }
+
+// FoldAlias is the alias after one more fact.
+func FoldAlias(state Alias, fact Fact) Alias {
+	if f, ok := fact.(AliasFact); ok {
+		return f.AliasState()
+	}
+	return state
+}
+
+// MoveAlias decides to point an alias, by hand, at any published version of its image. sameNameVersion
+// is the state of the version that has the alias's name, isArchitecture tells whether Incus knows the
+// alias as an architecture: both would be shadowed.
+func MoveAlias(image, alias, to string, target Current[Version], img Current[Image], sameNameVersion Current[Version], isArchitecture bool, current Current[Alias]) ([]Change, error) {
+	if err := CheckAliasName(alias); err != nil {
+		return nil, &Error{Code: CodeInvalid, Text: err.Error(), Fields: []FieldError{{Field: "alias", Text: err.Error(), Value: alias}}}
+	}
+	if img.Sequence == 0 {
+		return nil, Refuse(CodeNotFound, "there is no image %s", image)
+	}
+	if target.State.State != StatePublished {
+		return nil, Refuse(CodeNotFound, "image %s has no published version %s", image, to)
+	}
+	if err := aliasClash(image, alias, img.State, sameNameVersion.State, isArchitecture); err != nil {
+		return nil, err
+	}
+	next := Alias{Image: image, Alias: alias, Version: to, UploadID: target.State.UploadID}
+	return []Change{{Fact: AliasMoved{next}, Expect: current.Sequence}}, nil
+}
+
+func aliasClash(image, alias string, img Image, sameName Version, isArchitecture bool) error {
+	switch {
+	case sameName.State == StatePublished || sameName.State == StateReserved:
+		return Refuse(CodeAliasClash, "%s is a version of image %s: an alias needs another name", alias, image)
+	case slices.Contains(img.Flavours, alias) || alias == DefaultFlavour:
+		return Refuse(CodeAliasClash, "%s is a flavour of image %s: an alias needs another name", alias, image)
+	case isArchitecture:
+		return Refuse(CodeAliasClash, "%s is the name of an architecture: an alias needs another name", alias)
+	}
+	return nil
+}
+
+// RemoveAlias decides to end an alias.
+func RemoveAlias(current Current[Alias], image, alias string) ([]Change, error) {
+	if current.State.Version == "" {
+		return nil, Refuse(CodeNotFound, "image %s has no alias %s", image, alias)
+	}
+	return []Change{{Fact: AliasRemoved{Alias{Image: image, Alias: alias}}, Expect: current.Sequence}}, nil
+}
+
+// moveAtPublication moves the alias only forward: a publication that began before the one the alias
+// names, as a retried older one, leaves it where it is.
+func moveAtPublication(current Current[Alias], alias string, u Upload) []Change {
+	if current.State.Version != "" && current.State.UploadID > u.ID {
+		return nil
+	}
+	next := Alias{Image: u.Image, Alias: alias, Version: u.Version, UploadID: u.ID, JobID: u.JobID}
+	return []Change{{Fact: AliasMoved{next}, Expect: current.Sequence}}
+}

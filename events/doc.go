@@ -1,0 +1,24 @@
+// Package events holds what can happen in imgsrv and the rules of it: the facts, their envelope, the
+// subjects they are stored under, and for each entity the pure functions that decide which fact may
+// come next. It knows no clock, no network, no database, and imports nothing of the project.
+//
+// # Shape
+//
+// Each entity has one subject in the stream, and each fact carries the whole state of its entity, so
+// that the last fact of a subject is all a rule needs. A rule takes states and a command and answers
+// with facts or with an [*Error]; whoever calls it appends the facts in one atomic batch, each with the
+// sequence its state was read at ([Change]).
+//
+//	entity    id                      facts
+//	upload    UUIDv7                  initiated file_completed completed aborted expired
+//	job       UUIDv7 of the upload    queued step_started step_completed step_failed succeeded failed retried
+//	blob      sha256:<64 hex>         promoted
+//	version   <image>.<version>       reserved released published
+//	image     <image>                 described
+//	alias     <image>.<alias>         moved removed
+//
+// # Versions of a type
+//
+// A type's version is in its name (imgsrv.version.published.v1). Old versions stay readable for ever:
+// [Decode] upcasts them to the current Go type, and testdata keeps one golden file for each.
+package events

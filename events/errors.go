@@ -1,0 +1,56 @@
+package events
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code says what kind of refusal an [Error] is. Codes are stable: they end up in the type of a problem
+// document (RFC 9457) and in the facts of failed jobs.
+type Code string
+
+// The refusals that rules give.
+const (
+	CodeInvalid           Code = "invalid-request"     // the command breaks a rule of form; Fields say where
+	CodeNotFound          Code = "not-found"           // no such entity
+	CodeVersionExists     Code = "version-exists"      // published versions are immutable
+	CodeVersionInProgress Code = "version-in-progress" // another upload session holds the version
+	CodeIdempotencyReuse  Code = "idempotency-key-reused"
+	CodeAliasClash        Code = "alias-clash"       // the alias would shadow another name of its image
+	CodeSessionClosed     Code = "session-closed"    // the upload session takes no more files
+	CodeFileMismatch      Code = "file-mismatch"     // the file is not the one that was declared
+	CodeFileComplete      Code = "file-complete"     // the file is there already
+	CodePublishing        Code = "publishing"        // too late to abort
+	CodeJobNotFailed      Code = "job-not-failed"    // only failed jobs can be retried
+	CodeJobRefused        Code = "job-refused"       // the content itself was refused: a retry can't help
+	CodeStepOutOfOrder    Code = "step-out-of-order" // the job is not where the step belongs
+)
+
+// Error is a refusal: a code for programs, a text for people, and, for invalid commands, the fields.
+type Error struct {
+	Code   Code
+	Text   string
+	Fields []FieldError
+	// Upload is the session that stands in the way, for CodeVersionInProgress and CodeVersionExists.
+	Upload string
+}
+
+// FieldError is one broken rule of form.
+type FieldError struct {
+	Field string // path in the request, such as variants[0].architecture
+	Text  string // the rule, for people
+	Value string
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// Refuse makes an [*Error].
+func Refuse(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Text: fmt.Sprintf(format, args...)}
+}
+
+// IsCode says whether err is, or wraps, a refusal with this code.
+func IsCode(err error, code Code) bool {
+	var refusal *Error
+	return errors.As(err, &refusal) && refusal.Code == code
+}

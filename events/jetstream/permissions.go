@@ -1,0 +1,40 @@
+package jetstream
+
+import "github.com/nats-io/nats-server/v2/server"
+
+// subscriberUser is what a client that shows no credentials becomes: it may follow the events and manage
+// consumers of its own, and may neither append nor touch the server's own consumers.
+const subscriberUser = "subscriber"
+
+// OwnConsumers are the durable consumers that publications depend on; the names are data: renaming one
+// replays the whole stream to it.
+const (
+	ConsumerIntake      = "intake"      // handlers/publication: complete sessions become jobs
+	ConsumerPublication = "publication" // handlers/publication: the steps of a job
+)
+
+func subscriberPermissions() *server.Permissions {
+	api := "$JS.API."
+	allow := []string{
+		api + "INFO",
+		api + "STREAM.NAMES", api + "STREAM.LIST", api + "STREAM.INFO." + StreamName,
+		api + "CONSUMER.*." + StreamName, api + "CONSUMER.*." + StreamName + ".>",
+		api + "CONSUMER.DURABLE.CREATE." + StreamName + ".>",
+		api + "CONSUMER.MSG.NEXT." + StreamName + ".>",
+		api + "DIRECT.GET." + StreamName, api + "DIRECT.GET." + StreamName + ".>",
+		"$JS.ACK." + StreamName + ".>", "$JS.FC." + StreamName + ".>",
+	}
+	var deny []string
+	for _, own := range []string{ConsumerIntake, ConsumerPublication} {
+		deny = append(deny,
+			api+"CONSUMER.*."+StreamName+"."+own, api+"CONSUMER.*."+StreamName+"."+own+".>",
+			api+"CONSUMER.DURABLE.CREATE."+StreamName+"."+own,
+			api+"CONSUMER.MSG.NEXT."+StreamName+"."+own,
+			"$JS.ACK."+StreamName+"."+own+".>",
+		)
+	}
+	return &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: allow, Deny: deny},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>", "imgsrv.events.>", "deliver.>"}},
+	}
+}

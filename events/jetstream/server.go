@@ -1,0 +1,155 @@
+package jetstream
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// maxPayload bounds one fact, bytes. The largest is a publication of events.MaxFiles files.
+const maxPayload = 4 << 20
+
+// ServerConfig says how the embedded server runs.
+type ServerConfig struct {
+	StoreDir string // where the stream lives
+	Listen   string // host:port for subscribers from outside; "" for none: in-process only
+	Log      *slog.Logger
+	// NoSync leaves syncing to the operating system. Only for tests that measure nothing: an
+	// acknowledged event may then be lost with the power.
+	NoSync bool
+}
+
+// Server is an embedded NATS server with JetStream. What it acknowledges is synced to disk.
+type Server struct {
+	ns       *server.Server
+	password string
+}
+
+const ownUser = "imgsrv"
+
+// StartServer starts the embedded server and waits until it takes connections. A taken port is an error
+// that wraps the net error.
+func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
+	if err := os.MkdirAll(cfg.StoreDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the event store's folder: %w", err)
+	}
+	password := rand.Text()
+	opts := &server.Options{
+		ServerName: "imgsrv", NoSigs: true, NoLog: false, JetStream: true, StoreDir: cfg.StoreDir,
+		SyncAlways: !cfg.NoSync, MaxPayload: maxPayload, DontListen: cfg.Listen == "",
+		JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 1 << 50,
+		Users: []*server.User{
+			{Username: ownUser, Password: password},
+			{Username: subscriberUser, Password: rand.Text(), Permissions: subscriberPermissions()},
+		},
+		NoAuthUser: subscriberUser,
+	}
+	if cfg.Listen != "" {
+		host, port, err := net.SplitHostPort(cfg.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("listen address %q: %w", cfg.Listen, err)
+		}
+		// nats-server calls os.Exit's cousin (a fatal log) on a taken port: find out first.
+		probe, err := net.Listen("tcp", cfg.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("listen for NATS clients: %w", err)
+		}
+		if port == "0" {
+			_, port, _ = net.SplitHostPort(probe.Addr().String())
+		}
+		if err := probe.Close(); err != nil {
+			return nil, fmt.Errorf("listen for NATS clients: %w", err)
+		}
+		opts.Host = host
+		if opts.Port, err = strconv.Atoi(port); err != nil {
+			return nil, fmt.Errorf("listen address %q: %w", cfg.Listen, err)
+		}
+	}
+	ns, err := server.NewServer(opts)
+	if err != nil {
+		return nil, fmt.Errorf("configure the embedded NATS server: %w", err)
+	}
+	logger := &serverLog{log: cfg.Log, fatal: make(chan string, 1)}
+	ns.SetLoggerV2(logger, false, false, false)
+	started := make(chan struct{})
+	go func() { // returns once the server accepts connections, or has given up
+		defer close(started)
+		ns.Start()
+	}()
+	for !ns.ReadyForConnections(50 * time.Millisecond) {
+		var reason error
+		select {
+		case text := <-logger.fatal:
+			reason = errors.New(text)
+		case <-ctx.Done():
+			reason = ctx.Err()
+		default:
+			continue
+		}
+		ns.Shutdown()
+		<-started
+		return nil, fmt.Errorf("start the embedded NATS server: %w", reason)
+	}
+	return &Server{ns: ns, password: password}, nil
+}
+
+// Connect opens an in-process connection with all rights.
+func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
+	opts = append(opts, nats.InProcessServer(s.ns), nats.UserInfo(ownUser, s.password))
+	nc, err := nats.Connect("", opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	return nc, nil
+}
+
+// URL is where subscribers connect from outside; "" when it listens to nobody.
+func (s *Server) URL() string {
+	if addr, ok := s.ns.Addr().(*net.TCPAddr); ok {
+		return "nats://" + addr.String()
+	}
+	return ""
+}
+
+// Stop ends the server and waits for it.
+func (s *Server) Stop() {
+	s.ns.Shutdown()
+	s.ns.WaitForShutdown()
+}
+
+// serverLog brings nats-server's lines into ours; its notices are about itself, hence debug. What it would
+// end a process of its own for is handed to StartServer.
+type serverLog struct {
+	log   *slog.Logger
+	fatal chan string
+}
+
+func (l *serverLog) Noticef(format string, v ...any) { l.debug(format, v...) }
+func (l *serverLog) Debugf(format string, v ...any)  { l.debug(format, v...) }
+func (l *serverLog) Tracef(format string, v ...any)  { l.debug(format, v...) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.log.Warn("nats: " + fmt.Sprintf(format, v...)) }
+func (l *serverLog) Errorf(format string, v ...any) {
+	l.log.Error("nats: " + fmt.Sprintf(format, v...))
+}
+
+func (l *serverLog) Fatalf(format string, v ...any) {
+	select {
+	case l.fatal <- fmt.Sprintf(format, v...):
+	default:
+	}
+}
+
+func (l *serverLog) debug(format string, v ...any) {
+	if l.log.Enabled(context.Background(), slog.LevelDebug) {
+		l.log.Debug("nats: " + fmt.Sprintf(format, v...))
+	}
+}

@@ -1,0 +1,127 @@
+package jetstream
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/imgsrv/imgsrv/events"
+)
+
+// Undecodable is the error of an event that this release can't read. Event says what is known of it.
+type Undecodable struct {
+	Event events.Event
+	Err   error
+}
+
+func (u *Undecodable) Error() string { return u.Err.Error() }
+
+func (u *Undecodable) Unwrap() error { return u.Err }
+
+// Tail reads the stream in order from a sequence on, and goes on with what is appended.
+type Tail struct {
+	log      *Log
+	consumer natsjs.Consumer
+	messages natsjs.MessagesContext
+	pulled   chan natsjs.Msg
+	failed   chan error
+	done     chan struct{}
+	pending  *Undecodable
+}
+
+// tailBuffer is how many messages are read ahead.
+const tailBuffer = 2000
+
+// Tail starts to read after a sequence (0: from the first event); subjects, where given, filter. Close
+// ends it.
+func (l *Log) Tail(ctx context.Context, after events.Sequence, subjects ...string) (*Tail, error) {
+	consumer, err := l.stream.OrderedConsumer(ctx, natsjs.OrderedConsumerConfig{
+		DeliverPolicy: natsjs.DeliverByStartSequencePolicy, OptStartSeq: uint64(after) + 1, FilterSubjects: subjects,
+		InactiveThreshold: time.Minute,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the stream after %d: %w", after, unavailable(err))
+	}
+	messages, err := consumer.Messages(natsjs.PullMaxMessages(tailBuffer))
+	if err != nil {
+		return nil, fmt.Errorf("read the stream after %d: %w", after, unavailable(err))
+	}
+	t := &Tail{log: l, consumer: consumer, messages: messages, pulled: make(chan natsjs.Msg, tailBuffer), failed: make(chan error, 1), done: make(chan struct{})}
+	go t.pull()
+	return t, nil
+}
+
+// pull is ended by Close, which waits for it.
+func (t *Tail) pull() {
+	defer close(t.done)
+	for {
+		msg, err := t.messages.Next()
+		if err != nil {
+			t.failed <- err
+			return
+		}
+		t.pulled <- msg
+	}
+}
+
+// Next waits for at least one event and returns those that are there, at most limit. An event that can't
+// be decoded ends the batch before it; the next call returns it as [*Undecodable].
+func (t *Tail) Next(ctx context.Context, limit int) ([]events.Event, error) {
+	if t.pending != nil {
+		return nil, t.pending
+	}
+	var batch []events.Event
+	for len(batch) < limit {
+		var msg natsjs.Msg
+		if len(batch) == 0 {
+			select {
+			case msg = <-t.pulled:
+			case err := <-t.failed:
+				return nil, fmt.Errorf("read the stream: %w", unavailable(err))
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		} else {
+			select {
+			case msg = <-t.pulled:
+			default:
+				return batch, nil
+			}
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return nil, fmt.Errorf("read the stream: %w", err)
+		}
+		event, err := decode(msg.Headers(), msg.Data(), msg.Subject(), meta.Sequence.Stream)
+		if err != nil {
+			t.pending = &Undecodable{Event: event, Err: err}
+			if len(batch) == 0 {
+				return nil, t.pending
+			}
+			return batch, nil
+		}
+		batch = append(batch, event)
+	}
+	return batch, nil
+}
+
+// Close ends the reading and removes its consumer from the server, which has room for a bounded number.
+func (t *Tail) Close() {
+	t.messages.Stop()
+	for {
+		select {
+		case <-t.pulled: // make room, so that pull sees the end
+		case <-t.done:
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			if info := t.consumer.CachedInfo(); info != nil {
+				if err := t.log.stream.DeleteConsumer(ctx, info.Name); err != nil {
+					t.log.log.Debug("consumer of a tail not removed; the server ends it", "error", err)
+				}
+			}
+			return
+		}
+	}
+}

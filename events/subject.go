@@ -1,0 +1,61 @@
+package events
+
+import "strings"
+
+// SubjectPrefix begins every subject of the stream; SubjectAll is the wildcard over all of them.
+const (
+	SubjectPrefix = "imgsrv.events."
+	SubjectAll    = SubjectPrefix + ">"
+)
+
+// Kinds of entity; each is the token after the prefix.
+const (
+	KindUpload  = "upload"
+	KindJob     = "job"
+	KindBlob    = "blob"
+	KindVersion = "version"
+	KindImage   = "image"
+	KindAlias   = "alias"
+)
+
+// Entity names what a fact is about. All facts of one entity share one subject.
+type Entity struct {
+	Kind string
+	ID   string // for people: parts joined by '/', such as debian-bookworm/12.5.0
+}
+
+// UploadEntity, JobEntity, BlobEntity, VersionEntity, ImageEntity and AliasEntity name the entities.
+func UploadEntity(id string) Entity { return Entity{KindUpload, id} }
+
+// JobEntity names a publication job.
+func JobEntity(id string) Entity { return Entity{KindJob, id} }
+
+// BlobEntity names a blob.
+func BlobEntity(d Digest) Entity { return Entity{KindBlob, string(d)} }
+
+// VersionEntity names a version of an image.
+func VersionEntity(image, version string) Entity { return Entity{KindVersion, image + "/" + version} }
+
+// ImageEntity names an image.
+func ImageEntity(image string) Entity { return Entity{KindImage, image} }
+
+// AliasEntity names an alias of an image.
+func AliasEntity(image, alias string) Entity { return Entity{KindAlias, image + "/" + alias} }
+
+// Subject is the entity's NATS subject: each part of the id is one token, escaped.
+func (e Entity) Subject() string {
+	parts := strings.Split(e.ID, "/")
+	for i, part := range parts {
+		parts[i] = EscapeToken(part)
+	}
+	return SubjectPrefix + e.Kind + "." + strings.Join(parts, ".")
+}
+
+// SubjectOfKind is the wildcard over all entities of a kind.
+func SubjectOfKind(kind string) string { return SubjectPrefix + kind + ".>" }
+
+var tokenEscaper = strings.NewReplacer("%", "%25", ".", "%2E", "*", "%2A", ">", "%3E", " ", "%20")
+
+// EscapeToken makes one subject token of a name: what NATS gives a meaning ('.', '*', '>', space) is
+// percent-encoded, so that a version such as 12.5.0 stays a single token.
+func EscapeToken(s string) string { return tokenEscaper.Replace(s) }
