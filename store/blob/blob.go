@@ -1,0 +1,188 @@
+// Package blob keeps imgsrv's bytes on a file system: what is being uploaded, what a publication job owns, and the
+// content-addressed store of finished blobs. It makes bytes durable and visible in the right order; it must not know
+// why: no events, no HTTP, no database. Digests come in as 64 lower-case hex digits of SHA-256.
+//
+// Under the storage root:
+//
+//	uploads/<session>/session          marker of an upload session
+//	uploads/<session>/<n>              data of its n-th file, as far as it came
+//	uploads/<session>/<n>.state        offset and hash states that belong to that data
+//	ingress/jobs/<job>/<name>          complete files that a job owns
+//	cas/sha256/<2 hex>/<64 hex>        blobs: read-only, complete, synced
+//	cas/tmp/                           copies on their way from another file system
+//
+// Names that begin with a dot are the store's own and never a caller's. Each of uploads, ingress and cas may be a
+// symbolic link or a mount of another file system; where hard links and renames can't go, bytes are copied.
+package blob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	folderMode fs.FileMode = 0o750
+	uploadMode fs.FileMode = 0o600
+	blobMode   fs.FileMode = 0o444
+
+	// tempPrefix marks files that are not yet what they will be named.
+	tempPrefix = ".tmp-"
+	// gonePrefix marks folders whose removal has been decided.
+	gonePrefix = ".gone-"
+
+	// strayAge is how long a temporary file must have been untouched before Open takes it for the leftover of a
+	// dead process. Nodes share the root, so a younger one may be another node's running copy.
+	strayAge = time.Hour
+
+	// checkpointBytes is how much of one Append may be lost to a SIGKILL: after so many bytes the state is saved in
+	// between. Rare enough that its syncs do not show.
+	checkpointBytes = 128 << 20
+)
+
+// Store is the storage root. All its methods may be called at once from several goroutines, and several processes
+// may use one root. It holds nothing open between calls, so there is nothing to close.
+type Store struct {
+	root       string
+	checkpoint int64     // bytes, see checkpointBytes
+	buffers    sync.Pool // of *chunk
+}
+
+// Open makes the folders under root that are missing, syncs them, removes what dead processes left, and checks that
+// every folder can be written. The error says which folder can't; IsFull and IsReadOnly recognise the common causes.
+func Open(root string) (*Store, error) {
+	if root == "" {
+		return nil, errors.New("open blob store: no storage folder given")
+	}
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("open blob store %s: %w", root, err)
+	}
+	s := &Store{root: abs, checkpoint: checkpointBytes}
+	s.buffers.New = func() any { return &chunk{buf: make([]byte, chunkBytes)} }
+	if err := os.MkdirAll(abs, folderMode); err != nil {
+		return nil, fmt.Errorf("open blob store %s: %w", abs, err)
+	}
+	for _, dir := range []string{s.uploads(), s.jobs(), s.sha256Folder(), s.casTemp()} {
+		if err := os.MkdirAll(dir, folderMode); err != nil {
+			return nil, fmt.Errorf("open blob store %s: %w", abs, err)
+		}
+	}
+	if err := s.sweep(time.Now().Add(-strayAge)); err != nil {
+		return nil, fmt.Errorf("open blob store %s: remove leftovers: %w", abs, err)
+	}
+	if err := s.Check(context.Background()); err != nil {
+		return nil, fmt.Errorf("open blob store %s: %w", abs, err)
+	}
+	// Innermost first: a folder's own entries, then the entry that names it.
+	for _, dir := range []string{
+		s.uploads(), s.jobs(), s.sha256Folder(), s.casTemp(),
+		filepath.Dir(s.jobs()), filepath.Dir(s.sha256Folder()), abs, filepath.Dir(abs),
+	} {
+		if err := syncFolder(dir); err != nil && !(dir == filepath.Dir(abs) && errors.Is(err, fs.ErrPermission)) {
+			return nil, fmt.Errorf("open blob store %s: %w", abs, err)
+		}
+	}
+	return s, nil
+}
+
+// Check reports whether the store can take bytes now: a file can be made in each of its file systems and there is
+// free space. No space is an error that IsFull recognises. It is meant for a readiness probe and syncs nothing.
+func (s *Store) Check(ctx context.Context) error {
+	for _, dir := range []string{s.uploads(), s.jobs(), s.casTemp()} {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("check blob store: %w", context.Cause(ctx))
+		}
+		f, err := os.CreateTemp(dir, tempPrefix+"probe-*")
+		if err != nil {
+			return fmt.Errorf("check that %s is writable: %w", dir, err)
+		}
+		if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+			return fmt.Errorf("check that %s is writable: %w", dir, err)
+		}
+	}
+	free, err := s.Free()
+	if err != nil {
+		return err
+	}
+	if free == 0 {
+		return fmt.Errorf("check blob store %s: %w", s.root, syscall.ENOSPC)
+	}
+	return nil
+}
+
+// Free returns how many bytes an unprivileged process may still write, on the fullest of the store's file systems.
+func (s *Store) Free() (int64, error) {
+	least := int64(-1)
+	for _, dir := range []string{s.uploads(), s.jobs(), s.casTemp()} {
+		free, err := freeBytes(dir)
+		if err != nil {
+			return 0, fmt.Errorf("free space of %s: %w", dir, err)
+		}
+		if least < 0 || free < least {
+			least = free
+		}
+	}
+	return least, nil
+}
+
+// sweep removes temporary files last touched before the given time, and folders whose removal was cut short.
+func (s *Store) sweep(before time.Time) error {
+	for _, parent := range []string{s.uploads(), s.jobs()} {
+		entries, err := os.ReadDir(parent)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			path := filepath.Join(parent, e.Name())
+			if strings.HasPrefix(e.Name(), gonePrefix) {
+				if err := os.RemoveAll(path); err != nil {
+					return err
+				}
+			} else if e.IsDir() {
+				if err := sweepFolder(path, before); err != nil {
+					return err
+				}
+			}
+		}
+		if err := sweepFolder(parent, before); err != nil {
+			return err
+		}
+	}
+	return sweepFolder(s.casTemp(), before)
+}
+
+// sweepFolder removes the temporary files directly in dir that were last touched before the given time. What goes
+// away meanwhile was another node's to remove.
+func sweepFolder(dir string, before time.Time) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), tempPrefix) {
+			continue
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.ModTime().Before(before) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := removeIfThere(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package blob
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const sessionMarker = "session"
+
+// Entry is one upload session or one job's ingress, for those who look for what is to expire.
+type Entry struct {
+	ID           string
+	LastActivity time.Time // UTC; when a file of it was last written, made or removed
+}
+
+// CreateSession makes the folder of an upload session, durably. One that exists is left as it is.
+func (s *Store) CreateSession(session string) error {
+	if err := checkName("session", session); err != nil {
+		return err
+	}
+	dir := s.sessionFolder(session)
+	if err := os.Mkdir(dir, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("create session %s: %w", session, err)
+	}
+	marker := filepath.Join(dir, sessionMarker)
+	if _, err := os.Lstat(marker); err != nil {
+		if err := writeFile(marker, nil, uploadMode); err != nil {
+			return fmt.Errorf("create session %s: %w", session, err)
+		}
+	}
+	if err := syncFolder(s.uploads()); err != nil {
+		return fmt.Errorf("create session %s: %w", session, err)
+	}
+	return nil
+}
+
+// Sessions lists the upload sessions in the order of their IDs, half-made and half-removed ones too.
+func (s *Store) Sessions() ([]Entry, error) {
+	entries, err := listActivity(s.uploads())
+	if err != nil {
+		return nil, fmt.Errorf("list sessions: %w", err)
+	}
+	return entries, nil
+}
+
+// RemoveSession removes a session with all its partial uploads. One that is not there is no error. It wins over a
+// running Append, which then fails with fs.ErrNotExist.
+func (s *Store) RemoveSession(session string) error {
+	if err := checkName("session", session); err != nil {
+		return err
+	}
+	if err := removeFolder(s.uploads(), session); err != nil {
+		return fmt.Errorf("remove session %s: %w", session, err)
+	}
+	return nil
+}
+
+// removeFolder takes a folder out of sight with one rename, so nobody can put files into a folder that is being
+// emptied, and then removes it.
+func removeFolder(parent, name string) error {
+	gone := filepath.Join(parent, gonePrefix+name)
+	if err := os.RemoveAll(gone); err != nil { // of an attempt that was cut short
+		return err
+	}
+	err := os.Rename(filepath.Join(parent, name), gone)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil {
+		if err := os.RemoveAll(gone); err != nil {
+			return err
+		}
+	}
+	return syncFolder(parent)
+}
+
+// listActivity lists the folders in parent with the newest time found in each. A hard-linked file keeps the time of
+// its upload, so the folder's own time counts too.
+func listActivity(parent string) ([]Entry, error) {
+	folders, err := os.ReadDir(parent)
+	if err != nil {
+		return nil, err
+	}
+	var found []Entry
+	for _, folder := range folders {
+		if !folder.IsDir() || strings.HasPrefix(folder.Name(), ".") {
+			continue
+		}
+		info, err := folder.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		last := info.ModTime()
+		files, err := os.ReadDir(filepath.Join(parent, folder.Name()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, file := range files {
+			info, err := file.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			if info.ModTime().After(last) {
+				last = info.ModTime()
+			}
+		}
+		found = append(found, Entry{ID: folder.Name(), LastActivity: last.UTC()})
+	}
+	return found, nil
+}
