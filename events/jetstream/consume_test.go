@@ -1,0 +1,237 @@
+package jetstream_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/internal/natstest"
+)
+
+// consume runs a consumer until the test ends it.
+func consume(t *testing.T, log *jetstream.Log, name string, workers int, handle func(context.Context, jetstream.Delivery) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- log.Consume(ctx, jetstream.Consumer{Name: name, Subject: events.SubjectOfKind(events.KindAlias), Workers: workers}, handle)
+	}()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("consumer ended with %v", err)
+			}
+		})
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func receive[T any](t *testing.T, from <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing came within 20 s")
+		panic("unreachable")
+	}
+}
+
+func TestAnEventComesUntilItIsHandled(t *testing.T) {
+	t.Parallel()
+	log := natstest.Log(t)
+	mustAppend(t, log, events.Change{Fact: moved("a", "1")})
+	attempts := make(chan jetstream.Delivery, 10)
+	consume(t, log, "c", 1, func(_ context.Context, d jetstream.Delivery) error {
+		attempts <- d
+		switch d.Attempt {
+		case 1:
+			return errors.New("not now")
+		case 2:
+			return &jetstream.RetryAfter{Delay: 10 * time.Millisecond}
+		}
+		return nil
+	})
+	for want := 1; want <= 3; want++ {
+		if d := receive(t, attempts); d.Attempt != want || d.Sequence != 1 {
+			t.Fatalf("attempt %d of event %d, want attempt %d of 1", d.Attempt, d.Sequence, want)
+		}
+	}
+	mustAppend(t, log, events.Change{Fact: moved("b", "1")})
+	if d := receive(t, attempts); d.Sequence != 2 {
+		t.Errorf("event %d came again after it was handled", d.Sequence)
+	}
+}
+
+func TestADurableConsumerGoesOnWhereItStopped(t *testing.T) {
+	t.Parallel()
+	log := natstest.Log(t)
+	seen := make(chan events.Sequence, 10)
+	handle := func(_ context.Context, d jetstream.Delivery) error { seen <- d.Sequence; return nil }
+	stop := consume(t, log, "c", 4, handle)
+	mustAppend(t, log, events.Change{Fact: moved("a", "1")})
+	receive(t, seen)
+	stop()
+	mustAppend(t, log, events.Change{Fact: moved("b", "1")})
+	consume(t, log, "c", 4, handle)
+	if got := receive(t, seen); got != 2 {
+		t.Errorf("event %d after the restart, want 2", got)
+	}
+}
+
+func TestStoppingWaitsForWorkersAndGivesBackWhatTheyHeld(t *testing.T) {
+	t.Parallel()
+	log := natstest.Log(t)
+	mustAppend(t, log, events.Change{Fact: moved("a", "1")})
+	begun, running := make(chan struct{}), atomic.Bool{}
+	stop := consume(t, log, "c", 1, func(ctx context.Context, _ jetstream.Delivery) error {
+		running.Store(true)
+		close(begun)
+		<-ctx.Done()
+		running.Store(false)
+		return ctx.Err()
+	})
+	receive(t, begun)
+	stop()
+	if running.Load() {
+		t.Fatal("stopped while a worker runs")
+	}
+	again := make(chan jetstream.Delivery, 1)
+	started := time.Now()
+	consume(t, log, "c", 1, func(_ context.Context, d jetstream.Delivery) error { again <- d; return nil })
+	if d := receive(t, again); d.Sequence != 1 || time.Since(started) > 4*time.Second {
+		t.Errorf("event %d came after %s, want 1 at once", d.Sequence, time.Since(started))
+	}
+}
+
+func TestLongWorkIsNotGivenToAnother(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes longer than the acknowledgement wait of 5 s")
+	}
+	t.Parallel()
+	log := natstest.Log(t)
+	mustAppend(t, log, events.Change{Fact: moved("a", "1")})
+	var deliveries atomic.Int32
+	done := make(chan struct{})
+	consume(t, log, "c", 4, func(ctx context.Context, _ jetstream.Delivery) error {
+		deliveries.Add(1)
+		select { // the work: longer than the server would wait for silence
+		case <-time.After(7 * time.Second):
+		case <-ctx.Done():
+		}
+		close(done)
+		return nil
+	})
+	receive(t, done)
+	if n := deliveries.Load(); n != 1 {
+		t.Errorf("%d deliveries during one piece of work", n)
+	}
+}
+
+func TestWorkersShareTheEvents(t *testing.T) {
+	t.Parallel()
+	log := natstest.Log(t)
+	const count = 100
+	for i := range count {
+		mustAppend(t, log, events.Change{Fact: moved(fmt.Sprint("a", i), "1")})
+	}
+	seen := make(chan events.Sequence, 2*count)
+	for range 2 { // two nodes
+		consume(t, log, "c", 8, func(_ context.Context, d jetstream.Delivery) error { seen <- d.Sequence; return nil })
+	}
+	got := map[events.Sequence]int{}
+	for range count {
+		got[receive(t, seen)]++
+	}
+	if len(got) != count {
+		t.Errorf("%d different events of %d: %v", len(got), count, got)
+	}
+}
+
+// A client without credentials may follow, and may not write or disturb.
+func TestSubscribersMayFollowAndNothingElse(t *testing.T) {
+	t.Parallel()
+	server, own := startServer(t, jetstream.ServerConfig{StoreDir: t.TempDir(), Listen: "127.0.0.1:0", Log: discard, NoSync: true})
+	log, err := jetstream.Open(t.Context(), own, jetstream.Config{Source: "test", Log: discard, Meter: noop.Meter{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	consume(t, log, jetstream.ConsumerPublication, 1, func(context.Context, jetstream.Delivery) error { return nil })
+	mustAppend(t, log, events.Change{Fact: moved("latest", "1")})
+
+	var violations atomic.Int32
+	nc, err := nats.Connect(server.URL(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) { violations.Add(1) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := natsjs.New(nc, natsjs.WithDefaultTimeout(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := js.CreateOrUpdateConsumer(t.Context(), jetstream.StreamName, natsjs.ConsumerConfig{Durable: "mine", AckPolicy: natsjs.AckExplicitPolicy})
+	if err != nil {
+		t.Fatalf("a durable of one's own: %v", err)
+	}
+	msg, err := consumer.Next()
+	if err != nil || msg.Subject() != "imgsrv.events.alias.debian.latest" {
+		t.Fatalf("following: %v, %v", msg, err)
+	}
+	if err := msg.DoubleAck(t.Context()); err != nil {
+		t.Errorf("acknowledging: %v", err)
+	}
+	forbidden := map[string]func() error{
+		"appending": func() error {
+			_, err := js.Publish(t.Context(), "imgsrv.events.alias.debian.latest", []byte("{}"))
+			return err
+		},
+		"deleting the stream": func() error { return js.DeleteStream(t.Context(), jetstream.StreamName) },
+		"another stream": func() error {
+			_, err := js.CreateStream(t.Context(), natsjs.StreamConfig{Name: "X", Subjects: []string{"x"}})
+			return err
+		},
+		"our consumer": func() error {
+			return js.DeleteConsumer(t.Context(), jetstream.StreamName, jetstream.ConsumerPublication)
+		},
+		"changing our consumer": func() error {
+			_, err := js.CreateOrUpdateConsumer(t.Context(), jetstream.StreamName, natsjs.ConsumerConfig{Durable: jetstream.ConsumerPublication, AckPolicy: natsjs.AckExplicitPolicy, FilterSubject: "imgsrv.events.blob.>"})
+			return err
+		},
+	}
+	for what, try := range forbidden {
+		if err := try(); err == nil {
+			t.Errorf("%s is possible", what)
+		}
+	}
+	if head, err := log.Head(t.Context()); err != nil || head != 1 {
+		t.Errorf("head %d (%v), want 1", head, err)
+	}
+}
+
+func TestATakenPortIsAnErrorAtOnce(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() //nolint:errcheck // only held
+	server, err := jetstream.StartServer(t.Context(), jetstream.ServerConfig{StoreDir: t.TempDir(), Listen: l.Addr().String(), Log: discard})
+	if err == nil {
+		server.Stop()
+		t.Fatal("no error")
+	}
+}
