@@ -2,10 +2,6 @@ package jetstream
 
 import "github.com/nats-io/nats-server/v2/server"
 
-// subscriberUser is what a client that shows no credentials becomes: it may follow the events and manage
-// consumers of its own, and may neither append nor touch the server's own consumers.
-const subscriberUser = "subscriber"
-
 // OwnConsumers are the durable consumers that publications depend on; the names are data: renaming one
 // replays the whole stream to it.
 const (
@@ -13,6 +9,8 @@ const (
 	ConsumerPublication = "publication" // handlers/publication: the steps of a job
 )
 
+// subscriberPermissions are those of a client that shows no credentials: it may follow the events and
+// manage consumers of its own, and may neither append nor touch the server's own consumers.
 func subscriberPermissions() *server.Permissions {
 	api := "$JS.API."
 	allow := []string{

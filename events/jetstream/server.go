@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 )
 
 // maxPayload bounds one fact, bytes. The largest is a publication of events.MaxFiles files.
@@ -30,11 +30,9 @@ type ServerConfig struct {
 
 // Server is an embedded NATS server with JetStream. What it acknowledges is synced to disk.
 type Server struct {
-	ns       *server.Server
-	password string
+	ns  *server.Server
+	own nkeys.KeyPair // the user with all rights; it never leaves the process
 }
-
-const ownUser = "imgsrv"
 
 // StartServer starts the embedded server and waits until it takes connections. A taken port is an error
 // that wraps the net error.
@@ -42,16 +40,24 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	if err := os.MkdirAll(cfg.StoreDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the event store's folder: %w", err)
 	}
-	password := rand.Text()
+	own, err := nkeys.CreateUser()
+	if err != nil {
+		return nil, fmt.Errorf("make a key for the embedded NATS server: %w", err)
+	}
+	ownKey, err := own.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("make a key for the embedded NATS server: %w", err)
+	}
+	subscriberKey, err := nobodysKey()
+	if err != nil {
+		return nil, err
+	}
 	opts := &server.Options{
 		ServerName: "imgsrv", NoSigs: true, NoLog: false, JetStream: true, StoreDir: cfg.StoreDir,
 		SyncAlways: !cfg.NoSync, MaxPayload: maxPayload, DontListen: cfg.Listen == "",
 		JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 1 << 50,
-		Users: []*server.User{
-			{Username: ownUser, Password: password},
-			{Username: subscriberUser, Password: rand.Text(), Permissions: subscriberPermissions()},
-		},
-		NoAuthUser: subscriberUser,
+		Nkeys:      []*server.NkeyUser{{Nkey: ownKey}, {Nkey: subscriberKey, Permissions: subscriberPermissions()}},
+		NoAuthUser: subscriberKey,
 	}
 	if cfg.Listen != "" {
 		host, port, err := net.SplitHostPort(cfg.Listen)
@@ -99,17 +105,30 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 		<-started
 		return nil, fmt.Errorf("start the embedded NATS server: %w", reason)
 	}
-	return &Server{ns: ns, password: password}, nil
+	return &Server{ns: ns, own: own}, nil
 }
 
 // Connect opens an in-process connection with all rights.
 func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
-	opts = append(opts, nats.InProcessServer(s.ns), nats.UserInfo(ownUser, s.password))
+	key, err := s.own.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	opts = append(opts, nats.InProcessServer(s.ns), nats.Nkey(key, s.own.Sign))
 	nc, err := nats.Connect("", opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
 	}
 	return nc, nil
+}
+
+// nobodysKey is the public key of a user that nobody can sign in as: what clients without credentials become.
+func nobodysKey() (string, error) {
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		return "", fmt.Errorf("make a key for the embedded NATS server: %w", err)
+	}
+	return pair.PublicKey()
 }
 
 // URL is where subscribers connect from outside; "" when it listens to nobody.
