@@ -1,0 +1,52 @@
+package eventstest_test
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/internal/eventstest"
+	"github.com/imgsrv/imgsrv/internal/natstest"
+)
+
+func TestALogGivesAHistoryTheSameSequences(t *testing.T) {
+	t.Parallel()
+	h := eventstest.New()
+	h.Publish(t, eventstest.Session("debian", "1", "latest"))
+	h.Publish(t, eventstest.Session("debian", "2", "latest"))
+	if err := h.RemoveAlias(t, "debian", "latest"); err != nil {
+		t.Fatal(err)
+	}
+	log := natstest.Log(t)
+	for _, batch := range h.Batches {
+		if _, err := log.Append(t.Context(), jetstream.Cause{}, batch...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	head, err := log.Head(t.Context())
+	if err != nil || head != h.Head() {
+		t.Fatalf("head is %d (%v), want %d", head, err, h.Head())
+	}
+	version, err := log.Version(t.Context(), "debian", "2")
+	if err != nil || version.Sequence != h.Version("debian", "2").Sequence || version.State.State != events.StatePublished {
+		t.Fatalf("version is %+v (%v)", version, err)
+	}
+}
+
+// A generator that makes only trivial histories would let every property pass.
+func TestRandomHistoriesMeetMostFacts(t *testing.T) {
+	t.Parallel()
+	seen := map[events.Type]bool{}
+	rapid.Check(t, func(t *rapid.T) {
+		for _, event := range eventstest.Draw(t, 40).Events {
+			seen[event.Type] = true
+		}
+	})
+	for _, want := range events.Types() {
+		if !seen[want] {
+			t.Errorf("no history had %s", want)
+		}
+	}
+}

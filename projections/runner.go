@@ -1,0 +1,226 @@
+package projections
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+)
+
+const (
+	defaultBatch   = 500             // events per transaction
+	standbyPause   = time.Second     // between two looks at the lock
+	idleCheck      = time.Second     // how long a broken connection may go unnoticed while nothing happens
+	pingTimeout    = 5 * time.Second // for a server that hangs
+	closeTimeout   = 2 * time.Second // for a goodbye to the server
+	minRetryPause  = 100 * time.Millisecond
+	maxRetryPause  = 5 * time.Second
+	defaultAppName = "imgsrv projection "
+)
+
+// Config says how a [Runner] works.
+type Config struct {
+	Log   *slog.Logger
+	Meter metric.Meter
+	Batch int // most events in one transaction; 0 means 500
+}
+
+// Runner keeps one projection up to date, or stands by while another node does. All its methods may be
+// called at once from several goroutines, Run once.
+type Runner struct {
+	pool      *pgxpool.Pool
+	events    *jetstream.Log
+	projector Projector
+	log       *slog.Logger
+	batch     int
+	meters    meters
+
+	mu      sync.Mutex
+	state   state
+	changed chan struct{} // closed, and replaced, whenever the position moves
+
+	polling chan struct{} // held by the one call that asks the database for the position
+}
+
+// NewRunner makes a runner. The projector's schema must be migrated before Run (migrations.Apply). The pool
+// says which database, and answers WaitFor on a node that stands by; the work is done on a connection of the
+// runner's own.
+func NewRunner(pool *pgxpool.Pool, log *jetstream.Log, p Projector, cfg Config) (*Runner, error) {
+	r := &Runner{pool: pool, events: log, projector: p, log: cfg.Log.With("projection", p.Name()), batch: cfg.Batch,
+		changed: make(chan struct{}), polling: make(chan struct{}, 1)}
+	if r.batch <= 0 {
+		r.batch = defaultBatch
+	}
+	var err error
+	if r.meters, err = newMeters(cfg.Meter, p.Name()); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Name is the projection's name.
+func (r *Runner) Name() string { return r.projector.Name() }
+
+// Run applies events, or stands by, until ctx ends; then it has ended all that it started and returns nil.
+// What goes wrong meanwhile is logged, shown by Status, and tried again. An error means that it never began.
+func (r *Runner) Run(ctx context.Context) error {
+	unregister, err := r.meters.observe(r)
+	if err != nil {
+		return fmt.Errorf("run projection %s: %w", r.Name(), err)
+	}
+	defer unregister()
+	pause := minRetryPause
+	for {
+		before := r.Position()
+		err := r.term(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, errTakenOver) {
+			r.log.Info("another node moved the position; reading it again")
+			pause = minRetryPause
+		} else {
+			r.failed(ctx, err)
+		}
+		if r.Position() != before { // it got somewhere: not the same trouble as last time
+			pause = minRetryPause
+		}
+		timer := time.NewTimer(time.Duration(float64(pause) * (0.75 + rand.Float64()/2)))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+		pause = min(2*pause, maxRetryPause)
+	}
+}
+
+// term is one stay in office: from connecting to the first error.
+func (r *Runner) term(ctx context.Context) error {
+	conn, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer disconnect(ctx, conn)
+	if err := r.stand(ctx, conn); err != nil {
+		return err
+	}
+	r.setActive(true)
+	defer r.setActive(false)
+	position, err := r.adopt(ctx, conn)
+	if err != nil {
+		return err
+	}
+	tail, err := r.events.Tail(ctx, position)
+	if err != nil {
+		return err
+	}
+	defer tail.Close()
+	r.healthy(0)
+	r.log.Info("projection is active", "position", position)
+	for {
+		batch, err := r.next(ctx, conn, tail)
+		if err != nil {
+			return err
+		}
+		r.received(batch[0])
+		if err := r.apply(ctx, conn, position, batch); err != nil {
+			return err
+		}
+		position = batch[len(batch)-1].Sequence
+	}
+}
+
+// connect opens the connection that holds the lock and runs the transactions.
+func (r *Runner) connect(ctx context.Context) (*pgx.Conn, error) {
+	cfg := r.pool.Config().ConnConfig
+	cfg.RuntimeParams["search_path"] = pgx.Identifier{r.Name()}.Sanitize()
+	cfg.RuntimeParams["application_name"] = defaultAppName + r.Name()
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
+	}
+	return conn, nil
+}
+
+func disconnect(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	if !conn.IsClosed() {
+		// The server frees the lock at the connection's end anyway, but a moment later: too late for a runner
+		// that starts right now. Should this fail, so be it.
+		_, _ = conn.Exec(ctx, `SELECT pg_advisory_unlock_all()`)
+	}
+	_ = conn.Close(ctx) // whatever it says, the connection is gone, and with it the lock
+}
+
+// lockStatement: advisory locks are of the connection's database, so the name alone tells projections apart.
+const lockStatement = `SELECT pg_try_advisory_lock(hashtextextended('imgsrv projection ' || $1::text, 0))`
+
+// stand waits for the lock.
+func (r *Runner) stand(ctx context.Context, conn *pgx.Conn) error {
+	ticker := time.NewTicker(standbyPause)
+	defer ticker.Stop()
+	said := false
+	for {
+		var got bool
+		if err := conn.QueryRow(ctx, lockStatement, r.Name()).Scan(&got); err != nil {
+			return fmt.Errorf("ask for the projection's lock: %w", err)
+		}
+		if got {
+			return nil
+		}
+		if !said {
+			r.log.Info("projection is on standby: another node is active")
+			said = true
+		}
+		position, _, err := readPosition(ctx, conn, selectPosition)
+		if err != nil {
+			return err
+		}
+		r.moved(position)
+		r.healthy(position)
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// next waits for events, and looks now and then whether the connection still lives: nothing else would
+// notice while nothing happens.
+func (r *Runner) next(ctx context.Context, conn *pgx.Conn, tail *jetstream.Tail) ([]events.Event, error) {
+	for {
+		waiting, cancel := context.WithTimeout(ctx, idleCheck)
+		batch, err := tail.Next(waiting, r.batch)
+		cancel()
+		var unreadable *jetstream.Undecodable
+		switch {
+		case err == nil:
+			return batch, nil
+		case errors.As(err, &unreadable):
+			r.received(unreadable.Event)
+			return nil, &EventError{Sequence: unreadable.Event.Sequence, Type: unreadable.Event.Type, Err: unreadable.Err}
+		case errors.Is(err, jetstream.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
+			return nil, err
+		}
+		ping, cancel := context.WithTimeout(ctx, pingTimeout)
+		err = conn.Ping(ping)
+		cancel()
+		if err != nil {
+			return nil, fmt.Errorf("lost PostgreSQL while waiting for events: %w", err)
+		}
+	}
+}

@@ -1,0 +1,211 @@
+package streams
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/incus"
+)
+
+// latest is the alias that a bare image name stands for.
+const latest = "latest"
+
+// Product is one variant of a published version. One without a Fingerprint can be downloaded from imgsrv, but not be listed.
+type Product struct {
+	Image       string
+	Version     string
+	Variant     events.Variant
+	OS, Release string // as this publication said; "" where it was silent
+	Fingerprint string // 64 hex digits
+	Metadata    File
+	Root        File
+	// KeyedAt is the second in the version key: that of the publication, or the next one that is free in its image.
+	KeyedAt   time.Time
+	Published Change
+}
+
+// File is one format of a variant.
+type File struct {
+	Format    string
+	SHA256    string // 64 hex digits
+	SizeBytes int64
+}
+
+// Alias is a movable name. A removed one has no Version.
+type Alias struct {
+	Image, Alias, Version string
+	Changed               Change
+}
+
+// Image is a line of releases. Changed is the last fact that changed what the public sees of it, zero if none did.
+type Image struct {
+	Name        string
+	Visibility  events.Visibility
+	OS, Release string
+	Changed     Change
+}
+
+// Change says which fact changed something, and when.
+type Change struct {
+	Sequence events.Sequence
+	At       time.Time
+}
+
+// Set is the two documents and the last fact that shows in them; zero for a set without any.
+type Set struct {
+	Index, Images []byte
+	Changed       Change
+}
+
+// Documents makes the simplestreams documents of all that is published. It is a function of its arguments alone, and their
+// order doesn't matter.
+//
+// Each product of a public image is listed with one version in it. Products of one fingerprint are listed once, as the first
+// one published, with the names of all: a client can't fetch a fingerprint that is listed twice.
+func Documents(products []Product, aliases []Alias, images []Image) (Set, error) {
+	public := map[string]Image{}
+	var set Set
+	for _, image := range images {
+		set.note(image.Changed)
+		if image.Visibility == events.Public {
+			public[image.Name] = image
+		}
+	}
+	for _, alias := range aliases {
+		if _, ok := public[alias.Image]; ok {
+			set.note(alias.Changed)
+		}
+	}
+	listed := list(products, public)
+	for _, p := range listed {
+		set.note(p.Published)
+	}
+
+	document := incus.NewProducts(set.Changed.At)
+	if set.Changed.Sequence == 0 {
+		document.Updated = ""
+	}
+	owners, names := assign(listed, products, aliases)
+	for i, p := range listed {
+		if owners[i] != i {
+			continue
+		}
+		product, err := describe(p, public[p.Image], names[i])
+		if err != nil {
+			return Set{}, fmt.Errorf("list %s of %s %s: %w", p.Variant.Name(), p.Image, p.Version, err)
+		}
+		document.Products[productKey(p)] = product
+	}
+	var err error
+	if set.Images, err = document.Encode(); err != nil {
+		return Set{}, err
+	}
+	if set.Index, err = document.Index(incus.ImagesPath).Encode(); err != nil {
+		return Set{}, err
+	}
+	return set, nil
+}
+
+func (s *Set) note(c Change) {
+	if c.Sequence > s.Changed.Sequence {
+		s.Changed = c
+	}
+}
+
+// list picks the products that clients can use, in the order in which they were published.
+func list(products []Product, public map[string]Image) []Product {
+	var listed []Product
+	for _, p := range products {
+		_, shown := public[p.Image]
+		architecture, known := incus.Canonical(p.Variant.Architecture)
+		if !shown || !known || p.Fingerprint == "" || rootType(p) == "" || p.Metadata.Format == "" {
+			continue
+		}
+		listed = append(listed, p)
+		listed[len(listed)-1].Variant.Architecture = architecture
+	}
+	slices.SortFunc(listed, func(a, b Product) int {
+		return cmp.Or(cmp.Compare(a.Published.Sequence, b.Published.Sequence), byFlavour(a, b), cmp.Compare(productKey(a), productKey(b)))
+	})
+	return listed
+}
+
+func byFlavour(a, b Product) int {
+	rank := func(p Product) int {
+		if p.Variant.Flavour == events.DefaultFlavour {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Compare(rank(a), rank(b))
+}
+
+// rootType is the clients' name for what the product's root is; "" for a root that they can't use.
+func rootType(p Product) string {
+	switch {
+	case p.Variant.Type == events.VirtualMachine && (p.Root.Format == "disk.qcow2" || p.Root.Format == "disk-kvm.img"):
+		return incus.FileDiskKVM
+	case p.Variant.Type == events.Container && (p.Root.Format == "rootfs.squashfs" || p.Root.Format == "squashfs"):
+		return incus.FileSquashfs
+	case p.Variant.Type == events.Container && (p.Root.Format == "rootfs.tar.xz" || p.Root.Format == "root.tar.xz"):
+		return incus.FileRootTarXZ
+	}
+	return ""
+}
+
+func productKey(p Product) string {
+	return p.Image + ":" + p.Version + ":" + p.Variant.Architecture + ":" + string(p.Variant.Type) + ":" + p.Variant.Flavour
+}
+
+func describe(p Product, image Image, names []string) (incus.Product, error) {
+	aliases, err := incus.JoinAliases(names)
+	if err != nil {
+		return incus.Product{}, err
+	}
+	product := incus.Product{
+		Aliases:      aliases,
+		Architecture: p.Variant.Architecture,
+		OS:           cmp.Or(p.OS, image.OS, p.Image),
+		Release:      cmp.Or(p.Release, image.Release, p.Version),
+		Supported:    true,
+		Version:      p.Version,
+		Variant:      p.Variant.Flavour,
+	}
+	product.ReleaseTitle = product.Release
+	version := incus.Version{Items: items(p)}
+	if p.Version != product.Release {
+		version.Label = p.Version // clients show it in the description, where they show no version
+	}
+	product.Versions = map[string]incus.Version{incus.VersionKey(p.KeyedAt): version}
+	return product, nil
+}
+
+// items lists the metadata twice, under the name that each of the clients reads, with one path: each of them sees one image.
+func items(p Product) map[string]incus.Item {
+	meta, root := item(p, p.Metadata), item(p, p.Root)
+	root.FileType = rootType(p)
+	switch root.FileType {
+	case incus.FileDiskKVM:
+		meta.CombinedDiskKVMSHA256 = p.Fingerprint
+	case incus.FileSquashfs:
+		meta.CombinedSquashfsSHA256 = p.Fingerprint
+	case incus.FileRootTarXZ:
+		meta.CombinedRootXZSHA256 = p.Fingerprint
+	}
+	forLXD := meta
+	meta.FileType, forLXD.FileType = incus.FileIncusMetadata, incus.FileLXDMetadata
+	return map[string]incus.Item{meta.FileType: meta, forLXD.FileType: forLXD, root.FileType: root}
+}
+
+// item has a path relative to the remote's address. Nothing in it needs escaping: the rules of names (package events) allow no
+// character that does, and the clients would not agree on how to undo it.
+func item(p Product, f File) incus.Item {
+	return incus.Item{
+		Path:      "api/images/" + p.Image + "/versions/" + p.Version + "/variants/" + p.Variant.Name() + "/formats/" + f.Format,
+		SHA256:    f.SHA256,
+		SizeBytes: f.SizeBytes,
+	}
+}

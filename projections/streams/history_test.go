@@ -1,0 +1,124 @@
+package streams_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/imgsrv/imgsrv/events"
+)
+
+// history is a stream in memory that the rules of package events fill.
+type history struct {
+	t       testing.TB
+	now     time.Time
+	events  []events.Event
+	batches [][]events.Change // what made them, each to be appended at once
+}
+
+func newHistory(t testing.TB) *history { return &history{t: t, now: noon(0)} }
+
+// last is the state of an entity; of no facts, the zero value.
+func last[S any](h *history, of events.Entity, fold func(S, events.Fact) S) events.Current[S] {
+	var current events.Current[S]
+	for _, e := range h.events {
+		if e.Subject == of.Subject() {
+			current = events.Current[S]{State: fold(current.State, e.Fact), Sequence: e.Sequence, Event: e}
+		}
+	}
+	return current
+}
+
+// add appends a decision as the stream would: each fact only where its entity is as it was when the rule decided.
+func (h *history) add(changes []events.Change, err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.batches = append(h.batches, changes)
+	for _, c := range changes {
+		subject := c.Fact.Entity().Subject()
+		var at events.Sequence
+		for _, e := range h.events {
+			if e.Subject == subject {
+				at = e.Sequence
+			}
+		}
+		if at != c.Expect {
+			h.t.Fatalf("%s expects sequence %d of %s, which is at %d", c.Fact.Type(), c.Expect, subject, at)
+		}
+		h.events = append(h.events, events.Event{Meta: events.Meta{Time: h.now}, Sequence: events.Sequence(len(h.events) + 1),
+			Subject: subject, Type: c.Fact.Type(), Fact: c.Fact})
+	}
+}
+
+// variant declares a variant with metadata and a root; bytes are told apart by the given text.
+func variant(kind events.VariantType, flavour, bytes string) events.UploadVariant {
+	root := map[events.VariantType]string{vm: "disk.qcow2", container: "rootfs.squashfs"}[kind]
+	return events.UploadVariant{
+		Variant: events.Variant{Architecture: "amd64", Type: kind, Flavour: flavour},
+		Files: []events.UploadFile{
+			{Format: events.FormatMetadata, Size: 700, State: events.FilePresent, Digest: events.Digest("sha256:" + digest("metadata of "+bytes))},
+			{Format: root, Size: 196608, State: events.FilePresent, Digest: events.Digest("sha256:" + digest("root of "+bytes)),
+				Combined: events.Digest("sha256:" + digest(bytes))},
+		},
+	}
+}
+
+// publish takes a session through all its facts to the published version.
+func (h *history) publish(u events.Upload) {
+	h.t.Helper()
+	u.ID = uuid.Must(uuid.NewV7()).String()
+	u.InitiatedAt, u.InitiatedBy = h.now, "admin"
+	if u.Visibility == "" {
+		u.Visibility = events.Public
+	}
+	version := func() events.Current[events.Version] {
+		return last(h, events.VersionEntity(u.Image, u.Version), events.FoldVersion)
+	}
+	aliases := map[string]events.Current[events.Alias]{}
+	for _, name := range u.Aliases {
+		aliases[name] = last(h, events.AliasEntity(u.Image, name), events.FoldAlias)
+	}
+	h.add(events.Initiate(events.InitiateUpload{Session: u, Version: version(), Image: last(h, events.ImageEntity(u.Image), events.FoldImage),
+		IsArchitecture: func(string) bool { return false }}))
+	h.add(events.CompleteUpload(last(h, events.UploadEntity(u.ID), events.FoldUpload), h.now))
+	session := last(h, events.UploadEntity(u.ID), events.FoldUpload)
+	job := func() events.Current[events.Job] {
+		return last(h, events.JobEntity(session.State.JobID), events.FoldJob)
+	}
+	for _, step := range events.Steps() {
+		h.add(events.StartStep(job(), step, h.now))
+		if step == events.StepPublish {
+			break
+		}
+		h.add(events.CompleteStep(job(), step, job().State.Files, h.now))
+	}
+	h.add(events.Publish(events.PublishVersion{Job: job(), Upload: session.State, Version: version(),
+		Image: last(h, events.ImageEntity(u.Image), events.FoldImage), Aliases: aliases, At: h.now}))
+}
+
+func (h *history) moveAlias(image, alias, version string) {
+	h.t.Helper()
+	h.add(events.MoveAlias(image, alias, version, last(h, events.VersionEntity(image, version), events.FoldVersion),
+		last(h, events.ImageEntity(image), events.FoldImage), last(h, events.VersionEntity(image, alias), events.FoldVersion),
+		false, last(h, events.AliasEntity(image, alias), events.FoldAlias)))
+}
+
+func (h *history) removeAlias(image, alias string) {
+	h.t.Helper()
+	h.add(events.RemoveAlias(last(h, events.AliasEntity(image, alias), events.FoldAlias), image, alias))
+}
+
+// tick lets time pass, so that what follows happens in another second.
+func (h *history) tick() { h.now = h.now.Add(1500 * time.Millisecond) }
+
+func (h *history) String() string {
+	text := ""
+	for _, e := range h.events {
+		text += fmt.Sprintf("%d %s %s\n", e.Sequence, e.Type, e.Subject)
+	}
+	return text
+}

@@ -1,0 +1,161 @@
+// Package streams derives the simplestreams documents of Incus and LXD from events, and keeps them as ready bytes. It knows
+// nothing of HTTP; the rules of the clients are those of internal/incus/clientrules.
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/migrations"
+)
+
+// Name of the projection and of its schema.
+const Name = "streams"
+
+// Projector fills the tables of the schema streams.
+type Projector struct{}
+
+// New makes the projector.
+func New() *Projector { return &Projector{} }
+
+// Name is the projection's name.
+func (*Projector) Name() string { return Name }
+
+// Migrations make its tables.
+func (*Projector) Migrations() fs.FS { return migrations.Streams() }
+
+// Apply changes the tables in the order of the events, and derives the documents again, once, if one of the events bears on
+// them. Both happen in tx, so that a document never shows another state than the tables.
+func (*Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) error {
+	var changes pgx.Batch
+	for _, e := range batch {
+		changed := Change{Sequence: e.Sequence, At: e.Time}
+		switch fact := e.Fact.(type) {
+		case events.VersionPublished:
+			publish(&changes, fact.Version, changed)
+		case events.ImageDescribed:
+			showImage(&changes, fact.Image, changed)
+		case events.AliasMoved:
+			moveAlias(&changes, fact.Alias, changed)
+		case events.AliasRemoved:
+			moveAlias(&changes, fact.Alias, changed)
+		}
+	}
+	if changes.Len() == 0 {
+		return nil
+	}
+	if err := tx.SendBatch(ctx, &changes).Close(); err != nil {
+		return fmt.Errorf("apply publications to the simplestreams tables: %w", err)
+	}
+	return derive(ctx, tx)
+}
+
+// A publication's second is taken if another version of its image has it, and then the next free one is used.
+const insertVersion = `
+INSERT INTO versions (image, version, os, release, published_at, sequence, keyed_at)
+SELECT $1, $2, $3, $4, $5, $6, (
+    SELECT second
+    FROM (
+        SELECT date_trunc('second', $5::timestamptz) + n * interval '1 second' AS second
+        FROM generate_series(0, (
+            SELECT count(*) FROM versions AS later
+            WHERE later.image = $1 AND later.keyed_at >= date_trunc('second', $5::timestamptz)
+        )) AS n
+    ) AS seconds
+    WHERE NOT EXISTS (SELECT FROM versions AS other WHERE other.image = $1 AND other.keyed_at = second)
+    ORDER BY second
+    LIMIT 1
+)
+ON CONFLICT (image, version) DO NOTHING`
+
+const insertProduct = `
+INSERT INTO products (image, version, architecture, type, flavour, fingerprint,
+    metadata_format, metadata_sha256, metadata_size_bytes, root_format, root_sha256, root_size_bytes)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+ON CONFLICT (image, version, architecture, type, flavour) DO NOTHING`
+
+func publish(changes *pgx.Batch, v events.Version, changed Change) {
+	m := v.Manifest
+	if m == nil {
+		return // no rule makes such a fact
+	}
+	// A publication sets its image's visibility. The image's own fact says so too, but it may come in the next batch, and a
+	// private version must not be listed in between.
+	showImage(changes, events.Image{Name: v.Image, OS: m.OS, Release: m.Release, Visibility: m.Visibility}, changed)
+	changes.Queue(insertVersion, v.Image, v.Version, m.OS, m.Release, m.PublishedAt, int64(changed.Sequence))
+	for _, variant := range m.Variants {
+		metadata, root := files(variant)
+		changes.Queue(insertProduct, v.Image, v.Version, variant.Architecture, string(variant.Type), variant.Flavour, variant.Fingerprint,
+			metadata.Format, metadata.SHA256, metadata.SizeBytes, root.Format, root.SHA256, root.SizeBytes)
+	}
+}
+
+// files finds the pair of files that the variant's fingerprint covers; both empty where it has none.
+func files(v events.ManifestVariant) (metadata, root File) {
+	if v.Fingerprint == "" {
+		return File{}, File{}
+	}
+	for _, f := range v.Formats {
+		file := File{Format: f.Format, SHA256: f.Digest.Hex(), SizeBytes: f.Size}
+		switch {
+		case f.Format == v.Root:
+			root = file
+		case f.Format == events.FormatMetadata, f.Format == "lxd.tar.xz" && metadata.Format == "":
+			metadata = file
+		}
+	}
+	return metadata, root
+}
+
+// Silence about os and release keeps what was known. The row counts as changed only if something differs that the public
+// sees, or saw until now.
+const upsertImage = `
+INSERT INTO images AS old (name, visibility, os, release, changed_sequence, changed_at)
+VALUES ($1, $2, $3, $4,
+    CASE WHEN $2 = 'public' THEN $5::bigint ELSE 0 END,
+    CASE WHEN $2 = 'public' THEN $6::timestamptz END)
+ON CONFLICT (name) DO UPDATE SET
+    visibility = excluded.visibility,
+    os = coalesce(nullif(excluded.os, ''), old.os),
+    release = coalesce(nullif(excluded.release, ''), old.release),
+    changed_sequence = CASE WHEN old.visibility = 'public' OR excluded.visibility = 'public' THEN $5 ELSE old.changed_sequence END,
+    changed_at = CASE WHEN old.visibility = 'public' OR excluded.visibility = 'public' THEN $6 ELSE old.changed_at END
+WHERE (old.visibility, old.os, old.release) IS DISTINCT FROM
+    (excluded.visibility, coalesce(nullif(excluded.os, ''), old.os), coalesce(nullif(excluded.release, ''), old.release))`
+
+func showImage(changes *pgx.Batch, i events.Image, changed Change) {
+	changes.Queue(upsertImage, i.Name, string(i.Visibility), i.OS, i.Release, int64(changed.Sequence), changed.At)
+}
+
+const upsertAlias = `
+INSERT INTO aliases AS old (image, alias, version, changed_sequence, changed_at)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (image, alias) DO UPDATE SET
+    version = excluded.version,
+    changed_sequence = excluded.changed_sequence,
+    changed_at = excluded.changed_at
+WHERE old.version <> excluded.version`
+
+func moveAlias(changes *pgx.Batch, a events.Alias, changed Change) {
+	changes.Queue(upsertAlias, a.Image, a.Alias, a.Version, int64(changed.Sequence), changed.At)
+}
+
+// derive makes the documents of what the tables hold.
+func derive(ctx context.Context, tx pgx.Tx) error {
+	products, errProducts := loadProducts(ctx, tx)
+	aliases, errAliases := loadAliases(ctx, tx)
+	images, errImages := loadImages(ctx, tx)
+	if err := errors.Join(errProducts, errAliases, errImages); err != nil {
+		return fmt.Errorf("read the simplestreams tables: %w", err)
+	}
+	set, err := Documents(products, aliases, images)
+	if err != nil {
+		return fmt.Errorf("derive the simplestreams documents: %w", err)
+	}
+	return store(ctx, tx, set)
+}

@@ -1,0 +1,93 @@
+// Package catalog answers questions about what is published and what is being published, from the tables
+// that projections/catalog and projections/jobs keep. It only reads, and must not know how the rows came
+// about or how new they are: who needs them to be new waits for the projection first.
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/imgsrv/imgsrv/store/postgres"
+)
+
+// Errors that callers decide on.
+var (
+	// ErrNotFound: there is no such thing in the tables.
+	ErrNotFound = errors.New("not found")
+	// ErrUnavailable: PostgreSQL is away for now; the same question may be asked again.
+	ErrUnavailable = errors.New("the database is unavailable")
+	// ErrBadCursor: an After that no earlier page has given.
+	ErrBadCursor = errors.New("not a cursor of an earlier page")
+)
+
+// Bounds of a page.
+const (
+	DefaultLimit = 100  // for a limit of 0
+	MaxLimit     = 1000 // larger limits are cut to it
+)
+
+// Catalog reads the schemas catalog and jobs.
+type Catalog struct{ pool *pgxpool.Pool }
+
+// New makes a catalog that reads through a pool.
+func New(pool *pgxpool.Pool) *Catalog { return &Catalog{pool: pool} }
+
+// pageSize is a limit within its bounds.
+func pageSize(limit int) int {
+	if limit <= 0 {
+		return DefaultLimit
+	}
+	return min(limit, MaxLimit)
+}
+
+// characterNotInRepertoire is the SQLSTATE for a text that PostgreSQL can't hold, such as one that is no UTF-8.
+const characterNotInRepertoire = "22021"
+
+// explain says what failed and translates what callers decide on.
+func explain(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	what := fmt.Sprintf(format, args...)
+	var server *pgconn.PgError
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("%s: %w", what, ErrNotFound)
+	case errors.As(err, &server) && server.Code == characterNotInRepertoire:
+		return fmt.Errorf("%s: %w: no name is written so", what, ErrNotFound)
+	case postgres.IsUnavailable(err):
+		return fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// list runs a statement that asks for one row more than a page has, and says whether there was one.
+func list[T any](ctx context.Context, c *Catalog, limit int, scan pgx.RowToFunc[T], statement string, args ...any) (page []T, more bool, err error) {
+	rows, err := c.pool.Query(ctx, statement, args...)
+	if err != nil {
+		return nil, false, err
+	}
+	page, err = pgx.CollectRows(rows, scan)
+	if err != nil {
+		return nil, false, err
+	}
+	if len(page) > limit {
+		return page[:limit], true, nil
+	}
+	return page, false, nil
+}
+
+// one runs a statement that has at most one row; none is pgx.ErrNoRows.
+func one[T any](ctx context.Context, c *Catalog, scan pgx.RowToFunc[T], statement string, args ...any) (T, error) {
+	rows, err := c.pool.Query(ctx, statement, args...)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return pgx.CollectExactlyOneRow(rows, scan)
+}

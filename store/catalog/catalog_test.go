@@ -1,0 +1,260 @@
+package catalog_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/eventstest"
+	"github.com/imgsrv/imgsrv/store/catalog"
+)
+
+const variant = "amd64.virtual-machine.default"
+
+func private(image, version string, aliases ...string) events.Upload {
+	session := eventstest.Session(image, version, aliases...)
+	session.Visibility = events.Private
+	return session
+}
+
+func TestImagesAreListedByNameInPages(t *testing.T) {
+	t.Parallel()
+	h := eventstest.New()
+	for _, name := range []string{"c", "a", "b-2", "b.1", "d"} {
+		h.Publish(t, eventstest.Session(name, "1"))
+	}
+	h.Publish(t, private("secret", "1"))
+	c := fromHistory(t, h)
+	for name, test := range map[string]struct {
+		filter catalog.ImageFilter
+		want   [][]string
+	}{
+		"public":  {catalog.ImageFilter{Limit: 2}, [][]string{{"a", "b-2"}, {"b.1", "c"}, {"d"}}},
+		"all":     {catalog.ImageFilter{Limit: 3, IncludePrivate: true}, [][]string{{"a", "b-2", "b.1"}, {"c", "d", "secret"}}},
+		"no page": {catalog.ImageFilter{After: "zzz"}, [][]string{nil}},
+		"default": {catalog.ImageFilter{}, [][]string{{"a", "b-2", "b.1", "c", "d"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var got [][]string
+			for filter := test.filter; ; {
+				page, next, err := c.Images(t.Context(), filter)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var names []string
+				for _, image := range page {
+					names = append(names, image.Name)
+				}
+				got = append(got, names)
+				if next == "" {
+					break
+				}
+				filter.After = next
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("pages (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAnImageKnowsItsLatestVersionAndItsAliases(t *testing.T) {
+	t.Parallel()
+	h := eventstest.New()
+	h.Publish(t, eventstest.Session("debian", "9", "latest", "old"))
+	created := h.Image("debian").Event.Time
+	second := eventstest.Session("debian", "10", "latest")
+	second.Description = "another text"
+	h.Publish(t, second)
+	if err := h.MoveAlias(t, "debian", "stable", "9"); err != nil {
+		t.Fatal(err)
+	}
+	h.Publish(t, eventstest.Session("other", "1", "latest"))
+	moved := func(alias string) catalog.Alias {
+		a := h.Alias("debian", alias)
+		return catalog.Alias{Name: alias, Version: a.State.Version, MovedAt: a.Event.Time}
+	}
+	want := catalog.Image{
+		Name: "debian", OS: "debian", Release: "bookworm", Description: "another text", Visibility: events.Public, Flavours: []string{"default"},
+		CreatedAt: created, UpdatedAt: h.Image("debian").Event.Time, Versions: 2,
+		Latest: "10", LatestAt: h.Version("debian", "10").State.Manifest.PublishedAt,
+		Aliases: []catalog.Alias{moved("latest"), moved("old"), moved("stable")},
+	}
+	got, err := fromHistory(t, h).Image(t.Context(), "debian")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("image (-want +got):\n%s", diff)
+	}
+}
+
+func TestVersionsAreListedNewestFirstInPages(t *testing.T) {
+	t.Parallel()
+	h := eventstest.New()
+	// Published in this order; three of them at one moment, as their manifests say.
+	for i, name := range []string{"3", "1", "2", "10", "4"} {
+		h.Publish(t, eventstest.Session("debian", name))
+		published := h.Events[h.Version("debian", name).Sequence-1].Fact.(events.VersionPublished)
+		published.Manifest.PublishedAt = eventstest.New().Now()
+		if i == 4 {
+			published.Manifest.PublishedAt = h.Now()
+		}
+	}
+	h.Publish(t, eventstest.Session("debian-other", "99"))
+	c := fromHistory(t, h)
+	for limit := 1; limit <= 6; limit++ {
+		var got []string
+		for after := ""; ; {
+			page, next, err := c.Versions(t.Context(), "debian", after, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(page) > limit {
+				t.Errorf("a page of %d has %d versions", limit, len(page))
+			}
+			for _, version := range page {
+				got = append(got, version.Version)
+			}
+			if next == "" {
+				break
+			}
+			after = next
+		}
+		if diff := cmp.Diff([]string{"4", "10", "2", "1", "3"}, got); diff != "" {
+			t.Errorf("pages of %d (-want +got):\n%s", limit, diff)
+		}
+	}
+}
+
+func TestAVersionIsFoundByItsNameOrAnAlias(t *testing.T) {
+	t.Parallel()
+	h := eventstest.New()
+	h.Publish(t, eventstest.Session("debian", "1", "latest", "stable"))
+	h.Publish(t, eventstest.Session("debian", "2", "latest"))
+	// The rules refuse such an alias; whatever put it there, it must not shadow a version.
+	h.Append(t, events.Change{Fact: events.AliasMoved{Alias: events.Alias{Image: "debian", Alias: "1", Version: "2"}}})
+	if err := h.MoveAlias(t, "debian", "gone", "1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.RemoveAlias(t, "debian", "gone"); err != nil {
+		t.Fatal(err)
+	}
+	c := fromHistory(t, h)
+	row := func(version string, by catalog.ResolvedBy, aliases ...string) catalog.VersionRow {
+		v := h.Version("debian", version)
+		return catalog.VersionRow{Image: "debian", Version: version, Visibility: events.Public, PublishedAt: v.State.Manifest.PublishedAt,
+			Sequence: v.Sequence, Aliases: aliases, Manifest: *v.State.Manifest, ResolvedBy: by}
+	}
+	for name, want := range map[string]catalog.VersionRow{
+		"1":      row("1", catalog.ByVersion, "stable"),
+		"2":      row("2", catalog.ByVersion, "1", "latest"),
+		"stable": row("1", catalog.ByAlias, "stable"),
+		"latest": row("2", catalog.ByAlias, "1", "latest"),
+	} {
+		got, err := c.Version(t.Context(), "debian", name)
+		if err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("version %s (-want +got):\n%s", name, diff)
+		}
+		file, err := c.Format(t.Context(), "debian", name, variant, "disk.qcow2")
+		if err != nil {
+			t.Error(err)
+		}
+		f, _ := want.Manifest.Format(variant, "disk.qcow2")
+		wantFile := catalog.FormatRow{Image: "debian", Version: want.Version, Variant: variant, Format: "disk.qcow2", Digest: f.Digest, Size: f.Size,
+			MediaType: f.MediaType, ByAlias: want.ResolvedBy == catalog.ByAlias, Visibility: events.Public, PublishedAt: want.PublishedAt}
+		if diff := cmp.Diff(wantFile, file); diff != "" {
+			t.Errorf("format of %s (-want +got):\n%s", name, diff)
+		}
+	}
+	for _, name := range []string{"gone", "3", "", "\x00", "\xff"} {
+		if got, err := c.Version(t.Context(), "debian", name); !errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("version %q is %+v, %v, want ErrNotFound", name, got, err)
+		}
+	}
+}
+
+func TestABlobIsPublicIfSomePublicImageHasIt(t *testing.T) {
+	t.Parallel()
+	h := eventstest.New()
+	h.Publish(t, private("secret", "1"))
+	h.Publish(t, eventstest.Session("open", "1"))
+	c := fromHistory(t, h)
+	disk := func(image string) events.Digest {
+		f, _ := h.Version(image, "1").State.Manifest.Format(variant, "disk.qcow2")
+		return f.Digest
+	}
+	shared, _ := h.Version("open", "1").State.Manifest.Format(variant, events.FormatMetadata) // both images have it
+	for digest, want := range map[events.Digest]catalog.BlobRow{
+		disk("secret"): {Digest: disk("secret"), Size: 196608, MediaType: "application/x-qemu-disk"},
+		disk("open"):   {Digest: disk("open"), Size: 196608, MediaType: "application/x-qemu-disk", Public: true},
+		shared.Digest:  {Digest: shared.Digest, Size: shared.Size, MediaType: shared.MediaType, Public: true},
+	} {
+		got, err := c.Blob(t.Context(), digest)
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("blob, %v (-want +got):\n%s", err, diff)
+		}
+	}
+	if _, err := c.Blob(t.Context(), eventstest.Digest("nothing")); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("an unknown blob gives %v, want ErrNotFound", err)
+	}
+}
+
+func TestWhatIsNotPublishedIsNotFound(t *testing.T) {
+	t.Parallel()
+	h := eventstest.New()
+	if _, err := h.Initiate(t, eventstest.Session("soon", "1")); err != nil {
+		t.Fatal(err)
+	}
+	h.Publish(t, eventstest.Session("debian", "1", "latest"))
+	c := fromHistory(t, h)
+	ctx := t.Context()
+	_, image := c.Image(ctx, "soon")
+	_, _, versions := c.Versions(ctx, "soon", "", 0)
+	_, version := c.Version(ctx, "soon", "1")
+	_, format := c.Format(ctx, "soon", "1", variant, "disk.qcow2")
+	_, otherFormat := c.Format(ctx, "debian", "latest", variant, "disk.raw.zst")
+	_, otherVariant := c.Format(ctx, "debian", "1", "arm64.virtual-machine.default", "disk.qcow2")
+	_, job := c.Job(ctx, "none")
+	_, upload := c.Upload(ctx, "none")
+	for what, err := range map[string]error{"image": image, "versions": versions, "version": version, "format": format,
+		"another format": otherFormat, "another variant": otherVariant, "job": job, "upload": upload} {
+		if !errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("%s: %v, want ErrNotFound", what, err)
+		}
+	}
+}
+
+func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := listener.Addr()
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	pool, err := pgxpool.New(t.Context(), fmt.Sprintf("postgres://nobody@%s/none?sslmode=disable", addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	c := catalog.New(pool)
+	_, one := c.Image(t.Context(), "debian")
+	_, _, many := c.Jobs(t.Context(), catalog.JobFilter{})
+	for what, err := range map[string]error{"one": one, "many": many} {
+		if !errors.Is(err, catalog.ErrUnavailable) || errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("%s: %v, want ErrUnavailable", what, err)
+		}
+	}
+}

@@ -1,0 +1,75 @@
+package catalog
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/imgsrv/imgsrv/events"
+)
+
+// FormatRow is one downloadable file.
+type FormatRow struct {
+	Image       string
+	Version     string // the version's own name
+	Variant     string
+	Format      string
+	Digest      events.Digest
+	Size        int64 // bytes
+	MediaType   string
+	ByAlias     bool              // an alias was asked for: the answer may change
+	Visibility  events.Visibility // of its image, now
+	PublishedAt time.Time
+}
+
+const formatStatement = `
+SELECT f.image, f.version, f.variant, f.format, f.digest, f.size_bytes, f.media_type, name.resolved_by = 'alias', i.visibility, v.published_at
+FROM ` + resolved + `
+JOIN catalog.formats f ON f.image = $1 AND f.version = name.version AND f.variant = $3 AND f.format = $4
+JOIN catalog.versions v ON v.image = f.image AND v.version = f.version
+JOIN catalog.images i ON i.name = f.image`
+
+// Format finds a file by its names; the version is meant as in [Catalog.Version]. Errors: ErrNotFound,
+// ErrUnavailable.
+func (c *Catalog) Format(ctx context.Context, image, versionOrAlias, variant, format string) (FormatRow, error) {
+	row, err := one(ctx, c, func(row pgx.CollectableRow) (FormatRow, error) {
+		var f FormatRow
+		err := row.Scan(&f.Image, &f.Version, &f.Variant, &f.Format, &f.Digest, &f.Size, &f.MediaType, &f.ByAlias, &f.Visibility, &f.PublishedAt)
+		f.PublishedAt = f.PublishedAt.UTC()
+		return f, err
+	}, formatStatement, image, versionOrAlias, variant, format)
+	if err != nil {
+		return FormatRow{}, explain(err, "find format %q of variant %q of version %q of image %q", format, variant, versionOrAlias, image)
+	}
+	return row, nil
+}
+
+// BlobRow is a blob that a published version names.
+type BlobRow struct {
+	Digest    events.Digest
+	Size      int64 // bytes
+	MediaType string
+	Public    bool // some public image has it
+}
+
+const blobStatement = `
+SELECT f.digest, f.size_bytes, f.media_type, i.visibility = 'public' AS public
+FROM catalog.formats f
+JOIN catalog.images i ON i.name = f.image
+WHERE f.digest = $1
+ORDER BY public DESC, f.image, f.version, f.variant, f.format
+LIMIT 1`
+
+// Blob finds a blob that some published version names; where several do, a public one speaks for it.
+// Errors: ErrNotFound, ErrUnavailable.
+func (c *Catalog) Blob(ctx context.Context, digest events.Digest) (BlobRow, error) {
+	row, err := one(ctx, c, func(row pgx.CollectableRow) (BlobRow, error) {
+		var b BlobRow
+		return b, row.Scan(&b.Digest, &b.Size, &b.MediaType, &b.Public)
+	}, blobStatement, string(digest))
+	if err != nil {
+		return BlobRow{}, explain(err, "find blob %q", digest)
+	}
+	return row, nil
+}
