@@ -1,0 +1,109 @@
+// Package streams serves the simplestreams documents that Incus and LXD clients read. It passes on the bytes that the projection
+// of that name has made, and knows nothing of what is in them.
+package streams
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/internal/incus"
+)
+
+// Config is what the handler works with.
+type Config struct {
+	Pool *pgxpool.Pool
+	Log  *slog.Logger
+	// RetryPause is how long PostgreSQL is left alone after it failed, while the known documents are served; 0: a second.
+	RetryPause time.Duration
+	// QueryTimeout is how long a request waits for PostgreSQL before it gets the known documents; 0: two seconds.
+	QueryTimeout time.Duration
+}
+
+type handler struct {
+	log       *slog.Logger
+	documents map[string]*document // by path, without the leading slash
+}
+
+// New makes the handler of /streams/v1/; it looks at the whole path of a request.
+//
+// GET and HEAD answer 200 or 304, with the documents as they were when PostgreSQL answered last. 404: another path. 405: another
+// method. 503: PostgreSQL has not answered since the start.
+func New(cfg Config) http.Handler {
+	db := &database{pool: cfg.Pool, log: cfg.Log, pause: cmp.Or(cfg.RetryPause, time.Second), timeout: cmp.Or(cfg.QueryTimeout, 2*time.Second)}
+	h := &handler{log: cfg.Log, documents: map[string]*document{}}
+	for _, path := range []string{incus.IndexPath, incus.ImagesPath} {
+		h.documents[path] = &document{db: db, path: path}
+	}
+	return h
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	document, ok := h.documents[strings.TrimPrefix(r.URL.Path, "/")]
+	if !ok {
+		problem.Write(w, r, h.log, problem.New(events.CodeNotFound, "there is no such simplestreams document: clients begin at /"+incus.IndexPath))
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		problem.Write(w, r, h.log, problem.New(problem.CodeMethod, "a simplestreams document can only be read"))
+		return
+	}
+	c, err := document.latest(r.Context())
+	if err != nil {
+		if !errors.Is(err, r.Context().Err()) {
+			err = errors.Join(problem.New(problem.CodeUnavailable, "the simplestreams documents can't be read from PostgreSQL yet: try again"), err)
+		}
+		problem.Write(w, r, h.log, err)
+		return
+	}
+	serve(w, r, c)
+}
+
+// serve answers with the bytes, compressed for a client that takes them so.
+func serve(w http.ResponseWriter, r *http.Request, c *content) {
+	header := w.Header()
+	header.Set("Content-Type", "application/json")
+	// Clients keep the documents by a clock of their own. Caches on the way must ask each time: who has just published expects
+	// to see the version, and asking costs them a 304.
+	header.Set("Cache-Control", "no-cache")
+	header.Set("Vary", "Accept-Encoding")
+	etag, body := c.etag, c.body
+	if c.zipped != nil && acceptsGzip(r.Header.Values("Accept-Encoding")) {
+		// Other bytes, other strong tag (RFC 9110, section 8.8.3.3).
+		etag, body = c.etag+"-gzip", c.zipped
+		header.Set("Content-Encoding", "gzip")
+		header.Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	header.Set("ETag", `"`+etag+`"`)
+	http.ServeContent(w, r, "", c.modified, bytes.NewReader(body))
+}
+
+// acceptsGzip reads Accept-Encoding (RFC 9110, section 12.5.3). A client that doesn't name gzip doesn't get it, even if it
+// sends "*".
+func acceptsGzip(values []string) bool {
+	for _, value := range values {
+		for coding := range strings.SplitSeq(value, ",") {
+			name, parameters, _ := strings.Cut(coding, ";")
+			if !strings.EqualFold(strings.TrimSpace(name), "gzip") {
+				continue
+			}
+			q, weighted := strings.CutPrefix(strings.ToLower(strings.ReplaceAll(parameters, " ", "")), "q=")
+			if !weighted {
+				return true
+			}
+			weight, err := strconv.ParseFloat(q, 64)
+			return err == nil && weight > 0
+		}
+	}
+	return false
+}
