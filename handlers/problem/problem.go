@@ -1,0 +1,220 @@
+// Package problem turns refusals and failures into problem details (RFC 9457): one table says which
+// code has which status. It knows the codes of package events and nothing of routes.
+package problem
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+)
+
+// TypeBase begins each problem's type URI; the page of that name in the docs describes it.
+const TypeBase = "https://imgsrv.github.io/imgsrv/problems/"
+
+// ContentType of a problem document.
+const ContentType = "application/problem+json"
+
+// The codes of problems that no rule of package events gives.
+const (
+	CodeBadRequest     events.Code = "bad-request"
+	CodeUnauthorized   events.Code = "unauthorized"
+	CodeForbidden      events.Code = "forbidden"
+	CodeTooLarge       events.Code = "too-large"
+	CodeGone           events.Code = "gone"
+	CodeUnavailable    events.Code = "unavailable"
+	CodeNotYet         events.Code = "not-yet" // a read asked for a sequence that isn't projected yet
+	CodeStorageFull    events.Code = "storage-full"
+	CodeMethod         events.Code = "method-not-allowed"
+	CodeUnsupported    events.Code = "unsupported-media-type"
+	CodeOffsetMismatch events.Code = "offset-mismatch"
+	CodeLocked         events.Code = "locked"
+	CodeRange          events.Code = "range-not-satisfiable"
+	CodePrecondition   events.Code = "precondition-failed"
+	CodeTimeout        events.Code = "request-timeout"
+	CodeInternal       events.Code = "internal-error"
+)
+
+type entry struct {
+	status int
+	title  string
+}
+
+// table is the only place where a code meets a status. What is not in it is 500.
+var table = map[events.Code]entry{
+	events.CodeInvalid:           {http.StatusUnprocessableEntity, "The request breaks a rule"},
+	events.CodeNotFound:          {http.StatusNotFound, "Not found"},
+	events.CodeVersionExists:     {http.StatusConflict, "The version exists"},
+	events.CodeVersionInProgress: {http.StatusConflict, "The version is being published"},
+	events.CodeIdempotencyReuse:  {http.StatusUnprocessableEntity, "The idempotency key was used for another request"},
+	events.CodeAliasClash:        {http.StatusConflict, "The name is taken"},
+	events.CodeSessionClosed:     {http.StatusConflict, "The upload session is closed"},
+	events.CodeFileMismatch:      {http.StatusUnprocessableEntity, "The file is not the declared one"},
+	events.CodeFileComplete:      {http.StatusConflict, "The file is complete"},
+	events.CodePublishing:        {http.StatusConflict, "The publication has begun"},
+	events.CodeJobNotFailed:      {http.StatusConflict, "The job has not failed"},
+	events.CodeJobRefused:        {http.StatusConflict, "The content was refused"},
+	events.CodeStepOutOfOrder:    {http.StatusConflict, "The job has moved on"},
+	CodeBadRequest:               {http.StatusBadRequest, "The request can't be read"},
+	CodeUnauthorized:             {http.StatusUnauthorized, "A token is needed"},
+	CodeForbidden:                {http.StatusForbidden, "The token doesn't allow this"},
+	CodeTooLarge:                 {http.StatusRequestEntityTooLarge, "Too large"},
+	CodeGone:                     {http.StatusGone, "Gone"},
+	CodeUnavailable:              {http.StatusServiceUnavailable, "For now unavailable"},
+	CodeNotYet:                   {http.StatusServiceUnavailable, "Not visible yet"},
+	CodeStorageFull:              {http.StatusInsufficientStorage, "The storage is full"},
+	CodeMethod:                   {http.StatusMethodNotAllowed, "Method not allowed"},
+	CodeUnsupported:              {http.StatusUnsupportedMediaType, "Unsupported media type"},
+	CodeOffsetMismatch:           {http.StatusConflict, "The offset is not the upload's"},
+	CodeLocked:                   {http.StatusLocked, "The upload is in use"},
+	CodeRange:                    {http.StatusRequestedRangeNotSatisfiable, "The range is outside of the file"},
+	CodePrecondition:             {http.StatusPreconditionFailed, "The precondition does not hold"},
+	CodeTimeout:                  {http.StatusRequestTimeout, "The request took too long"},
+	CodeInternal:                 {http.StatusInternalServerError, "Internal error"},
+}
+
+// Details is a problem document. It is an error, and satisfies huma's StatusError.
+type Details struct {
+	Type      string   `json:"type" format:"uri" doc:"Identifies the kind of problem; a page of the documentation"`
+	Title     string   `json:"title" doc:"The kind of problem, for people"`
+	Status    int      `json:"status" doc:"HTTP status code"`
+	Detail    string   `json:"detail,omitempty" doc:"What is wrong with this request, and the remedy"`
+	Code      string   `json:"code" doc:"The kind of problem, for programs: the last part of type"`
+	Errors    []*Field `json:"errors,omitempty" doc:"The broken rules, for an invalid request"`
+	StatusURL string   `json:"status_url,omitempty" doc:"The upload session that stands in the way"`
+
+	retryAfter time.Duration
+}
+
+// Field is one broken rule.
+type Field struct {
+	Location string `json:"location" doc:"Where in the request"`
+	Message  string `json:"message" doc:"The rule"`
+	Value    any    `json:"value,omitempty"`
+}
+
+// Error is the problem for people.
+func (d *Details) Error() string {
+	if d.Detail == "" {
+		return d.Title
+	}
+	return d.Detail
+}
+
+// GetStatus is for huma.
+func (d *Details) GetStatus() int { return d.Status }
+
+// ContentType is for huma.
+func (d *Details) ContentType(string) string { return ContentType }
+
+// GetHeaders is for huma.
+func (d *Details) GetHeaders() http.Header {
+	h := http.Header{"Cache-Control": {"no-store"}}
+	if d.retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(d.retryAfter.Seconds())))
+	}
+	if d.Status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Bearer realm="imgsrv"`)
+	}
+	return h
+}
+
+// New makes a problem of a code.
+func New(code events.Code, detail string) *Details {
+	e, ok := table[code]
+	if !ok {
+		e = table[CodeInternal]
+	}
+	d := &Details{Type: TypeBase + string(code), Title: e.title, Status: e.status, Detail: detail, Code: string(code)}
+	if e.status == http.StatusServiceUnavailable {
+		d.retryAfter = time.Second
+	}
+	return d
+}
+
+// OfStatus makes a problem of a status that a library chose. Several codes may share a status; the one meant
+// here is the general one.
+func OfStatus(status int, detail string) *Details {
+	general := map[int]events.Code{
+		http.StatusBadRequest: CodeBadRequest, http.StatusUnauthorized: CodeUnauthorized, http.StatusForbidden: CodeForbidden,
+		http.StatusNotFound: events.CodeNotFound, http.StatusMethodNotAllowed: CodeMethod, http.StatusRequestTimeout: CodeTimeout,
+		http.StatusPreconditionFailed: CodePrecondition, http.StatusRequestEntityTooLarge: CodeTooLarge,
+		http.StatusUnsupportedMediaType: CodeUnsupported, http.StatusRequestedRangeNotSatisfiable: CodeRange,
+		http.StatusUnprocessableEntity: events.CodeInvalid, http.StatusServiceUnavailable: CodeUnavailable,
+	}
+	code, ok := general[status]
+	switch {
+	case ok:
+	case status >= http.StatusBadRequest && status < http.StatusInternalServerError:
+		code = CodeBadRequest
+	default:
+		code = CodeInternal
+	}
+	return New(code, detail)
+}
+
+// From makes a problem of any error. What no table knows is an internal error: its text stays in the log.
+func From(err error) *Details {
+	var details *Details
+	if errors.As(err, &details) {
+		return details
+	}
+	var refusal *events.Error
+	if errors.As(err, &refusal) {
+		details = New(refusal.Code, refusal.Text)
+		for _, f := range refusal.Fields {
+			field := &Field{Location: f.Field, Message: f.Text}
+			if f.Value != "" {
+				field.Value = f.Value
+			}
+			details.Errors = append(details.Errors, field)
+		}
+		if refusal.Upload != "" {
+			details.StatusURL = "/api/uploads/" + refusal.Upload
+		}
+		return details
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrUnavailable), errors.Is(err, jetstream.ErrConflict):
+		return New(CodeUnavailable, "the event log is busy or doesn't answer: try again")
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return New(CodeUnavailable, "the request was not finished in time: try again")
+	}
+	return New(CodeInternal, "imgsrv failed to do this; its log says why")
+}
+
+// Write answers a request with the problem of err, and logs what is our fault.
+func Write(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
+	details := From(err)
+	Log(r.Context(), log, details, err)
+	h := w.Header()
+	for name, values := range details.GetHeaders() {
+		h[name] = values
+	}
+	h.Set("Content-Type", ContentType)
+	for _, name := range []string{"Content-Length", "Content-Disposition", "ETag", "Repr-Digest", "Last-Modified"} {
+		h.Del(name)
+	}
+	w.WriteHeader(details.Status)
+	if r.Method != http.MethodHead {
+		if err := json.NewEncoder(w).Encode(details); err != nil {
+			log.DebugContext(r.Context(), "problem not sent", "error", err)
+		}
+	}
+}
+
+// Log logs an error once if it is the server's fault, not the client's.
+func Log(ctx context.Context, log *slog.Logger, details *Details, err error) {
+	switch {
+	case details.Status == http.StatusInternalServerError:
+		log.ErrorContext(ctx, "request failed", "error", err)
+	case details.Status > http.StatusInternalServerError:
+		log.WarnContext(ctx, "request put off", "code", details.Code, "error", err)
+	}
+}

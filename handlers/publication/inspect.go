@@ -1,0 +1,46 @@
+package publication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/imagefile"
+	"github.com/imgsrv/imgsrv/internal/qcow2"
+)
+
+// inspect reads the headers of disk images: what they say goes into the manifest, and images that need
+// other files, or of which a part is missing, are refused.
+func (p *Publication) inspect(ctx context.Context, job events.Job, _ events.Upload) ([]events.JobFile, error) {
+	files := slices.Clone(job.Files)
+	for i := range files {
+		f := &files[i]
+		if kind, ok := imagefile.Expect(f.Format); !ok || kind != imagefile.Qcow2 {
+			continue
+		}
+		err := p.withFile(job.ID, f, func(r io.ReaderAt, size int64) error {
+			info, err := qcow2.Inspect(ctx, r, size)
+			if err != nil {
+				return err
+			}
+			f.Disk = diskInfo(info)
+			return nil
+		})
+		var refused *qcow2.Error
+		switch {
+		case errors.As(err, &refused):
+			return nil, &Refusal{Code: refused.Code, Err: fmt.Errorf("file %s of %s: %w", f.Format, f.Variant, err)}
+		case err != nil:
+			return nil, err
+		}
+	}
+	return files, nil
+}
+
+func diskInfo(info qcow2.Info) *events.DiskInfo {
+	return &events.DiskInfo{Version: info.Version, VirtualSize: info.VirtualSize, ClusterSize: info.ClusterSize, Compression: info.Compression,
+		Compressed: info.CompressedClusters > 0, Encrypted: info.Encrypted, Snapshots: info.Snapshots}
+}

@@ -1,0 +1,44 @@
+package publication
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/store/blob"
+)
+
+// promote makes each ingress file a blob, by a rename on one file system, and records it: bytes first,
+// fact after.
+func (p *Publication) promote(ctx context.Context, job events.Job, _ events.Upload) ([]events.JobFile, error) {
+	files := slices.Clone(job.Files)
+	for i := range files {
+		f := &files[i]
+		if f.Ingress == "" {
+			continue
+		}
+		err := p.store.Promote(ctx, job.ID, f.Ingress, f.Digest.Hex(), f.Size)
+		var size *blob.SizeMismatchError
+		var digest *blob.DigestMismatchError
+		switch {
+		case errors.As(err, &size), errors.As(err, &digest):
+			return nil, &Refusal{Code: "storage-corrupt", Err: err}
+		case err != nil:
+			return nil, err
+		}
+		cause := jetstream.Cause{Key: "promote " + job.ID + " " + f.Ingress, Actor: "imgsrv", Correlation: job.UploadID}
+		_, err = p.log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
+			current, err := p.log.Blob(ctx, f.Digest)
+			if err != nil {
+				return nil, err
+			}
+			return events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size, MediaType: f.MediaType}, current), nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+}

@@ -1,0 +1,69 @@
+package publication
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/store/blob"
+)
+
+// Config is what publications are made with.
+type Config struct {
+	Log    *jetstream.Log
+	Store  *blob.Store
+	Logger *slog.Logger
+	// Workers is how many steps run at once; 0: 16. Most of a step is waiting for a disk.
+	Workers int
+	Clock   func() time.Time // nil: time.Now
+	// StepStarted, where given, is called before a step's work. It is for tests that stop a node at a
+	// chosen place.
+	StepStarted func(job string, step events.Step)
+}
+
+// Publication runs the consumers.
+type Publication struct {
+	log     *jetstream.Log
+	store   *blob.Store
+	logger  *slog.Logger
+	workers int
+	now     func() time.Time
+	started func(string, events.Step)
+}
+
+// New makes the consumers; Run starts them.
+func New(cfg Config) *Publication {
+	p := &Publication{log: cfg.Log, store: cfg.Store, logger: cfg.Logger, workers: cfg.Workers, now: cfg.Clock, started: cfg.StepStarted}
+	if p.workers == 0 {
+		p.workers = 16
+	}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	return p
+}
+
+// Run handles facts until ctx ends, and returns when the last worker has stopped.
+func (p *Publication) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return p.log.Consume(ctx, jetstream.Consumer{Name: jetstream.ConsumerIntake, Subject: events.SubjectOfKind(events.KindUpload), Workers: 4}, p.handleUpload)
+	})
+	group.Go(func() error {
+		return p.log.Consume(ctx, jetstream.Consumer{Name: jetstream.ConsumerPublication, Subject: events.SubjectOfKind(events.KindJob), Workers: p.workers}, p.handleJob)
+	})
+	group.Go(func() error {
+		p.sweepIngress(ctx)
+		return nil
+	})
+	return group.Wait()
+}
+
+// causeOf is the cause of what a delivery leads to.
+func causeOf(d jetstream.Delivery, key string) jetstream.Cause {
+	return jetstream.Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID, TraceParent: d.TraceParent}
+}

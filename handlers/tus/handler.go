@@ -1,0 +1,199 @@
+package tus
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/tus/tusd/v2/pkg/handler"
+	"github.com/tus/tusd/v2/pkg/memorylocker"
+	tusslog "golang.org/x/exp/slog"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/store/blob"
+)
+
+// BasePath is where the handler is mounted.
+const BasePath = "/api/uploads/tus/"
+
+// Keys of the Upload-Metadata that says which declared file an upload is.
+const (
+	keySession = "session"
+	keyVariant = "variant"
+	keyFormat  = "format"
+)
+
+// UploadMetadata is the header value that creates the upload of a declared file (tus 1.0,
+// Upload-Metadata: comma-separated pairs, values in base64).
+func UploadMetadata(session, variant, format string) string {
+	encode := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+	return keySession + " " + encode(session) + "," + keyVariant + " " + encode(variant) + "," + keyFormat + " " + encode(format)
+}
+
+// UploadURLPath is the path of the tus upload of a session's n-th file.
+func UploadURLPath(session string, n int) string { return BasePath + uploadID(session, n) }
+
+// Config is what the handler is made of.
+type Config struct {
+	Log            *jetstream.Log
+	Store          *blob.Store
+	Guard          *access.Guard
+	MaxUploadBytes int64         // of one file; 0: no cap
+	Idle           time.Duration // a session without activity for so long expires; 0: 24 hours
+	Logger         *slog.Logger
+	Clock          func() time.Time // nil: time.Now
+}
+
+// DefaultIdle is how long an upload may rest before its session expires.
+const DefaultIdle = 24 * time.Hour
+
+// Handler serves [BasePath].
+type Handler struct {
+	log    *jetstream.Log
+	store  *blob.Store
+	guard  *access.Guard
+	idle   time.Duration
+	logger *slog.Logger
+	now    func() time.Time
+	tusd   http.Handler
+}
+
+// New makes the handler.
+func New(cfg Config) (*Handler, error) {
+	h := &Handler{log: cfg.Log, store: cfg.Store, guard: cfg.Guard, idle: cfg.Idle, logger: cfg.Logger, now: cfg.Clock}
+	if h.idle == 0 {
+		h.idle = DefaultIdle
+	}
+	if h.now == nil {
+		h.now = time.Now
+	}
+	composer := handler.NewStoreComposer()
+	composer.UseCore(dataStore{h})
+	composer.UseTerminater(dataStore{h})
+	composer.UseLengthDeferrer(dataStore{h})
+	memorylocker.New().UseIn(composer) // one process owns the data folder; lock files would outlive a kill
+	tusd, err := handler.NewHandler(handler.Config{
+		BasePath: BasePath, StoreComposer: composer, MaxSize: cfg.MaxUploadBytes, EnableExperimentalProtocol: true,
+		DisableDownload: true, DisableConcatenation: true, Cors: &handler.CorsConfig{Disable: true},
+		// What tusd logs per request is in the access log; what it logs as an error, answers carry.
+		Logger:                     tusslog.New(tusslog.NewTextHandler(io.Discard, &tusslog.HandlerOptions{Level: tusslog.LevelError + 1})),
+		PreUploadCreateCallback:    h.beforeCreate,
+		PreUploadTerminateCallback: h.beforeTerminate,
+		PreFinishResponseCallback:  h.beforeFinish,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up tusd: %w", err)
+	}
+	h.tusd = http.StripPrefix(BasePath, tusd)
+	return h, nil
+}
+
+// ServeHTTP serves POST, HEAD, PATCH, DELETE and OPTIONS of tus 1.0 and the IETF draft. All but OPTIONS
+// need a token that may write. Errors are problem documents.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodOptions {
+		principal, err := h.guard.Writer(r)
+		if err != nil {
+			problem.Write(w, r, h.logger, err)
+			return
+		}
+		r = r.WithContext(access.With(r.Context(), principal))
+	}
+	answer := &answerWriter{ResponseWriter: w, request: r, expires: h.now().Add(h.idle)}
+	h.tusd.ServeHTTP(answer, r)
+	answer.finish(h.logger)
+}
+
+// beforeCreate finds the declared file that an upload is for, and gives the upload its ID.
+func (h *Handler) beforeCreate(hook handler.HookEvent) (handler.HTTPResponse, handler.FileInfoChanges, error) {
+	fail := func(err error) (handler.HTTPResponse, handler.FileInfoChanges, error) {
+		return handler.HTTPResponse{}, handler.FileInfoChanges{}, h.tusError(hook.Context, err)
+	}
+	meta := creationMetadata(hook)
+	session := meta[keySession]
+	if session == "" || meta[keyVariant] == "" || meta[keyFormat] == "" {
+		return fail(&events.Error{Code: events.CodeInvalid, Text: "Upload-Metadata has to be the value that POST /api/images gave for this file: it names session, variant and format",
+			Fields: []events.FieldError{{Field: "header.Upload-Metadata", Text: "names session, variant and format"}}})
+	}
+	upload, err := h.log.Upload(hook.Context, session)
+	if err != nil {
+		return fail(err)
+	}
+	u := &upload.State
+	n, ok := u.Index(meta[keyVariant], meta[keyFormat])
+	if upload.Sequence == 0 || !ok {
+		return fail(events.Refuse(events.CodeNotFound, "there is no upload session %s with a file %s of variant %s", session, meta[keyFormat], meta[keyVariant]))
+	}
+	_, file, _ := u.FileAt(n)
+	if file.State != events.FilePending {
+		return fail(events.Refuse(events.CodeFileComplete, "file %s of variant %s is there already", file.Format, meta[keyVariant]))
+	}
+	if u.State != events.SessionOpen {
+		return fail(events.Refuse(events.CodeSessionClosed, "upload session %s is %s and takes no more files", u.ID, u.State))
+	}
+	if !hook.Upload.SizeIsDeferred && hook.Upload.Size != file.Size {
+		return fail(events.Refuse(events.CodeFileMismatch, "Upload-Length is %d, declared were %d bytes for file %s of variant %s", hook.Upload.Size, file.Size, file.Format, meta[keyVariant]))
+	}
+	// A creation that carries bytes must not append them to what an earlier one left.
+	if offset, err := h.Offset(session, n); err == nil && offset > 0 && carriesBytes(hook.HTTPRequest.Header) {
+		return fail(problem.New(problem.CodeOffsetMismatch, fmt.Sprintf("the upload exists and has %d bytes: resume it at %s", offset, UploadURLPath(session, n))))
+	}
+	return handler.HTTPResponse{}, handler.FileInfoChanges{ID: uploadID(session, n), MetaData: handler.MetaData{
+		keySession: session, keyVariant: meta[keyVariant], keyFormat: meta[keyFormat]}}, nil
+}
+
+// creationMetadata is the upload's metadata; the IETF draft has no such header of its own, so there it
+// may also come in the query.
+func creationMetadata(hook handler.HookEvent) map[string]string {
+	meta := map[string]string(hook.Upload.MetaData)
+	if meta[keySession] != "" {
+		return meta
+	}
+	if header := hook.HTTPRequest.Header.Get("Upload-Metadata"); header != "" {
+		return handler.ParseMetadataHeader(header)
+	}
+	found := map[string]string{}
+	if u, err := url.ParseRequestURI(hook.HTTPRequest.URI); err == nil {
+		for _, key := range []string{keySession, keyVariant, keyFormat} {
+			found[key] = u.Query().Get(key)
+		}
+	}
+	return found
+}
+
+func carriesBytes(header http.Header) bool {
+	return header.Get("Upload-Complete") != "" || header.Get("Upload-Incomplete") != "" ||
+		strings.HasPrefix(header.Get("Content-Type"), "application/offset+octet-stream")
+}
+
+// beforeTerminate lets only unfinished files go: a complete one belongs to its session.
+func (h *Handler) beforeTerminate(hook handler.HookEvent) (handler.HTTPResponse, error) {
+	if hook.Upload.Offset == hook.Upload.Size {
+		return handler.HTTPResponse{}, h.tusError(hook.Context, events.Refuse(events.CodeFileComplete, "the file is complete: delete its upload session instead"))
+	}
+	return handler.HTTPResponse{}, nil
+}
+
+// beforeFinish records the complete file before the last PATCH is answered.
+func (h *Handler) beforeFinish(hook handler.HookEvent) (handler.HTTPResponse, error) {
+	session, n, ok := parseUploadID(hook.Upload.ID)
+	if !ok {
+		return handler.HTTPResponse{}, handler.ErrNotFound
+	}
+	// The client may be gone; its bytes are here.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(hook.Context), 30*time.Second)
+	defer cancel()
+	if err := h.finish(ctx, session, n); err != nil {
+		return handler.HTTPResponse{}, h.tusError(hook.Context, err)
+	}
+	return handler.HTTPResponse{}, nil
+}

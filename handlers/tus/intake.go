@@ -1,0 +1,215 @@
+package tus
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/store/blob"
+)
+
+// maxMetadataBytes bounds a metadata tarball that a publisher gives; they have a few hundred KiB at most.
+const maxMetadataBytes = 16 << 20
+
+// uploadID names the n-th file of a session as a tus upload.
+func uploadID(session string, n int) string { return session + "." + strconv.Itoa(n) }
+
+func parseUploadID(id string) (session string, n int, ok bool) {
+	session, digits, ok := strings.Cut(id, ".")
+	if !ok || len(digits) > 4 {
+		return "", 0, false
+	}
+	n, err := strconv.Atoi(digits)
+	return session, n, err == nil && n >= 0 && strconv.Itoa(n) == digits
+}
+
+// intakeSpec says how a declared file is received: where it is the root of a variant whose metadata
+// tarball is known already, the Incus fingerprint is hashed beside the digest.
+func (h *Handler) intakeSpec(upload *events.Upload, variant *events.UploadVariant, file *events.UploadFile) (blob.IntakeSpec, error) {
+	spec := blob.IntakeSpec{SizeBytes: file.Size}
+	root, ok := variant.Root()
+	if !ok || root.Format != file.Format {
+		return spec, nil
+	}
+	if variant.Metadata != nil {
+		spec.Prefix = variant.Metadata.Data
+		return spec, nil
+	}
+	format, ok := events.MetadataFormat(variant.Formats())
+	if !ok {
+		return spec, nil
+	}
+	metadata, ok := upload.File(variant.Name(), format)
+	if !ok || metadata.State == events.FilePending || metadata.Size > maxMetadataBytes {
+		return spec, nil // the job reads the bytes once more
+	}
+	var from io.ReadCloser
+	var err error
+	if metadata.State == events.FilePresent {
+		from, _, err = h.store.OpenBlob(metadata.Digest.Hex())
+	} else {
+		from, err = h.store.OpenIngress(upload.JobID, metadata.Ingress)
+	}
+	if err != nil {
+		return spec, fmt.Errorf("open the metadata tarball: %w", err)
+	}
+	defer from.Close() //nolint:errcheck // only read
+	var data bytes.Buffer
+	if _, err := data.ReadFrom(io.LimitReader(from, maxMetadataBytes)); err != nil {
+		return spec, fmt.Errorf("read the metadata tarball: %w", err)
+	}
+	spec.Prefix = data.Bytes()
+	return spec, nil
+}
+
+// finish hands a full intake to its job and records the fact. It may be called again, and at once.
+func (h *Handler) finish(ctx context.Context, session string, n int) error {
+	intake, err := h.store.OpenIntake(session, n)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // finished by somebody else
+	}
+	if err != nil {
+		return err
+	}
+	digest, combined, err := intake.Sums()
+	if err != nil {
+		return err
+	}
+	upload, err := h.log.Upload(ctx, session)
+	if err != nil {
+		return err
+	}
+	variant, file, ok := upload.State.FileAt(n)
+	if !ok {
+		return events.Refuse(events.CodeNotFound, "upload session %s has no file %d", session, n)
+	}
+	name := variant.Name() + "." + file.Format
+	if file.State == events.FilePending && upload.State.State == events.SessionOpen {
+		if err := h.store.LinkToIngress(ctx, session, n, upload.State.JobID, name); err != nil {
+			return err
+		}
+	}
+	cmd := events.CompleteFile{File: events.FileRef{Variant: variant.Name(), Format: file.Format}, Size: intake.Size(),
+		Digest: events.Digest("sha256:" + digest), Ingress: name, At: h.now().UTC()}
+	if combined != "" {
+		cmd.Combined = events.Digest("sha256:" + combined)
+	}
+	actor := access.From(ctx).Name
+	if actor == "" {
+		actor = "imgsrv"
+	}
+	cause := jetstream.Cause{Key: "file " + uploadID(session, n), Actor: actor, Correlation: session}
+	_, err = h.log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
+		current, err := h.log.Upload(ctx, session)
+		if err != nil {
+			return nil, err
+		}
+		return events.Complete(cmd, current)
+	})
+	if err != nil && !events.IsCode(err, events.CodeFileComplete) {
+		return err
+	}
+	return h.store.DropIntake(session, n)
+}
+
+// Offset says how many bytes of a session's n-th file have arrived; the error wraps fs.ErrNotExist when
+// no upload of it was created, or it is complete.
+func (h *Handler) Offset(session string, n int) (int64, error) {
+	intake, err := h.store.OpenIntake(session, n)
+	if err != nil {
+		return 0, err
+	}
+	return intake.Offset(), nil
+}
+
+// Recover finishes files that were full when the last process ended, before their fact was appended.
+func (h *Handler) Recover(ctx context.Context) error {
+	sessions, err := h.store.Sessions()
+	if err != nil {
+		return err
+	}
+	for _, session := range sessions {
+		upload, err := h.log.Upload(ctx, session.ID)
+		if err != nil {
+			return err
+		}
+		for n := 0; ; n++ {
+			if _, _, ok := upload.State.FileAt(n); !ok {
+				break
+			}
+			intake, err := h.store.OpenIntake(session.ID, n)
+			if err != nil || intake.Offset() != intake.Size() {
+				continue // not created, or not full: its client comes back, or it expires
+			}
+			if err := h.finish(ctx, session.ID, n); err != nil {
+				h.logger.WarnContext(ctx, "full upload not recorded at start; its next request tries again", "upload", uploadID(session.ID, n), "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+// Expire calls ExpireAbandoned now and then, and returns when ctx ends.
+func (h *Handler) Expire(ctx context.Context, every time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := h.ExpireAbandoned(ctx); err != nil && ctx.Err() == nil {
+			h.logger.WarnContext(ctx, "abandoned uploads not cleaned; tried again later", "error", err)
+		}
+	}
+}
+
+// ExpireAbandoned ends sessions without activity for longer than the handler's idle time, and removes the
+// folders of sessions that are over.
+func (h *Handler) ExpireAbandoned(ctx context.Context) error {
+	sessions, err := h.store.Sessions()
+	if err != nil {
+		return err
+	}
+	for _, session := range sessions {
+		if h.now().Sub(session.LastActivity) < h.idle {
+			continue
+		}
+		if err := h.expire(ctx, session.ID); err != nil {
+			return fmt.Errorf("expire session %s: %w", session.ID, err)
+		}
+	}
+	return nil
+}
+
+func (h *Handler) expire(ctx context.Context, session string) error {
+	cause := jetstream.Cause{Key: "expire " + session, Actor: "imgsrv", Correlation: session}
+	_, err := h.log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
+		upload, err := h.log.Upload(ctx, session)
+		if err != nil {
+			return nil, err
+		}
+		version, err := h.log.Version(ctx, upload.State.Image, upload.State.Version)
+		if err != nil {
+			return nil, err
+		}
+		return events.ExpireUpload(upload, version)
+	})
+	switch {
+	case events.IsCode(err, events.CodePublishing):
+		return nil // complete, and on its way to its job
+	case err == nil, events.IsCode(err, events.CodeNotFound), events.IsCode(err, events.CodeSessionClosed):
+		return h.store.RemoveSession(session)
+	}
+	return err
+}
