@@ -1,0 +1,137 @@
+// Package api serves imgsrv's JSON API, the bytes of its images and its health over HTTP. A handler parses,
+// authorises, makes one call and writes the answer; the rules stand in package events, the queries in
+// store/catalog. It must not know how bytes are received (handlers/tus) nor how versions are made
+// (handlers/publication).
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/projections"
+	"github.com/imgsrv/imgsrv/store/blob"
+	"github.com/imgsrv/imgsrv/store/catalog"
+)
+
+// Offsets tells how far an upload has come.
+type Offsets interface {
+	// Offset is how many bytes of a session's n-th file (events.Upload.Index) are safe. The error wraps
+	// fs.ErrNotExist when no upload of it has been created.
+	Offset(session string, n int) (int64, error)
+}
+
+// Config is what New needs. All parts are required unless they say otherwise.
+type Config struct {
+	Log     *slog.Logger
+	Meter   metric.Meter
+	Guard   *access.Guard
+	Events  *jetstream.Log
+	Catalog *catalog.Catalog
+	Blobs   *blob.Store
+	Offsets Offsets
+
+	// The projections that reads wait for: Catalog's tables, the jobs', the simplestreams documents.
+	CatalogProjection *projections.Runner
+	JobsProjection    *projections.Runner
+	StreamsProjection *projections.Runner
+
+	// PingPostgres is asked by /readyz.
+	PingPostgres func(context.Context) error
+	// ExpiresAt, optional, tells when an idle session is going to expire.
+	ExpiresAt func(uploadID string) (time.Time, bool)
+
+	// Version of the program, for the OpenAPI document; "" means "dev".
+	Version string
+	// MaxUploadBytes bounds each declared file; 0: no bound.
+	MaxUploadBytes int64
+	// MinSequenceWait bounds the wait of a read with Imgsrv-Min-Sequence; 0 means 5 s.
+	MinSequenceWait time.Duration
+	// VisibleWait bounds how long a read of a succeeded publication waits until its version can be queried;
+	// 0 means 1 s.
+	VisibleWait time.Duration
+	// Clock, optional, is time.Now.
+	Clock func() time.Time
+}
+
+const (
+	defaultMinSequenceWait = 5 * time.Second
+	defaultVisibleWait     = time.Second
+)
+
+type server struct {
+	Config
+	api          huma.API
+	storageCheck chan struct{} // held by the one check of the storage that runs
+}
+
+// New makes the router with all routes of the package and the middlewares that every request passes:
+// RequestID, AccessLog, Metrics and Recover. Other handlers may be mounted on it; they then have the same
+// middlewares and problem documents for what isn't routed.
+func New(cfg Config) (chi.Router, error) {
+	if cfg.MinSequenceWait == 0 {
+		cfg.MinSequenceWait = defaultMinSequenceWait
+	}
+	if cfg.VisibleWait == 0 {
+		cfg.VisibleWait = defaultVisibleWait
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	if cfg.Version == "" {
+		cfg.Version = "dev"
+	}
+	metrics, err := Metrics(cfg.Meter)
+	if err != nil {
+		return nil, err
+	}
+	router := chi.NewRouter()
+	router.Use(RequestID, AccessLog(cfg.Log), metrics, Recover(cfg.Log), middleware.GetHead, withBaseURL)
+	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		problem.Write(w, r, cfg.Log, problem.New(events.CodeNotFound, "there is nothing at this path; /openapi.yaml lists what there is"))
+	})
+	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		allowMethods(w, r, router)
+		problem.Write(w, r, cfg.Log, problem.New(problem.CodeMethod, r.Method+" is not possible on this path; the Allow header says what is"))
+	})
+
+	s := &server{Config: cfg, api: newHuma(router, cfg.Version), storageCheck: make(chan struct{}, 1)}
+	s.health()
+	s.images()
+	s.versions()
+	s.aliases()
+	s.initiate()
+	s.uploads()
+	s.jobs()
+	s.bytes(router)
+	if err := s.document(router); err != nil {
+		return nil, err
+	}
+	return router, nil
+}
+
+// allowMethods says in the Allow header which methods the path has (RFC 9110 15.5.6).
+func allowMethods(w http.ResponseWriter, r *http.Request, routes chi.Routes) {
+	path := r.URL.RawPath
+	if path == "" {
+		path = r.URL.Path
+	}
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if routes.Match(chi.NewRouteContext(), method, path) {
+			w.Header().Add("Allow", method)
+			if method == http.MethodGet {
+				w.Header().Add("Allow", http.MethodHead)
+			}
+		}
+	}
+}

@@ -1,0 +1,129 @@
+package api
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/problem"
+)
+
+// Downloads, whatever names them.
+const (
+	cacheForever    = "public, max-age=31536000, immutable" // what a version or a digest names never changes
+	cacheRevalidate = "public, no-cache"                    // an alias may move; with the ETag asking again is cheap
+	cacheOwn        = "private, max-age=31536000, immutable"
+	cacheOwnAsk     = "private, no-cache"
+)
+
+// bytes registers the downloads, GET and HEAD. They are plain handlers: huma would stand between the file and
+// the connection, and the bytes would pass through memory.
+func (s *server) bytes(router chi.Router) {
+	router.Group(func(r chi.Router) {
+		r.Use(Authenticate(s.Guard, s.Log), MinSequence(s.Events, s.MinSequenceWait, s.Log, s.CatalogProjection))
+		for path, serve := range map[string]func(http.ResponseWriter, *http.Request) error{pathFormat: s.serveFormat, pathBlob: s.serveBlob} {
+			handler := func(w http.ResponseWriter, r *http.Request) {
+				if err := serve(w, r); err != nil {
+					problem.Write(w, r, s.Log.With("request_id", requestID(r.Context())), translate(err))
+				}
+			}
+			r.Get(path, handler)
+			r.Head(path, handler)
+		}
+	})
+}
+
+// serveFormat is GET and HEAD /api/images/{image}/versions/{version or alias}/variants/{variant}/formats/{format}:
+// 200, 206 with Range, 304, 401, 404, 412, 416, 503; with ETag, Repr-Digest, Last-Modified, Accept-Ranges,
+// Content-Disposition and Cache-Control.
+func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
+	image, version, variant, format := param(r, "image"), param(r, "version"), param(r, "variant"), param(r, "format")
+	gone := missing("image %q has no file %q of variant %q in version %q", image, format, variant, version)
+	if events.CheckImageName(image) != nil || events.CheckVersionName(version) != nil || events.CheckFormatName(format) != nil {
+		return gone
+	}
+	row, err := s.Catalog.Format(r.Context(), image, version, variant, format)
+	if err != nil {
+		return notFoundAs(err, gone)
+	}
+	if !maySee(r.Context(), row.Visibility) {
+		return gone
+	}
+	d := download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt, cache: cacheForever,
+		name: strings.Join([]string{row.Image, row.Version, row.Variant, row.Format}, "-")}
+	switch {
+	case row.Visibility != events.Public && row.ByAlias:
+		d.cache = cacheOwnAsk
+	case row.Visibility != events.Public:
+		d.cache = cacheOwn
+	case row.ByAlias:
+		d.cache = cacheRevalidate
+	}
+	return s.send(w, r, d)
+}
+
+// serveBlob is GET and HEAD /cas/sha256/{2 hex}/{64 hex}: as serveFormat, for the bytes of any published version
+// that the caller may see, without Last-Modified.
+func (s *server) serveBlob(w http.ResponseWriter, r *http.Request) error {
+	prefix, hexed := param(r, "prefix"), param(r, "hex")
+	gone := missing("there is no blob %q", hexed)
+	digest, err := events.ParseDigest("sha256:" + hexed)
+	if err != nil || prefix != hexed[:2] {
+		return gone
+	}
+	row, err := s.Catalog.Blob(r.Context(), digest)
+	if err != nil {
+		return notFoundAs(err, gone)
+	}
+	d := download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, cache: cacheForever, name: "sha256-" + hexed}
+	if !row.Public {
+		if !maySee(r.Context(), events.Private) {
+			return gone
+		}
+		d.cache = cacheOwn
+	}
+	return s.send(w, r, d)
+}
+
+type download struct {
+	digest    events.Digest
+	size      int64 // bytes
+	mediaType string
+	name      string // that a browser saves it under; made of clean names only
+	modified  time.Time
+	cache     string
+}
+
+func (s *server) send(w http.ResponseWriter, r *http.Request, d download) error {
+	file, info, err := s.Blobs.OpenBlob(d.digest.Hex())
+	if err != nil {
+		// Published, and not there: the store has lost it. That is for the log, not a plain 404.
+		return fmt.Errorf("send a published file: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // only read
+	if info.Size() != d.size {
+		return fmt.Errorf("send a published file: blob %s has %d bytes and was published with %d", d.digest, info.Size(), d.size)
+	}
+	sum, err := hex.DecodeString(d.digest.Hex())
+	if err != nil {
+		return fmt.Errorf("send a published file: digest %q: %w", d.digest, err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", d.mediaType)
+	h.Set("Content-Disposition", `attachment; filename="`+d.name+`"`)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("ETag", `"`+string(d.digest)+`"`)
+	h.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(sum)+":") // RFC 9530
+	h.Set("Cache-Control", d.cache)
+
+	paced := &pacedWriter{ResponseWriter: w, request: r, log: s.Log, control: http.NewResponseController(w)}
+	http.ServeContent(paced, r, "", d.modified, file)
+	paced.end()
+	return nil
+}

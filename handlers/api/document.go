@@ -1,0 +1,179 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-chi/chi/v5"
+)
+
+// Tags of the OpenAPI document.
+const (
+	tagImages   = "Images"
+	tagPublish  = "Publishing"
+	tagDownload = "Downloads"
+	tagStreams  = "Incus and LXD"
+	tagOperate  = "Operation"
+)
+
+// describeAPI fills in what stands above all operations.
+func describeAPI(doc *huma.OpenAPI) {
+	doc.Info.Description = "Publishes versioned disk images and serves them over HTTP and as a simplestreams remote for Incus and LXD.\n\n" +
+		"To publish: open an upload session (`POST /api/images`), upload each file with tus 1.0, and follow the session until it is `published`. " +
+		"All files of a version appear together or not at all.\n\n" +
+		"Every error is a problem document (RFC 9457). Every write answers with `Imgsrv-Sequence`; a read that sends it back as `Imgsrv-Min-Sequence` sees that write."
+	doc.Info.License = &huma.License{Name: "MIT OR Apache-2.0", Identifier: "MIT OR Apache-2.0"}
+	doc.Tags = []*huma.Tag{
+		{Name: tagImages, Description: "What is published, and the aliases that name it"},
+		{Name: tagDownload, Description: "The bytes, by name or by digest, whole or in ranges"},
+		{Name: tagPublish, Description: "Upload sessions and the jobs that publish them"},
+		{Name: tagStreams, Description: "The simplestreams remote"},
+		{Name: tagOperate, Description: "Probes"},
+	}
+	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{securityBearer: {
+		Type: "http", Scheme: "bearer", Description: "The admin's token, which the first start prints and keeps in `admin.token` in its data folder.",
+	}}
+}
+
+// document serves the OpenAPI document at /openapi.yaml and /openapi.json, both made once, here.
+func (s *server) document(router chi.Router) error {
+	doc := s.api.OpenAPI()
+	for _, op := range handMade() {
+		doc.AddOperation(op)
+	}
+	asYAML, err := doc.YAML()
+	if err != nil {
+		return fmt.Errorf("write the OpenAPI document as YAML: %w", err)
+	}
+	asJSON, err := json.Marshal(doc)
+	if err != nil {
+		return fmt.Errorf("write the OpenAPI document as JSON: %w", err)
+	}
+	router.Get("/openapi.yaml", serveDocument("application/openapi+yaml", asYAML))
+	router.Get("/openapi.json", serveDocument("application/openapi+json", asJSON))
+	return nil
+}
+
+func serveDocument(mediaType string, body []byte) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", mediaType)
+		w.Header().Set("Cache-Control", "no-cache")
+		_, _ = w.Write(body) // a client that went away needs no answer
+	}
+}
+
+// handMade describes the routes that aren't huma's: the bytes, tus and simplestreams.
+func handMade() []*huma.Operation {
+	anybody := []map[string][]string{{}, {securityBearer: {}}}
+	writer := []map[string][]string{{securityBearer: {}}}
+	var ops []*huma.Operation
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		verb := map[string]string{http.MethodGet: "download", http.MethodHead: "look-at"}[method]
+		summary := map[string]string{http.MethodGet: "Download", http.MethodHead: "Look at"}[method]
+		ops = append(ops,
+			&huma.Operation{OperationID: verb + "-format", Method: method, Path: pathFormat, Tags: []string{tagDownload}, Security: anybody,
+				Summary:     summary + " a file by name",
+				Description: "The version may be named by an alias; the answer is then to be revalidated, while that of a version never changes.",
+				Parameters: append([]*huma.Param{pathParameter("image", "debian-bookworm"), pathParameter("version", "12.5.0"),
+					pathParameter("variant", "amd64.virtual-machine.default"), pathParameter("format", "disk.qcow2")}, bytesParameters()...),
+				Responses: bytesResponses(method)},
+			&huma.Operation{OperationID: verb + "-blob", Method: method, Path: pathBlob, Tags: []string{tagDownload}, Security: anybody,
+				Summary:     summary + " a file by digest",
+				Description: "Any file of a published version.",
+				Parameters: append([]*huma.Param{pathParameter("prefix", "9f"),
+					pathParameter("hex", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")}, bytesParameters()...),
+				Responses: bytesResponses(method)})
+	}
+	tusHeader := headerParameter("Tus-Resumable", "Version of the protocol", "1.0.0", true)
+	upload := pathParameter("upload", "0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b.0")
+	ops = append(ops,
+		&huma.Operation{OperationID: "tus-create", Method: http.MethodPost, Path: pathTUS, Tags: []string{tagPublish}, Security: writer,
+			Summary:     "Create a tus upload",
+			Description: "tus 1.0 with the extensions creation, creation-with-upload, termination and expiration. Upload-Length is the declared size, Upload-Metadata the value that the session gave for the file.",
+			Parameters: []*huma.Param{tusHeader, headerParameter("Upload-Length", "Length of the file in bytes", "196608", true),
+				headerParameter("Upload-Metadata", "As the session's `tus.metadata` says", "session MDE5…,variant YW1k…,format ZGlz…", true)},
+			Responses: responses("201", "Created; Location is the upload", 400, 401, 403, 404, 409, 413, 503, 507)},
+		&huma.Operation{OperationID: "tus-offset", Method: http.MethodHead, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
+			Summary: "Ask how far a tus upload has come", Parameters: []*huma.Param{upload, tusHeader},
+			Responses: responses("200", "Upload-Offset says how many bytes are safe", 401, 403, 404, 410, 503)},
+		&huma.Operation{OperationID: "tus-append", Method: http.MethodPatch, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
+			Summary:     "Append to a tus upload",
+			Description: "With Content-Type application/offset+octet-stream. What arrived before a broken connection is kept. The answer to the last bytes of the last file comes once the session has been handed over.",
+			Parameters:  []*huma.Param{upload, tusHeader, headerParameter("Upload-Offset", "Where the bytes belong", "0", true)},
+			RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/offset+octet-stream": binary()}},
+			Responses:   responses("204", "Appended; Upload-Offset says how many bytes are safe", 400, 401, 403, 404, 409, 410, 413, 415, 423, 503, 507)},
+		&huma.Operation{OperationID: "tus-terminate", Method: http.MethodDelete, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
+			Summary: "Drop the bytes of a tus upload", Parameters: []*huma.Param{upload, tusHeader},
+			Responses: responses("204", "Dropped; the file may be uploaded anew", 401, 403, 404, 409, 410, 423, 503)},
+	)
+	for _, name := range []string{"index.json", "images.json"} {
+		ops = append(ops, &huma.Operation{OperationID: "streams-" + name[:len(name)-len(".json")], Method: http.MethodGet, Path: "/streams/v1/" + name,
+			Tags: []string{tagStreams}, Security: []map[string][]string{{}}, Summary: "Simplestreams " + name,
+			Description: "For `incus remote add NAME https://HOST --protocol simplestreams`. Only public images.",
+			Parameters:  []*huma.Param{minSequenceParameter(), headerParameter("If-None-Match", "ETag of an earlier answer", "", false)},
+			Responses: with(responses("200", "The document", 400, 503), "304",
+				&huma.Response{Description: "Not changed since the ETag in If-None-Match"})})
+	}
+	return ops
+}
+
+func pathParameter(name, example string) *huma.Param {
+	return &huma.Param{Name: name, In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}, Example: example}
+}
+
+func headerParameter(name, description, example string, required bool) *huma.Param {
+	p := &huma.Param{Name: name, In: "header", Required: required, Description: description, Schema: &huma.Schema{Type: huma.TypeString}}
+	if example != "" {
+		p.Example = example
+	}
+	return p
+}
+
+func minSequenceParameter() *huma.Param {
+	return &huma.Param{Name: HeaderMinSequence, In: "header", Schema: &huma.Schema{Type: huma.TypeInteger, Format: "uint64"},
+		Description: "Imgsrv-Sequence of a write that the answer must know; waits for it, or answers 503 with Retry-After"}
+}
+
+func bytesParameters() []*huma.Param {
+	return []*huma.Param{headerParameter("Range", "Parts of the file (RFC 9110)", "bytes=0-1023", false),
+		headerParameter("If-Range", "ETag that the Range belongs to; if it isn't the file's any more, the whole file comes", "", false),
+		headerParameter("If-None-Match", "ETag of a file that the client has", "", false), minSequenceParameter()}
+}
+
+func bytesResponses(method string) map[string]*huma.Response {
+	out := responses("200", "The file", 400, 401, 404, 412, 416, 503)
+	text := func(description string) *huma.Param {
+		return &huma.Param{Description: description, Schema: &huma.Schema{Type: huma.TypeString}}
+	}
+	headers := map[string]*huma.Param{
+		"ETag": text(`The digest: "sha256:<64 hex>"`), "Repr-Digest": text("The digest in base64 (RFC 9530)"), "Accept-Ranges": text("bytes"),
+		"Content-Disposition": text("The name to save it under"), "Cache-Control": text("immutable for a version or digest, no-cache for an alias"),
+	}
+	out["200"].Headers = headers
+	part := &huma.Response{Description: "The parts that Range asks for", Headers: headers}
+	if method == http.MethodGet {
+		out["200"].Content = map[string]*huma.MediaType{"application/octet-stream": binary()}
+		part.Content = map[string]*huma.MediaType{"application/octet-stream": binary(), "multipart/byteranges": binary()}
+	}
+	return with(with(out, "206", part), "304", &huma.Response{Description: "The client has it"})
+}
+
+func binary() *huma.MediaType {
+	return &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}
+}
+
+func responses(status, description string, problems ...int) map[string]*huma.Response {
+	out := map[string]*huma.Response{status: {Description: description}}
+	for _, code := range problems {
+		out[fmt.Sprint(code)] = &huma.Response{Description: http.StatusText(code), Content: map[string]*huma.MediaType{
+			"application/problem+json": {Schema: &huma.Schema{Ref: "#/components/schemas/Problem"}}}}
+	}
+	return out
+}
+
+func with(out map[string]*huma.Response, status string, response *huma.Response) map[string]*huma.Response {
+	out[status] = response
+	return out
+}

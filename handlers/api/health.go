@@ -1,0 +1,145 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/imgsrv/imgsrv/projections"
+)
+
+// checkTimeout bounds each check of /readyz.
+const checkTimeout = time.Second
+
+type healthOutput struct {
+	CacheControl string `header:"Cache-Control"`
+	Body         struct {
+		Status string `json:"status" example:"ok"`
+	}
+}
+
+type readyOutput struct {
+	Status       int
+	CacheControl string `header:"Cache-Control"`
+	Body         readiness
+}
+
+// readiness is what /readyz found.
+type readiness struct {
+	Ready       bool               `json:"ready"`
+	NATS        partStatus         `json:"nats" doc:"The event log"`
+	Postgres    partStatus         `json:"postgres"`
+	Storage     storageStatus      `json:"storage"`
+	Projections []projectionStatus `json:"projections" nullable:"false"`
+}
+
+type partStatus struct {
+	OK    bool   `json:"ok"`
+	Error string `json:"error,omitempty"`
+}
+
+type storageStatus struct {
+	Writable  bool   `json:"writable"`
+	FreeBytes int64  `json:"free_bytes" doc:"On the fullest of the storage's file systems"`
+	Error     string `json:"error,omitempty"`
+}
+
+type projectionStatus struct {
+	Name       string  `json:"name" example:"catalog"`
+	Position   uint64  `json:"position" doc:"Sequence of the last event applied"`
+	Head       uint64  `json:"head" doc:"Sequence of the last event there is"`
+	Lag        uint64  `json:"lag" doc:"Events not applied yet"`
+	LagSeconds float64 `json:"lag_seconds" doc:"Age of the oldest of them"`
+	Active     bool    `json:"active" doc:"This node applies them; else another one"`
+	Error      string  `json:"error,omitempty" doc:"What holds it up"`
+	ErrorAt    uint64  `json:"error_at,omitempty" doc:"Sequence of the event that can't be applied"`
+}
+
+// health registers GET /healthz: 200 as long as the process answers; and GET /readyz: 200, or 503 with the same
+// document when a part is away. A projection that lags or is held up by an event is shown and doesn't make
+// the node unready: another node would have the same trouble, and uploads and downloads go on.
+func (s *server) health() {
+	register(s, huma.Operation{
+		OperationID: "health", Method: http.MethodGet, Path: pathHealth, Tags: []string{tagOperate}, Summary: "Is the process alive?",
+		Security: []map[string][]string{{}},
+	}, func(context.Context, *struct{}) (*healthOutput, error) {
+		out := &healthOutput{CacheControl: "no-store"}
+		out.Body.Status = "ok"
+		return out, nil
+	})
+	register(s, huma.Operation{
+		OperationID: "readiness", Method: http.MethodGet, Path: pathReady, Tags: []string{tagOperate}, Summary: "Can this node serve?",
+		Description: "Looks at the event log, the database and the storage, a second at most. A projection that lags is shown and is no reason to be unready.",
+		Security:    []map[string][]string{{}},
+		Responses: map[string]*huma.Response{"503": {Description: "A part is away; the document says which", Content: map[string]*huma.MediaType{
+			"application/json": {Schema: &huma.Schema{Ref: "#/components/schemas/Readiness"}}}}},
+	}, func(ctx context.Context, _ *struct{}) (*readyOutput, error) {
+		out := &readyOutput{Status: http.StatusOK, CacheControl: "no-store", Body: s.readiness(ctx)}
+		if !out.Body.Ready {
+			out.Status = http.StatusServiceUnavailable
+		}
+		return out, nil
+	})
+}
+
+func (s *server) readiness(ctx context.Context) readiness {
+	runners := []*projections.Runner{s.CatalogProjection, s.JobsProjection, s.StreamsProjection}
+	out := readiness{Projections: make([]projectionStatus, len(runners))}
+	var checks sync.WaitGroup
+	checks.Go(func() {
+		out.NATS = check(ctx, func(ctx context.Context) error { _, err := s.Events.Head(ctx); return err })
+	})
+	checks.Go(func() { out.Postgres = check(ctx, s.PingPostgres) })
+	checks.Go(func() { out.Storage = s.checkStorage(ctx) })
+	for i, runner := range runners {
+		checks.Go(func() {
+			status := runner.Status(ctx)
+			out.Projections[i] = projectionStatus{Name: status.Name, Position: uint64(status.Position), Head: uint64(status.Head), Lag: status.LagEvents,
+				LagSeconds: status.LagSeconds, Active: status.Active, Error: status.LastError, ErrorAt: uint64(status.LastErrorSequence)}
+		})
+	}
+	checks.Wait()
+	out.Ready = out.NATS.OK && out.Postgres.OK && out.Storage.Writable
+	return out
+}
+
+// checkStorage asks the file system, which heeds no context: one that hangs, as a network's can, is left hanging
+// by one check at a time, and the others say so.
+func (s *server) checkStorage(ctx context.Context) storageStatus {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	hangs := storageStatus{Error: "the storage did not answer in time"}
+	select {
+	case s.storageCheck <- struct{}{}:
+	case <-ctx.Done():
+		return hangs
+	}
+	answer := make(chan storageStatus, 1)
+	go func() {
+		defer func() { <-s.storageCheck }()
+		written := check(ctx, s.Blobs.Check)
+		status := storageStatus{Writable: written.OK, Error: written.Error}
+		if free, err := s.Blobs.Free(); err == nil {
+			status.FreeBytes = free
+		}
+		answer <- status
+	}()
+	select {
+	case status := <-answer:
+		return status
+	case <-ctx.Done():
+		return hangs
+	}
+}
+
+func check(ctx context.Context, ask func(context.Context) error) partStatus {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	if err := ask(ctx); err != nil {
+		return partStatus{Error: err.Error()}
+	}
+	return partStatus{OK: true}
+}

@@ -1,0 +1,168 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/projections"
+	"github.com/imgsrv/imgsrv/store/blob"
+	"github.com/imgsrv/imgsrv/store/catalog"
+)
+
+const (
+	maxBodyBytes    = 1 << 20 // of a JSON body
+	bodyReadTimeout = 30 * time.Second
+	maxValueBytes   = 200 // of a refused value that a problem repeats
+)
+
+// securityBearer names the security scheme in the OpenAPI document.
+const securityBearer = "token"
+
+// humaErrors guards the two package variables in which huma keeps the constructor of its errors; there is no
+// other way to make its validation answer with our problem documents.
+var humaErrors sync.Once
+
+func newHuma(router chi.Router, version string) huma.API {
+	humaErrors.Do(func() {
+		huma.NewError = newHumaError
+		huma.NewErrorWithContext = func(ctx huma.Context, status int, text string, errs ...error) huma.StatusError {
+			details := newHumaError(status, text, errs...)
+			for name, values := range details.(*problem.Details).GetHeaders() {
+				for _, value := range values {
+					ctx.SetHeader(name, value)
+				}
+			}
+			return details
+		}
+	})
+	config := huma.DefaultConfig("imgsrv", version)
+	// Pages from other hosts, schemas at paths of their own, $schema in every answer: none of it is wanted. The
+	// document itself is served by (*server).document, since huma makes it without a lock on first use.
+	config.CreateHooks, config.DocsPath, config.SchemasPath, config.OpenAPIPath = nil, "", "", ""
+	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", nameSchema)
+	describeAPI(config.OpenAPI)
+	return humachi.New(router, config)
+}
+
+func nameSchema(t reflect.Type, hint string) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t {
+	case reflect.TypeFor[problem.Details]():
+		return "Problem"
+	case reflect.TypeFor[problem.Field]():
+		return "BrokenRule"
+	}
+	return huma.DefaultSchemaNamer(t, hint)
+}
+
+// newHumaError is the problem of what huma itself refuses, before a handler is called.
+func newHumaError(status int, text string, errs ...error) huma.StatusError {
+	if status == http.StatusInternalServerError {
+		// Before a handler huma gives this for one reason only: the body broke off.
+		status = http.StatusBadRequest
+	}
+	details := problem.OfStatus(status, text)
+	for _, err := range errs {
+		var detailer huma.ErrorDetailer
+		if !errors.As(err, &detailer) {
+			continue
+		}
+		detail := detailer.ErrorDetail()
+		field := &problem.Field{Location: strings.TrimPrefix(detail.Location, "body."), Message: detail.Message, Value: detail.Value}
+		if shown := fmt.Sprint(detail.Value); len(shown) > maxValueBytes {
+			field.Value = strings.ToValidUTF8(shown[:maxValueBytes], "") + "…"
+		}
+		details.Errors = append(details.Errors, field)
+	}
+	if len(details.Errors) == 1 {
+		details.Detail = details.Errors[0].Location + ": " + details.Errors[0].Message
+	} else if len(details.Errors) > 1 {
+		details.Detail = fmt.Sprintf("the request breaks %d rules", len(details.Errors))
+	}
+	return details
+}
+
+// lift makes a huma middleware of one that changes nothing but the context, or answers itself.
+func lift(middleware func(http.Handler) http.Handler) func(huma.Context, func(huma.Context)) {
+	return func(ctx huma.Context, next func(huma.Context)) {
+		r, w := humachi.Unwrap(ctx)
+		middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			next(huma.WithContext(ctx, r.Context()))
+		})).ServeHTTP(w, r.WithContext(ctx.Context())) // what earlier middlewares put there
+	}
+}
+
+// read registers an operation that everybody may call, though not see all of; it waits for the projections
+// where the request asks for a sequence.
+func read[I, O any](s *server, op huma.Operation, needed []*projections.Runner, handler func(context.Context, *I) (*O, error)) {
+	op.Method = http.MethodGet
+	op.Middlewares = huma.Middlewares{lift(Authenticate(s.Guard, s.Log))}
+	op.Security = []map[string][]string{{}, {securityBearer: {}}} // with or without
+	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusServiceUnavailable)
+	if needed != nil {
+		op.Middlewares = append(op.Middlewares, lift(MinSequence(s.Events, s.MinSequenceWait, s.Log, needed...)))
+		op.Errors = append(op.Errors, http.StatusBadRequest)
+		op.Parameters = append(op.Parameters, minSequenceParameter())
+	}
+	register(s, op, handler)
+}
+
+// write registers an operation that needs the right to write. The right is looked at before anything else.
+func write[I, O any](s *server, op huma.Operation, handler func(context.Context, *I) (*O, error)) {
+	op.Middlewares = huma.Middlewares{lift(RequireWriter(s.Guard, s.Log))}
+	op.Security = []map[string][]string{{securityBearer: {}}}
+	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable)
+	register(s, op, handler)
+}
+
+// register makes problems of a handler's errors, and logs what is our fault.
+func register[I, O any](s *server, op huma.Operation, handler func(context.Context, *I) (*O, error)) {
+	op.MaxBodyBytes = maxBodyBytes
+	op.BodyReadTimeout = bodyReadTimeout
+	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := handler(ctx, in)
+		if err == nil {
+			return out, nil
+		}
+		details := problem.From(translate(err))
+		problem.Log(ctx, s.Log.With("request_id", requestID(ctx)), details, err)
+		if strings.HasPrefix(details.StatusURL, "/") {
+			details.StatusURL = base(ctx) + details.StatusURL
+		}
+		return nil, details
+	})
+}
+
+// translate names what the stores' errors are to a client.
+func translate(err error) error {
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+		return events.Refuse(events.CodeNotFound, "%s", "there is no such thing, or it isn't published yet")
+	case errors.Is(err, catalog.ErrBadCursor):
+		return problem.New(problem.CodeBadRequest, "after is not what next of an earlier page said")
+	case errors.Is(err, catalog.ErrUnavailable):
+		return problem.New(problem.CodeUnavailable, "the database doesn't answer; uploads and publications go on, so try again")
+	case blob.IsFull(err):
+		return problem.New(problem.CodeStorageFull, "the storage has no space left")
+	}
+	return err
+}
+
+// missing is the refusal of what isn't there, and of what the caller may not see: the two look the same.
+func missing(format string, args ...any) error {
+	return events.Refuse(events.CodeNotFound, format, args...)
+}

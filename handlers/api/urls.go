@@ -1,0 +1,68 @@
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"net/http"
+	"net/url"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/imgsrv/imgsrv/events"
+)
+
+// Paths of the API.
+const (
+	pathImages   = "/api/images"
+	pathImage    = pathImages + "/{image}"
+	pathVersions = pathImage + "/versions"
+	pathVersion  = pathVersions + "/{version}"
+	pathFormat   = pathVersion + "/variants/{variant}/formats/{format}"
+	pathAlias    = pathImage + "/aliases/{alias}"
+	pathUpload   = "/api/uploads/{id}"
+	pathTUS      = "/api/uploads/tus/"
+	pathJobs     = "/api/jobs"
+	pathJob      = pathJobs + "/{id}"
+	pathRetry    = pathJob + "/retry"
+	pathBlob     = "/cas/sha256/{prefix}/{hex}"
+	pathHealth   = "/healthz"
+	pathReady    = "/readyz"
+)
+
+// UploadMetadata is the Upload-Metadata header (tus 1.0) that ties a tus upload to a declared file: the keys
+// session, variant and format, each with its value in base64.
+func UploadMetadata(session, variant, format string) string {
+	b64 := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+	return "session " + b64(session) + ",variant " + b64(variant) + ",format " + b64(format)
+}
+
+func uploadURL(ctx context.Context, id string) string { return base(ctx) + "/api/uploads/" + id }
+
+func jobURL(ctx context.Context, id string) string { return base(ctx) + pathJobs + "/" + id }
+
+func imageURL(ctx context.Context, image string) string {
+	return base(ctx) + pathImages + "/" + url.PathEscape(image)
+}
+
+func versionURL(ctx context.Context, image, version string) string {
+	return imageURL(ctx, image) + "/versions/" + url.PathEscape(version)
+}
+
+func formatURL(ctx context.Context, image, version, variant, format string) string {
+	return versionURL(ctx, image, version) + "/variants/" + url.PathEscape(variant) + "/formats/" + url.PathEscape(format)
+}
+
+func blobURL(ctx context.Context, digest events.Digest) string {
+	return base(ctx) + "/cas/sha256/" + digest.Hex()[:2] + "/" + digest.Hex()
+}
+
+// param is a part of the path, unescaped: chi matches the escaped path where that differs.
+func param(r *http.Request, name string) string {
+	value := chi.URLParam(r, name)
+	if r.URL.RawPath != "" {
+		if plain, err := url.PathUnescape(value); err == nil {
+			return plain
+		}
+	}
+	return value
+}

@@ -1,0 +1,205 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/projections"
+	"github.com/imgsrv/imgsrv/store/catalog"
+)
+
+type versionsInput struct {
+	Image string `path:"image" example:"debian-bookworm"`
+	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Entries on a page"`
+	After string `query:"after" doc:"next of the page before"`
+}
+
+type versionsOutput struct {
+	Link string `header:"Link" doc:"The next page, rel=next (RFC 8288)"`
+	Body versionsPage
+}
+
+type versionsPage struct {
+	Versions []versionSummary `json:"versions" nullable:"false"`
+	Next     string           `json:"next,omitempty" doc:"after of the next page; absent on the last one"`
+}
+
+// versionSummary is a version in a list.
+type versionSummary struct {
+	Image       string    `json:"image" example:"debian-bookworm"`
+	Version     string    `json:"version" example:"12.5.0"`
+	PublishedAt time.Time `json:"published_at"`
+	Aliases     []string  `json:"aliases" nullable:"false" doc:"Aliases that name it now"`
+	Variants    []string  `json:"variants" nullable:"false" example:"[\"amd64.virtual-machine.default\"]"`
+	URL         string    `json:"url" format:"uri"`
+}
+
+type versionInput struct {
+	Image       string `path:"image" example:"debian-bookworm"`
+	Version     string `path:"version" doc:"Name of a version or of an alias" example:"latest"`
+	IfNoneMatch string `header:"If-None-Match" doc:"ETag of an earlier answer"`
+}
+
+type versionOutput struct {
+	Status       int
+	ETag         string `header:"ETag"`
+	CacheControl string `header:"Cache-Control"`
+	Body         versionDetail
+}
+
+// versionDetail is a version with all its files: the manifest.
+type versionDetail struct {
+	Image       string          `json:"image" example:"debian-bookworm"`
+	Version     string          `json:"version" example:"12.5.0"`
+	OS          string          `json:"os,omitempty" example:"debian"`
+	Release     string          `json:"release,omitempty" example:"bookworm"`
+	Description string          `json:"description,omitempty"`
+	Visibility  string          `json:"visibility" enum:"public,private" doc:"Of the image, now"`
+	PublishedAt time.Time       `json:"published_at"`
+	PublishedBy string          `json:"published_by,omitempty"`
+	Aliases     []string        `json:"aliases" nullable:"false" doc:"Aliases that name the version now"`
+	URL         string          `json:"url" format:"uri"`
+	JobURL      string          `json:"job_url" format:"uri" doc:"The job that published it"`
+	Variants    []variantDetail `json:"variants" nullable:"false"`
+}
+
+type variantDetail struct {
+	Name         string         `json:"name" example:"amd64.virtual-machine.default"`
+	Architecture string         `json:"architecture" example:"amd64"`
+	Type         string         `json:"type" enum:"virtual-machine,container"`
+	Flavour      string         `json:"flavour" example:"default"`
+	Fingerprint  string         `json:"fingerprint,omitempty" doc:"The image's name in Incus and LXD: SHA-256 of metadata followed by root, hex"`
+	Root         string         `json:"root,omitempty" doc:"The format that the fingerprint covers" example:"disk.qcow2"`
+	Formats      []formatDetail `json:"formats" nullable:"false"`
+}
+
+type formatDetail struct {
+	Format    string           `json:"format" example:"disk.qcow2"`
+	Digest    string           `json:"digest" example:"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"`
+	Size      int64            `json:"size" doc:"Bytes"`
+	MediaType string           `json:"media_type" example:"application/x-qemu-disk"`
+	Origin    string           `json:"origin" enum:"uploaded,made"`
+	Disk      *events.DiskInfo `json:"disk,omitempty" doc:"What the header of a qcow2 disk says"`
+	URL       string           `json:"url" format:"uri" doc:"Download by name"`
+	BlobURL   string           `json:"blob_url" format:"uri" doc:"Download by digest"`
+}
+
+// versions registers GET /api/images/{image}/versions: 200 a page, newest first, 400 a wrong cursor, 401, 404,
+// 422, 503; and GET /api/images/{image}/versions/{version or alias}: 200 with ETag, 304, 401, 404, 503.
+func (s *server) versions() {
+	read(s, huma.Operation{
+		OperationID: "list-versions", Path: pathVersions, Tags: []string{tagImages}, Summary: "List an image's versions, newest first",
+		Errors: []int{http.StatusBadRequest, http.StatusNotFound, http.StatusUnprocessableEntity},
+	}, []*projections.Runner{s.CatalogProjection}, s.listVersions)
+	read(s, huma.Operation{
+		OperationID: "get-version", Path: pathVersion, Tags: []string{tagImages}, Summary: "Get a version's manifest",
+		Description: "Digests, sizes and download URLs of all its files. The version may be named by an alias; a version wins over an alias of the same name.",
+		Errors:      []int{http.StatusNotFound},
+		Responses:   map[string]*huma.Response{"304": {Description: "Not changed since the ETag in If-None-Match"}},
+	}, []*projections.Runner{s.CatalogProjection}, s.getVersion)
+}
+
+func (s *server) listVersions(ctx context.Context, in *versionsInput) (*versionsOutput, error) {
+	if _, err := s.visibleImage(ctx, in.Image); err != nil {
+		return nil, err
+	}
+	rows, next, err := s.Catalog.Versions(ctx, in.Image, in.After, in.Limit)
+	if err != nil {
+		return nil, err
+	}
+	path := pathImages + "/" + url.PathEscape(in.Image) + "/versions"
+	out := &versionsOutput{Link: nextLink(ctx, path, next, in.Limit), Body: versionsPage{Versions: []versionSummary{}, Next: next}}
+	for _, row := range rows {
+		summary := versionSummary{Image: row.Manifest.Image, Version: row.Manifest.Version, PublishedAt: row.PublishedAt,
+			Aliases: listed(row.Aliases), Variants: []string{}, URL: versionURL(ctx, row.Manifest.Image, row.Manifest.Version)}
+		for _, v := range row.Manifest.Variants {
+			summary.Variants = append(summary.Variants, v.Name())
+		}
+		out.Body.Versions = append(out.Body.Versions, summary)
+	}
+	return out, nil
+}
+
+func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutput, error) {
+	gone := missing("image %s has no version or alias %q", in.Image, in.Version)
+	if events.CheckImageName(in.Image) != nil || events.CheckVersionName(in.Version) != nil {
+		return nil, gone
+	}
+	row, err := s.Catalog.Version(ctx, in.Image, in.Version)
+	if err != nil {
+		return nil, notFoundAs(err, gone)
+	}
+	if !maySee(ctx, row.Visibility) {
+		return nil, gone
+	}
+	out := &versionOutput{Status: http.StatusOK, CacheControl: "no-cache", Body: versionDetailOf(ctx, row)}
+	if row.Visibility == events.Private {
+		out.CacheControl = "private, no-cache"
+	}
+	// Aliases and the server's name are in the answer too, so its tag is that of its bytes.
+	body, err := json.Marshal(out.Body)
+	if err != nil {
+		return nil, fmt.Errorf("encode version %s of image %s: %w", in.Version, in.Image, err)
+	}
+	sum := sha256.Sum256(body)
+	out.ETag = `"` + hex.EncodeToString(sum[:16]) + `"`
+	if etagMatches(in.IfNoneMatch, out.ETag) {
+		out.Status = http.StatusNotModified
+	}
+	return out, nil
+}
+
+func versionDetailOf(ctx context.Context, row catalog.VersionRow) versionDetail {
+	m := row.Manifest
+	detail := versionDetail{Image: m.Image, Version: m.Version, OS: m.OS, Release: m.Release, Description: m.Description,
+		Visibility: string(row.Visibility), PublishedAt: m.PublishedAt.UTC(), PublishedBy: m.PublishedBy, Aliases: listed(row.Aliases),
+		URL: versionURL(ctx, m.Image, m.Version), JobURL: jobURL(ctx, m.JobID), Variants: []variantDetail{}}
+	for _, v := range m.Variants {
+		variant := variantDetail{Name: v.Name(), Architecture: v.Architecture, Type: string(v.Type), Flavour: v.Flavour,
+			Fingerprint: v.Fingerprint, Root: v.Root, Formats: []formatDetail{}}
+		for _, f := range v.Formats {
+			variant.Formats = append(variant.Formats, formatDetail{Format: f.Format, Digest: string(f.Digest), Size: f.Size, MediaType: f.MediaType,
+				Origin: f.Origin, Disk: f.Disk, URL: formatURL(ctx, m.Image, m.Version, v.Name(), f.Format), BlobURL: blobURL(ctx, f.Digest)})
+		}
+		detail.Variants = append(detail.Variants, variant)
+	}
+	return detail
+}
+
+// listed makes an empty list of none, which is [] and not null in JSON.
+func listed(names []string) []string {
+	if names == nil {
+		return []string{}
+	}
+	return names
+}
+
+// etagMatches compares as If-None-Match wants: any of the tags, weak or strong, or * (RFC 9110 13.1.2).
+func etagMatches(header, etag string) bool {
+	for _, tag := range strings.Split(header, ",") {
+		tag = strings.TrimSpace(tag)
+		if tag == "*" || strings.TrimPrefix(tag, "W/") == etag {
+			return true
+		}
+	}
+	return false
+}
+
+// notFoundAs puts what is missing into words where a store only says that something is.
+func notFoundAs(err, gone error) error {
+	if errors.Is(err, catalog.ErrNotFound) {
+		return gone
+	}
+	return err
+}
