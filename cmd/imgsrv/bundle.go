@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/imgsrv/imgsrv/internal/client"
+	"github.com/imgsrv/imgsrv/internal/imagefile"
+	"github.com/imgsrv/imgsrv/internal/incus"
+)
+
+// bundle is what a publish command is about: open files, and the request that declares them.
+type bundle struct {
+	request client.NewImage
+	files   []localFile
+}
+
+// localFile is a file on this machine.
+type localFile struct {
+	path   string
+	file   *os.File
+	format string
+	size   int64
+	sha256 string // hex
+}
+
+func (b *bundle) close() {
+	for _, f := range b.files {
+		_ = f.file.Close() // only read
+	}
+}
+
+func (b *bundle) file(format string) *localFile {
+	for i := range b.files {
+		if b.files[i].format == format {
+			return &b.files[i]
+		}
+	}
+	// The session was compared with the request, so this is a fault of the program.
+	panic("no file of format " + format)
+}
+
+// variant is the bundle's one variant, with its architecture by the server's name for it.
+func (b *bundle) variant() (name string, files []client.NewFile) {
+	v := b.request.Variants[0]
+	architecture := v.Architecture
+	if canonical, ok := incus.Canonical(architecture); ok {
+		architecture = canonical
+	}
+	return architecture + "." + v.Type + "." + v.Flavour, v.Files
+}
+
+// bundle looks at the files, names what the flags left open, and hashes them.
+func (cmd *PublishCmd) bundle(ctx context.Context, p *progress) (_ *bundle, err error) {
+	opened, err := openFiles(cmd.Files)
+	if err != nil {
+		return nil, err
+	}
+	b := &bundle{}
+	for i, f := range opened {
+		b.files = append(b.files, localFile{path: cmd.Files[i], file: f})
+	}
+	defer func() {
+		if err != nil {
+			b.close()
+		}
+	}()
+	kind, err := cmd.identify(b)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.hash(ctx, p); err != nil {
+		return nil, err
+	}
+	b.request = client.NewImage{
+		Image: cmd.Image, Version: cmd.Version, OS: cmd.OS, Release: cmd.Release, Description: cmd.Description,
+		Visibility: cmd.Visibility, Aliases: cmd.Alias,
+		Variants: []client.NewVariant{{Architecture: cmd.Architecture, Type: kind, Flavour: cmd.Flavour}},
+	}
+	for _, f := range b.files {
+		b.request.Variants[0].Files = append(b.request.Variants[0].Files, client.NewFile{Format: f.format, Size: f.size, SHA256: f.sha256})
+	}
+	return b, nil
+}
+
+// identify gives each file size and format, and the variant its type.
+func (cmd *PublishCmd) identify(b *bundle) (kind string, err error) {
+	if len(cmd.Format) > 0 && len(cmd.Format) != len(b.files) {
+		return "", usagef("--format names %d formats for %d files: name one for each, in their order; an empty one is found by content", len(cmd.Format), len(b.files))
+	}
+	seen := map[string]string{}
+	for i := range b.files {
+		f := &b.files[i]
+		info, err := f.file.Stat()
+		if err != nil {
+			return "", err
+		}
+		if !info.Mode().IsRegular() {
+			return "", fmt.Errorf("%s is not a file", f.path)
+		}
+		if f.size = info.Size(); f.size == 0 {
+			return "", fmt.Errorf("%s is empty", f.path)
+		}
+		suggestion, err := imagefile.Suggest(f.file, f.size)
+		if err != nil {
+			return "", fmt.Errorf("look what %s is: %w", f.path, err)
+		}
+		f.format = suggestion.Format
+		if len(cmd.Format) > 0 && cmd.Format[i] != "" {
+			f.format = cmd.Format[i]
+		}
+		if other, taken := seen[f.format]; taken {
+			return "", usagef("%s and %s are both %s: tell them apart with --format, or publish them as different flavours", other, f.path, f.format)
+		}
+		seen[f.format] = f.path
+		switch {
+		case cmd.Type != "" || suggestion.Type == "" || suggestion.Type == kind:
+		case kind == "":
+			kind = suggestion.Type
+		default:
+			return "", usagef("the files are partly for a %s, partly for a %s: say which with --type", kind, suggestion.Type)
+		}
+	}
+	if cmd.Type != "" {
+		return cmd.Type, nil
+	}
+	if kind == "" {
+		return "", usagef("these files don't tell whether they are for a virtual-machine or a container: say it with --type")
+	}
+	return kind, nil
+}
+
+// hash computes each file's SHA-256.
+func (b *bundle) hash(ctx context.Context, p *progress) error {
+	var total, done int64
+	for _, f := range b.files {
+		total += f.size
+	}
+	p.start("checking", total)
+	defer p.stop()
+	buffer := make([]byte, 1<<20)
+	for i := range b.files {
+		f := &b.files[i]
+		sum := sha256.New()
+		var n int64
+		for n < f.size {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			got, err := f.file.ReadAt(buffer[:min(int64(len(buffer)), f.size-n)], n)
+			sum.Write(buffer[:got])
+			n += int64(got)
+			p.set(done + n)
+			if errors.Is(err, io.EOF) && n < f.size {
+				return fmt.Errorf("%s became shorter while it was read: is it still being written?", f.path)
+			}
+			if err != nil && !errors.Is(err, io.EOF) {
+				return fmt.Errorf("read %s: %w", f.path, err)
+			}
+		}
+		f.sha256 = hex.EncodeToString(sum.Sum(nil))
+		done += f.size
+	}
+	return nil
+}
+
+// differsFrom says how a published version differs from the bundle, "" if it has all its files.
+func (b *bundle) differsFrom(v *client.Version) string {
+	name, files := b.variant()
+	for i := range v.Variants {
+		if v.Variants[i].Name() != name {
+			continue
+		}
+		have := map[string]string{}
+		for _, f := range v.Variants[i].Formats {
+			have[f.Format] = hexOf(f.Digest)
+		}
+		for _, f := range files {
+			switch have[f.Format] {
+			case f.SHA256:
+			case "":
+				return "it has no " + f.Format
+			default:
+				return "its " + f.Format + " is another file"
+			}
+		}
+		return ""
+	}
+	return "it has no variant " + name
+}
+
+// differsFromUpload says how another session differs from the bundle, "" if it declares the same files.
+func (b *bundle) differsFromUpload(u *client.Upload) string {
+	name, files := b.variant()
+	if len(u.Files) != len(files) {
+		return fmt.Sprintf("it declares %d files, this one %d", len(u.Files), len(files))
+	}
+	for _, f := range files {
+		declared, ok := u.File(name, f.Format)
+		switch {
+		case !ok:
+			return fmt.Sprintf("it doesn't declare %s of %s", f.Format, name)
+		case declared.Size != f.Size:
+			return fmt.Sprintf("its %s has %d bytes, this one %d", f.Format, declared.Size, f.Size)
+		case declared.SHA256 == "":
+			return fmt.Sprintf("it doesn't say which %s it is for", f.Format)
+		case hexOf(declared.SHA256) != f.SHA256:
+			return fmt.Sprintf("its %s is another file", f.Format)
+		}
+	}
+	return ""
+}
+
+// hexOf is a digest without its algorithm.
+func hexOf(digest string) string { return strings.TrimPrefix(digest, "sha256:") }

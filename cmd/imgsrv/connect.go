@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/imgsrv/imgsrv/internal/client"
+)
+
+const goarch = runtime.GOARCH
+
+// clientFlags are those of every command that talks to a server.
+type clientFlags struct {
+	Server  string `help:"URL of the server." default:"http://127.0.0.1:8080" placeholder:"URL"`
+	Token   string `help:"Token for the server. Without one, <data-dir>/admin.token is used if the server is on this machine." placeholder:"TOKEN"`
+	DataDir string `help:"Data folder of the server, where it is on this machine." default:".imgsrv" placeholder:"DIR"`
+	CAFile  string `name:"ca-file" help:"PEM file of certificates to trust beside the system's. Without one, <data-dir>/tls/cert.pem is used if the server is on this machine." placeholder:"FILE"`
+	JSON    bool   `name:"json" help:"Write results as JSON, for programs."`
+	Quiet   bool   `help:"No progress on standard error."`
+}
+
+// connect makes the client that the flags ask for. Broken connections are told through p.
+func (f *clientFlags) connect(p *progress) (*client.Client, error) {
+	base, err := client.ParseServer(f.Server)
+	if err != nil {
+		return nil, &usageError{err.Error()}
+	}
+	token, ca := f.Token, f.CAFile
+	// What we find by ourselves is for this machine only.
+	if isLoopback(base.Hostname()) {
+		if token == "" {
+			// Without it one can still read; a server that wants it says so.
+			token, _ = findToken(f.tokenFile())
+		}
+		if cert := filepath.Join(f.DataDir, "tls", "cert.pem"); ca == "" && base.Scheme == "https" && exists(cert) {
+			ca = cert
+		}
+	}
+	return client.New(f.Server, token, client.Options{CAFile: ca, UserAgent: "imgsrv-client", Retry: client.Retry{Notice: func(err error, wait time.Duration) {
+		p.note("%v; trying again in %s", err, wait.Round(100*time.Millisecond))
+	}}})
+}
+
+// needToken says early that there is no token, for a command that needs one.
+func (f *clientFlags) needToken() error {
+	if f.Token != "" {
+		return nil
+	}
+	base, err := client.ParseServer(f.Server)
+	if err != nil {
+		return &usageError{err.Error()}
+	}
+	if !isLoopback(base.Hostname()) {
+		return fmt.Errorf("this needs a token for %s: give it with --token or IMGSRV_TOKEN", base.Host)
+	}
+	token, err := findToken(f.tokenFile())
+	if err == nil && token == "" {
+		err = fmt.Errorf("%s is empty", f.tokenFile())
+	}
+	if err != nil {
+		return fmt.Errorf("this needs a token, and none was found (%w): give it with --token or IMGSRV_TOKEN, or the server's data folder with --data-dir", err)
+	}
+	return nil
+}
+
+func (f *clientFlags) tokenFile() string { return filepath.Join(f.DataDir, "admin.token") }
+
+func findToken(path string) (string, error) {
+	data, err := os.ReadFile(path) //nolint:gosec // the user's own choice
+	return strings.TrimSpace(string(data)), err
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// isLoopback says whether a host of a URL is this machine by its name. Names are not looked up.
+func isLoopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}

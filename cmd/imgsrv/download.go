@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/imgsrv/imgsrv/internal/client"
+)
+
+// DownloadCmd fetches one file of a published version.
+type DownloadCmd struct {
+	clientFlags `embed:""`
+
+	What    string `arg:"" name:"image" help:"IMAGE, or IMAGE/VERSION, or IMAGE/ALIAS. Without a version: the alias latest, else what was published last."`
+	Variant string `help:"Variant, such as amd64.virtual-machine.default. Without it: the only one, else the one for this machine's architecture." placeholder:"NAME"`
+	Format  string `help:"Format, such as disk.qcow2. Without it: what holds the disk or root file system." placeholder:"NAME"`
+	Output  string `short:"o" help:"File to write; a folder to write into; - for standard output. Without it: the format's name, in the current folder." placeholder:"PATH"`
+	Force   bool   `help:"Write over a file that exists."`
+}
+
+// downloaded is what the command writes with --json.
+type downloaded struct {
+	Image   string `json:"image"`
+	Version string `json:"version"`
+	Variant string `json:"variant"`
+	Format  string `json:"format"`
+	Path    string `json:"path"`
+	Size    int64  `json:"size"`
+	SHA256  string `json:"sha256"`
+}
+
+// Run downloads.
+func (cmd *DownloadCmd) Run(ctx context.Context, t Terminal) error {
+	if cmd.JSON && cmd.Output == "-" {
+		return usagef("--json and -o - both want standard output")
+	}
+	p := newProgress(t, cmd.Quiet)
+	c, err := cmd.connect(p)
+	if err != nil {
+		return err
+	}
+	v, err := cmd.version(ctx, c)
+	if err != nil {
+		return err
+	}
+	variant, err := chooseVariant(v, cmd.Variant)
+	if err != nil {
+		return err
+	}
+	format, err := chooseFormat(variant, cmd.Format)
+	if err != nil {
+		return err
+	}
+	// By the version's own name: an alias may move while the bytes come.
+	url := c.FormatURL(v.Image, v.Version, variant.Name(), format.Format)
+	fetch := client.Fetch{URL: url, SHA256: hexOf(format.Digest), Force: cmd.Force}
+	p.start(format.Format, format.Size)
+	defer p.stop()
+	fetch.Progress = func(done, _ int64) { p.set(done) }
+	fetch.Checking = fetch.Progress
+	if cmd.Output == "-" {
+		_, err := c.DownloadTo(ctx, t.Out, fetch)
+		return interrupted(ctx, err, "what was written is not the whole file")
+	}
+	target := cmd.Output
+	switch info, err := os.Stat(target); {
+	case target == "":
+		target = format.Format
+	case err == nil && info.IsDir():
+		target = filepath.Join(target, format.Format)
+	}
+	fetched, err := c.Download(ctx, target, fetch)
+	p.stop()
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s exists: choose another name with -o, or write over it with --force", target)
+	}
+	if err != nil {
+		return interrupted(ctx, err, "run the same command again to go on from "+target+client.PartSuffix)
+	}
+	if cmd.JSON {
+		return writeJSON(t.Out, downloaded{v.Image, v.Version, variant.Name(), format.Format, target, fetched.Size, fetched.SHA256})
+	}
+	_, err = fmt.Fprintf(t.Out, "%s  %s %s %s, %s, sha256 %s\n", target, v.Image, v.Version, variant.Name(), size(fetched.Size), fetched.SHA256)
+	return err
+}
+
+// version finds the version that the argument means.
+func (cmd *DownloadCmd) version(ctx context.Context, c *client.Client) (*client.Version, error) {
+	image, name, given := strings.Cut(cmd.What, "/")
+	if image == "" || given && name == "" {
+		return nil, usagef("say what to download as IMAGE, IMAGE/VERSION or IMAGE/ALIAS, not %q", cmd.What)
+	}
+	if given {
+		return c.Version(ctx, image, name)
+	}
+	v, err := c.Version(ctx, image, "latest")
+	if !client.IsProblem(err, client.CodeNotFound) {
+		return v, err
+	}
+	for newest, err := range c.Versions(ctx, image) {
+		if err != nil {
+			return nil, err
+		}
+		return c.Version(ctx, image, newest.Version)
+	}
+	return nil, fmt.Errorf("image %s has no published version", image)
+}
+
+// chooseVariant finds the named variant; without a name the only one, or the only one for this machine.
+func chooseVariant(v *client.Version, name string) (*client.Variant, error) {
+	var names []string
+	var native []*client.Variant
+	for i := range v.Variants {
+		variant := &v.Variants[i]
+		names = append(names, variant.Name())
+		if variant.Name() == name || name == "" && len(v.Variants) == 1 {
+			return variant, nil
+		}
+		if variant.Architecture == hostArchitecture() {
+			native = append(native, variant)
+		}
+	}
+	if name != "" {
+		return nil, fmt.Errorf("%s %s has no variant %s, but: %s", v.Image, v.Version, name, strings.Join(names, ", "))
+	}
+	if len(native) == 1 {
+		return native[0], nil
+	}
+	return nil, fmt.Errorf("%s %s has several variants: choose one with --variant: %s", v.Image, v.Version, strings.Join(names, ", "))
+}
+
+// chooseFormat finds the named format; without a name the root, or the only one.
+func chooseFormat(v *client.Variant, name string) (*client.Format, error) {
+	var names []string
+	for i := range v.Formats {
+		f := &v.Formats[i]
+		names = append(names, f.Format)
+		if name == "" && (f.Format == v.Root || len(v.Formats) == 1) || name != "" && f.Format == name {
+			return f, nil
+		}
+	}
+	if name != "" {
+		return nil, fmt.Errorf("variant %s has no format %s, but: %s", v.Name(), name, strings.Join(names, ", "))
+	}
+	return nil, fmt.Errorf("variant %s has several formats: choose one with --format: %s", v.Name(), strings.Join(names, ", "))
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/imgsrv/imgsrv/internal/client"
+)
+
+// ImagesCmd lists images, or the versions of one.
+type ImagesCmd struct {
+	clientFlags `embed:""`
+
+	Image string `arg:"" optional:"" help:"Image whose versions are listed. Without it: all images."`
+}
+
+// Run lists.
+func (cmd *ImagesCmd) Run(ctx context.Context, t Terminal) error {
+	c, err := cmd.connect(newProgress(t, cmd.Quiet))
+	if err != nil {
+		return err
+	}
+	if cmd.Image != "" {
+		versions, err := collect(c.Versions(ctx, cmd.Image))
+		if err != nil {
+			return err
+		}
+		if cmd.JSON {
+			return writeJSON(t.Out, versions)
+		}
+		return printVersions(t.Out, versions)
+	}
+	images, err := collect(c.Images(ctx))
+	if err != nil {
+		return err
+	}
+	if cmd.JSON {
+		return writeJSON(t.Out, images)
+	}
+	if len(images) == 0 {
+		newProgress(t, cmd.Quiet).note("no image is published yet: imgsrv publish FILE --image NAME --version NAME")
+		return nil
+	}
+	return printImages(t.Out, images)
+}
+
+// collect gathers a list that comes in pages.
+func collect[T any](list func(func(T, error) bool)) ([]T, error) {
+	all := []T{} // not nil, since programs expect a list
+	for entry, err := range list {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, entry)
+	}
+	return all, nil
+}
+
+func printImages(w io.Writer, images []client.Image) error {
+	t := newTable(w)
+	t.row("IMAGE\tLATEST\tVERSIONS\tALIASES\tOS\tVISIBILITY\tPUBLISHED")
+	for _, i := range images {
+		var aliases []string
+		for name, version := range i.Aliases {
+			aliases = append(aliases, name+"="+version)
+		}
+		slices.Sort(aliases)
+		t.row("%s\t%s\t%s\t%s\t%s\t%s\t%s", i.Name, orDash(i.Latest), strconv.Itoa(i.Versions), orDash(strings.Join(aliases, ", ")),
+			orDash(strings.TrimSpace(i.OS+" "+i.Release)), i.Visibility, localTime(i.PublishedAt))
+	}
+	return t.flush()
+}
+
+func printVersions(w io.Writer, versions []client.VersionSummary) error {
+	t := newTable(w)
+	t.row("VERSION\tALIASES\tVARIANTS\tPUBLISHED")
+	for _, v := range versions {
+		t.row("%s\t%s\t%s\t%s", v.Version, orDash(strings.Join(v.Aliases, ", ")), strings.Join(v.Variants, ", "), localTime(v.PublishedAt))
+	}
+	return t.flush()
+}

@@ -1,0 +1,396 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	tusd "github.com/tus/tusd/v2/pkg/handler"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/handlers/api"
+	"github.com/imgsrv/imgsrv/handlers/publication"
+	"github.com/imgsrv/imgsrv/handlers/streams"
+	"github.com/imgsrv/imgsrv/handlers/tus"
+	"github.com/imgsrv/imgsrv/internal/datadir"
+	"github.com/imgsrv/imgsrv/internal/selfsigned"
+	"github.com/imgsrv/imgsrv/internal/telemetry"
+	"github.com/imgsrv/imgsrv/migrations"
+	"github.com/imgsrv/imgsrv/projections"
+	projcatalog "github.com/imgsrv/imgsrv/projections/catalog"
+	projjobs "github.com/imgsrv/imgsrv/projections/jobs"
+	projstreams "github.com/imgsrv/imgsrv/projections/streams"
+	"github.com/imgsrv/imgsrv/store/blob"
+	"github.com/imgsrv/imgsrv/store/catalog"
+	"github.com/imgsrv/imgsrv/store/postgres"
+)
+
+// Node is a running server: all its parts, and where they can be found.
+type Node struct {
+	HTTPURL    string
+	HTTPSURL   string // "" without
+	CertFile   string // of the self-signed certificate; "" with one of the operator's
+	MetricsURL string // "" without
+	EventsAt   string
+	PostgresAt string
+	StorageDir string
+	NewToken   string // the admin's token, when this start made it
+	Token      string
+	Took       time.Duration // from the call to ready
+
+	log     *slog.Logger
+	failed  chan error
+	closers []closer // in start order; stopped in reverse
+	stop    sync.Once
+	stopErr error
+}
+
+type closer struct {
+	what  string
+	close func() error
+}
+
+// testHooks are where tests reach into a node.
+type testHooks struct {
+	stepStarted func(job string, step events.Step)
+}
+
+// StartNode starts every part, in order, and returns when the node serves. Where a part fails, those
+// before it are stopped again.
+func StartNode(ctx context.Context, flags ServerFlags, log *slog.Logger) (*Node, error) {
+	return startNode(ctx, flags, log, testHooks{})
+}
+
+func startNode(ctx context.Context, flags ServerFlags, log *slog.Logger, hooks testHooks) (*Node, error) {
+	n := &Node{log: log, failed: make(chan error, 8)}
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	if err := n.start(ctx, flags, hooks); err != nil {
+		return nil, errors.Join(err, n.Stop())
+	}
+	return n, nil
+}
+
+func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) error {
+	dataDir := flags.DataDir
+	began := time.Now()
+	if err := flags.check(ctx); err != nil {
+		return err
+	}
+
+	lock, err := datadir.Open(dataDir)
+	if err != nil {
+		return err
+	}
+	n.onStop("data folder", lock.Close)
+	tele, err := telemetry.New()
+	if err != nil {
+		return err
+	}
+	n.onStop("telemetry", func() error { return tele.Shutdown(context.Background()) })
+	token, made, err := access.AdminToken(filepath.Join(dataDir, "admin.token"))
+	if err != nil {
+		return err
+	}
+	if n.Token = token; made {
+		n.NewToken = token
+	}
+	guard := access.NewGuard(token)
+
+	n.StorageDir = flags.StorageDir
+	if n.StorageDir == "" {
+		n.StorageDir = filepath.Join(dataDir, "storage")
+	}
+	blobs, err := blob.Open(n.StorageDir)
+	if err != nil {
+		return fmt.Errorf("open the storage: %w: choose another folder with --storage-dir", err)
+	}
+
+	nc, err := n.connectNATS(ctx, flags, dataDir)
+	if err != nil {
+		return err
+	}
+	events, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv", Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/events/jetstream")})
+	if err != nil {
+		return err
+	}
+
+	pool, err := n.connectPostgres(ctx, flags, dataDir)
+	if err != nil {
+		return err
+	}
+	var runners [3]*projections.Runner
+	for i, projector := range []projections.Projector{projcatalog.New(), projjobs.New(), projstreams.New()} {
+		if err := migrations.Apply(ctx, pool, projector.Name(), projector.Migrations()); err != nil {
+			return fmt.Errorf("migrate the projection %s: %w", projector.Name(), err)
+		}
+		runners[i], err = projections.NewRunner(pool, events, projector, projections.Config{Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/projections")})
+		if err != nil {
+			return err
+		}
+		n.background("projection "+projector.Name(), runners[i].Run)
+	}
+
+	uploads, err := tus.New(tus.Config{Log: events, Store: blobs, Guard: guard, MaxUploadBytes: flags.MaxUploadBytes, Logger: n.log})
+	if err != nil {
+		return err
+	}
+	if err := uploads.Recover(ctx); err != nil {
+		return fmt.Errorf("recover uploads: %w", err)
+	}
+	n.background("upload expiry", func(ctx context.Context) error {
+		uploads.Expire(ctx, time.Minute)
+		return nil
+	})
+	publications := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, StepStarted: hooks.stepStarted})
+	n.background("publications", publications.Run)
+
+	router, err := api.New(api.Config{
+		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads,
+		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], PingPostgres: pool.Ping,
+		MaxUploadBytes: flags.MaxUploadBytes, Version: version(),
+	})
+	if err != nil {
+		return err
+	}
+	router.Mount(tus.BasePath, uploads)
+	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log})
+	router.Mount("/streams/v1/", api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams))
+
+	if err := n.serve(ctx, flags, dataDir, router, tele); err != nil {
+		return err
+	}
+	n.Took = time.Since(began)
+	return nil
+}
+
+// check refuses what is wrong with the flags before anything is started.
+func (f ServerFlags) check(ctx context.Context) error {
+	if (f.TLSCert == "") != (f.TLSKey == "") {
+		return errors.New("--tls-cert and --tls-key go together")
+	}
+	if f.MaxUploadBytes < 0 {
+		return errors.New("--max-upload-bytes is a number of bytes from 0")
+	}
+	addresses := []struct{ flag, addr string }{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}
+	if f.NATSURL == "" {
+		addresses = append(addresses, struct{ flag, addr string }{"--nats-listen", f.NATSListen})
+	}
+	for _, a := range addresses {
+		if a.addr == "" && a.flag != "--listen" {
+			continue
+		}
+		// Found out now, a taken port costs a moment; after PostgreSQL's start it would cost seconds.
+		l, err := listen(ctx, a.addr, a.flag)
+		if err != nil {
+			return err
+		}
+		if err := l.Close(); err != nil {
+			return fmt.Errorf("listen on %s: %w", a.addr, err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) connectNATS(ctx context.Context, flags ServerFlags, dataDir string) (*nats.Conn, error) {
+	options := []nats.Option{nats.Name("imgsrv"), nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				n.log.Warn("the connection to NATS broke; reconnecting", "error", err)
+			}
+		})}
+	if flags.NATSURL != "" {
+		nc, err := nats.Connect(flags.NATSURL, options...)
+		if err != nil {
+			return nil, fmt.Errorf("connect to the NATS server of --nats-url: %w", err)
+		}
+		n.onStop("connection to NATS", func() error { nc.Close(); return nil })
+		n.EventsAt = nc.ConnectedUrlRedacted() + "  (stream " + jetstream.StreamName + ")"
+		return nc, nil
+	}
+	server, err := jetstream.StartServer(ctx, jetstream.ServerConfig{StoreDir: filepath.Join(dataDir, "nats"), Listen: flags.NATSListen, Log: n.log})
+	if err != nil {
+		return nil, err
+	}
+	n.onStop("NATS", func() error { server.Stop(); return nil })
+	nc, err := server.Connect(options...)
+	if err != nil {
+		return nil, err
+	}
+	n.onStop("connection to NATS", func() error { nc.Close(); return nil })
+	n.EventsAt = "embedded NATS, in-process only"
+	if url := server.URL(); url != "" {
+		n.EventsAt = url + "  (stream " + jetstream.StreamName + ", embedded NATS)"
+	}
+	return nc, nil
+}
+
+func (n *Node) connectPostgres(ctx context.Context, flags ServerFlags, dataDir string) (*pgxpool.Pool, error) {
+	url := flags.PostgresURL
+	n.PostgresAt = "PostgreSQL of --postgres-url"
+	if url == "" {
+		managed, err := postgres.StartManaged(ctx, postgres.ManagedConfig{DataDir: dataDir, Log: n.log})
+		if err != nil {
+			return nil, err
+		}
+		n.onStop("PostgreSQL", func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+			defer cancel()
+			return managed.Stop(ctx)
+		})
+		url = managed.URL()
+		n.PostgresAt = managed.DataDir() + "  (private PostgreSQL)"
+	}
+	pool, err := postgres.Open(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	n.onStop("connections to PostgreSQL", func() error { pool.Close(); return nil })
+	return pool, nil
+}
+
+// serve opens the listeners, last of all, so that whoever gets through finds everything working.
+func (n *Node) serve(ctx context.Context, flags ServerFlags, dataDir string, router http.Handler, tele *telemetry.Telemetry) error {
+	if flags.MetricsListen != "" {
+		l, err := listen(ctx, flags.MetricsListen, "--metrics-listen")
+		if err != nil {
+			return err
+		}
+		mux := http.NewServeMux()
+		mux.Handle(flags.MetricsPath, tele.Handler())
+		n.MetricsURL = urlOf("http", l.Addr()) + flags.MetricsPath
+		n.serveOn("metrics", l, mux)
+	}
+	if flags.TLSListen != "" {
+		config, err := n.tlsConfig(flags, dataDir)
+		if err != nil {
+			return err
+		}
+		l, err := listen(ctx, flags.TLSListen, "--tls-listen")
+		if err != nil {
+			return err
+		}
+		n.HTTPSURL = urlOf("https", l.Addr())
+		n.serveOn("HTTPS", tls.NewListener(l, config), router)
+	}
+	l, err := listen(ctx, flags.Listen, "--listen")
+	if err != nil {
+		return err
+	}
+	n.HTTPURL = urlOf("http", l.Addr())
+	n.serveOn("HTTP", l, router)
+	return nil
+}
+
+func (n *Node) tlsConfig(flags ServerFlags, dataDir string) (*tls.Config, error) {
+	var cert tls.Certificate
+	var err error
+	if flags.TLSCert != "" {
+		cert, err = tls.LoadX509KeyPair(flags.TLSCert, flags.TLSKey)
+		if err != nil {
+			return nil, fmt.Errorf("read the certificate of --tls-cert and --tls-key: %w", err)
+		}
+	} else {
+		dir := filepath.Join(dataDir, "tls")
+		names := selfsigned.Names()
+		if host, _, err := net.SplitHostPort(flags.TLSListen); err == nil && host != "" && host != "0.0.0.0" && host != "::" {
+			names = append(names, host)
+		}
+		if cert, _, err = selfsigned.Load(dir, names, time.Now()); err != nil {
+			return nil, err
+		}
+		n.CertFile = filepath.Join(dir, "cert.pem")
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}, nil
+}
+
+// serveOn serves a listener until the node stops. At the stop uploads end at a resumable offset, other
+// requests have stopPatience to finish.
+func (n *Node) serveOn(what string, l net.Listener, handler http.Handler) {
+	base, interrupt := context.WithCancelCause(context.Background())
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog:    slog.NewLogLogger(n.log.Handler(), slog.LevelDebug), // clients' broken handshakes
+		BaseContext: func(net.Listener) context.Context { return base },
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			n.failed <- fmt.Errorf("serve %s: %w", what, err)
+		}
+	}()
+	n.onStop(what, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+		defer cancel()
+		interrupt(tusd.ErrServerShutdown)
+		err := server.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			n.log.Warn("requests were cut at the stop", "listener", what)
+			err = server.Close()
+		}
+		<-done
+		return err
+	})
+}
+
+// background runs a part until the node stops. A part that ends by itself ends the node.
+func (n *Node) background(what string, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err := run(ctx)
+		if err == nil {
+			err = errors.New("nothing more to do")
+		}
+		if ctx.Err() == nil {
+			n.failed <- fmt.Errorf("%s ended: %w", what, err)
+		}
+	}()
+	n.onStop(what, func() error {
+		cancel()
+		<-done
+		return nil
+	})
+}
+
+func (n *Node) onStop(what string, f func() error) { n.closers = append(n.closers, closer{what, f}) }
+
+// Wait returns when ctx ends, or with an error when a part has failed.
+func (n *Node) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-n.failed:
+		return err
+	}
+}
+
+// Stop ends the parts in the reverse of their start order. It may be called again.
+func (n *Node) Stop() error {
+	n.stop.Do(func() {
+		var errs []error
+		for i := len(n.closers) - 1; i >= 0; i-- {
+			c := n.closers[i]
+			n.log.Debug("stopping", "part", c.what)
+			if err := c.close(); err != nil && !errors.Is(err, os.ErrClosed) {
+				errs = append(errs, fmt.Errorf("stop %s: %w", c.what, err))
+			}
+		}
+		n.stopErr = errors.Join(errs...)
+	})
+	return n.stopErr
+}

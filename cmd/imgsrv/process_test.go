@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/imgsrv/imgsrv/events"
+)
+
+// childVariable turns the test binary into a node of a process of its own, which can be killed.
+const childVariable = "IMGSRV_TEST_CHILD"
+
+// childSpec says what node the child runs.
+type childSpec struct {
+	Flags ServerFlags
+	// KillAt, where not empty, makes the process kill itself when a job reaches that step for the first time.
+	KillAt events.Step
+}
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(childVariable); spec != "" {
+		if err := runChild(spec); err != nil {
+			fmt.Fprintln(os.Stderr, "child node:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// runChild starts the node, writes it to standard output as a line of JSON, and serves until SIGTERM.
+func runChild(encoded string) error {
+	var spec childSpec
+	if err := json.Unmarshal([]byte(encoded), &spec); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	var hooks testHooks
+	if spec.KillAt != "" {
+		hooks.stepStarted = func(_ string, step events.Step) {
+			// The mark outlives the process, as nothing else of it does.
+			mark := filepath.Join(spec.Flags.DataDir, "killed-at-"+string(step))
+			if _, err := os.Stat(mark); step != spec.KillAt || err == nil {
+				return
+			}
+			if err := os.WriteFile(mark, nil, 0o600); err != nil {
+				panic(err)
+			}
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // the signal is on its way
+		}
+	}
+	node, err := startNode(ctx, spec.Flags, spec.Flags.logger(os.Stderr), hooks)
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(node); err != nil {
+		return err
+	}
+	return errors.Join(node.Wait(ctx), node.Stop())
+}
+
+// child is a node in a process of its own.
+type child struct {
+	Node // what it said of itself
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+// startChild starts a node and waits until it serves.
+func startChild(t *testing.T, spec childSpec) *child {
+	t.Helper()
+	encoded, err := json.Marshal(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{cmd: exec.Command(os.Args[0]), done: make(chan struct{})}
+	c.cmd.Env = append(os.Environ(), childVariable+"="+string(encoded))
+	c.cmd.Stderr = os.Stderr
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.kill)
+	line := make(chan []byte, 1)
+	go func() {
+		defer close(c.done)
+		scanner := bufio.NewScanner(out)
+		for scanner.Scan() {
+			line <- append([]byte(nil), scanner.Bytes()...)
+		}
+		_ = c.cmd.Wait() // killed as often as not
+	}()
+	select {
+	case text := <-line:
+		if err := json.Unmarshal(text, &c.Node); err != nil {
+			t.Fatalf("the child says %q: %v", text, err)
+		}
+	case <-c.done:
+		t.Fatal("the child ended before it was ready")
+	case <-time.After(2 * time.Minute):
+		t.Fatal("the child was not ready after two minutes")
+	}
+	return c
+}
+
+// kill ends the process with SIGKILL and waits for its end.
+func (c *child) kill() {
+	_ = c.cmd.Process.Kill()
+	<-c.done
+}
+
+// waitEnd waits until the process has ended by itself.
+func (c *child) waitEnd(t *testing.T) {
+	t.Helper()
+	select {
+	case <-c.done:
+	case <-time.After(time.Minute):
+		t.Fatal("the process goes on living")
+	}
+}
+
+// stop ends the process in order.
+func (c *child) stop(t *testing.T) {
+	t.Helper()
+	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	c.waitEnd(t)
+	if code := c.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("exit code %d after SIGTERM", code)
+	}
+}

@@ -1,0 +1,133 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// Retry says how broken transfers are tried again: after First, then each time twice as long up to Longest, each wait
+// shortened by a random part of up to half, so that many clients don't come back at once.
+type Retry struct {
+	First   time.Duration // 0 means 200 ms
+	Longest time.Duration // 0 means 15 s
+	Limit   int           // so many failures in a row without progress end it; 0 means 12, about two minutes
+	// Notice, if set, is called before each wait with the failure and its length.
+	Notice func(err error, wait time.Duration)
+}
+
+func (r Retry) withDefaults() Retry {
+	if r.First <= 0 {
+		r.First = 200 * time.Millisecond
+	}
+	if r.Longest <= 0 {
+		r.Longest = 15 * time.Second
+	}
+	if r.Limit <= 0 {
+		r.Limit = 12
+	}
+	return r
+}
+
+// attempts counts failures in a row.
+type attempts struct {
+	Retry
+	failures int
+}
+
+// progress says that something went forward: the count begins anew.
+func (a *attempts) progress() { a.failures = 0 }
+
+// wait waits before the next attempt. It gives an error when there is to be none: the context's, or err at the limit.
+func (a *attempts) wait(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	a.failures++
+	if a.failures >= a.Limit {
+		return fmt.Errorf("gave up after %d attempts without progress: %w", a.failures, err)
+	}
+	wait := a.Longest
+	if shift := a.failures - 1; shift < 20 {
+		wait = min(a.Longest, a.First<<shift)
+	}
+	wait -= time.Duration(rand.Int64N(int64(wait)/2 + 1)) //nolint:gosec // spreads load, guards nothing
+	var p *Problem
+	if errors.As(err, &p) && p.retryAfter > 0 {
+		wait = max(wait, min(p.retryAfter, a.Longest))
+	}
+	if a.Notice != nil {
+		a.Notice(err, wait)
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
+
+// again makes a call that may be repeated without harm until it is not refused for a passing reason.
+func (c *Client) again(ctx context.Context, call func() error) error {
+	tries := attempts{Retry: c.retry}
+	for {
+		err := call()
+		if err == nil || !transient(err) {
+			return err
+		}
+		if err := tries.wait(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// firstAgain is again for the first request of an undertaking: an address where nobody can be reached is an error at once.
+func (c *Client) firstAgain(ctx context.Context, call func() error) error {
+	err := c.again(ctx, func() error {
+		err := call()
+		var connection *ConnectionError
+		if errors.As(err, &connection) && connection.neverSent() {
+			return &final{connection}
+		}
+		return err
+	})
+	if f, ok := err.(*final); ok { //nolint:errorlint // wrapped by nobody
+		return f.error
+	}
+	return err
+}
+
+// final hides an error from transient.
+type final struct{ error }
+
+// certificateError says that the server's certificate isn't trusted, which no repetition cures.
+func certificateError(err error) bool {
+	var c *tls.CertificateVerificationError
+	return errors.As(err, &c)
+}
+
+var errStalled = errors.New("the connection stalled: no byte moved for a while")
+
+// watch makes a context that ends with errStalled when moved isn't called for the stall timeout. stop must be called.
+func (c *Client) watch(ctx context.Context) (watched context.Context, moved func(), stop func()) {
+	watched, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(c.stall, func() { cancel(errStalled) })
+	moved = func() { timer.Reset(c.stall) }
+	return watched, moved, func() {
+		timer.Stop()
+		cancel(nil)
+	}
+}
+
+// stalled puts errStalled in place of the bare cancellation that it caused.
+func stalled(ctx, watched context.Context, server string, err error) error {
+	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(watched), errStalled) {
+		return &ConnectionError{Server: server, Err: errStalled}
+	}
+	return err
+}

@@ -1,0 +1,153 @@
+package client
+
+import (
+	"context"
+	"encoding/base64"
+	"net/http"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// NewImage is the body of POST /api/images: a version to be published, with the files of its variants.
+type NewImage struct {
+	Image       string       `json:"image"`
+	Version     string       `json:"version"`
+	OS          string       `json:"os,omitempty"`
+	Release     string       `json:"release,omitempty"`
+	Description string       `json:"description,omitempty"`
+	Visibility  string       `json:"visibility,omitempty"`
+	Aliases     []string     `json:"aliases,omitempty"`
+	Variants    []NewVariant `json:"variants"`
+}
+
+// NewVariant declares the files of a variant.
+type NewVariant struct {
+	Architecture string    `json:"architecture"`
+	Type         string    `json:"type"`
+	Flavour      string    `json:"flavour"`
+	Files        []NewFile `json:"files"`
+}
+
+// NewFile declares a file.
+type NewFile struct {
+	Format string `json:"format"`
+	Size   int64  `json:"size"`             // bytes
+	SHA256 string `json:"sha256,omitempty"` // hex
+}
+
+// The states of an upload session that a publisher decides on.
+const (
+	StateUploading  = "uploading"
+	StateQueued     = "queued"
+	StatePublishing = "publishing"
+	StatePublished  = "published"
+)
+
+// Session is the answer to a NewImage.
+type Session struct {
+	ID        string        `json:"upload_session_id"`
+	State     string        `json:"state"`
+	StatusURL string        `json:"status_url"`
+	JobURL    string        `json:"job_url,omitempty"`
+	Files     []SessionFile `json:"files"`
+}
+
+// SessionFile is a file of a new session. Tus is nil for a file that the server has already.
+type SessionFile struct {
+	Variant string     `json:"variant"`
+	Format  string     `json:"format"`
+	State   string     `json:"state"`
+	Tus     *TusTarget `json:"tus,omitempty"`
+}
+
+// TusTarget is where a file's tus upload is created, and with what Upload-Metadata.
+type TusTarget struct {
+	CreateURL string `json:"create_url"`
+	Metadata  string `json:"metadata"`
+}
+
+// The states of a file in a session.
+const (
+	FilePending  = "pending"
+	FilePresent  = "present"  // the server had the bytes before
+	FileComplete = "complete" // all bytes arrived
+)
+
+// Upload is the state of an upload session.
+type Upload struct {
+	ID         string       `json:"id"`
+	State      string       `json:"state"`
+	Image      string       `json:"image"`
+	Version    string       `json:"version"`
+	Files      []UploadFile `json:"files"`
+	JobURL     string       `json:"job_url,omitempty"`
+	VersionURL string       `json:"version_url,omitempty"`
+}
+
+// UploadFile is the state of a file in a session.
+type UploadFile struct {
+	Variant string `json:"variant"`
+	Format  string `json:"format"`
+	State   string `json:"state"`
+	Offset  int64  `json:"offset"` // bytes that arrived
+	Size    int64  `json:"size"`   // bytes, as declared
+	SHA256  string `json:"sha256"` // hex; as declared, or of the bytes that arrived
+	TusURL  string `json:"tus_url,omitempty"`
+}
+
+// File finds a file of the session.
+func (u *Upload) File(variant, format string) (UploadFile, bool) {
+	for _, f := range u.Files {
+		if f.Variant == variant && f.Format == format {
+			return f, true
+		}
+	}
+	return UploadFile{}, false
+}
+
+// CreateUpload opens an upload session. It makes the request again when the answer was lost, under one Idempotency-Key, so
+// that no second session comes of it; an address where nobody listens is an error at once. A *Problem says why it was refused.
+func (c *Client) CreateUpload(ctx context.Context, image NewImage) (*Session, error) {
+	key := uuid.NewString()
+	var session Session
+	err := c.firstAgain(ctx, func() error {
+		session = Session{}
+		return c.call(ctx, http.MethodPost, "/api/images", image, &session, "Idempotency-Key", key)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &session, nil
+}
+
+// Upload reads a session's state; ref is its status_url or its ID.
+func (c *Client) Upload(ctx context.Context, ref string) (*Upload, error) {
+	var u Upload
+	if err := c.call(ctx, http.MethodGet, refOr(ref, "api", "uploads"), nil, &u); err != nil {
+		return nil, err
+	}
+	return &u, nil
+}
+
+// AbortUpload ends a session; ref is its status_url or its ID.
+func (c *Client) AbortUpload(ctx context.Context, ref string) error {
+	return c.call(ctx, http.MethodDelete, refOr(ref, "api", "uploads"), nil, nil)
+}
+
+// refOr is ref itself where it is a URL or a path, else the path to an entity of that ID.
+func refOr(ref string, parents ...string) string {
+	if strings.Contains(ref, "/") {
+		return ref
+	}
+	return route(append(parents, ref)...)
+}
+
+// UploadMetadata is the Upload-Metadata of a file of a session, for a client that lost the server's answer to its POST.
+func UploadMetadata(session, variant, format string) string {
+	encode := base64.StdEncoding.EncodeToString
+	return "session " + encode([]byte(session)) + ",variant " + encode([]byte(variant)) + ",format " + encode([]byte(format))
+}
+
+// TusCreatePath is where tus uploads are created.
+const TusCreatePath = "/api/uploads/tus/"
