@@ -128,9 +128,12 @@ func TestAPositionThatAnotherNodeMovedIsReadAgain(t *testing.T) {
 	t.Parallel()
 	pool, log := database(t, catalog.New()), natstest.Log(t)
 	h := publications(t, 2)
-	half := len(h.Batches) / 2
+	half := len(h.Batches)/2 + 1 // the first version is published
 	r := run(t, pool, log, catalog.New(), 0)
 	r.reach(t, record(t, log, h.Batches[:half]))
+	if len(rows(t, pool, catalog.Name)["versions"]) != 1 {
+		t.Fatal("the first half of the history publishes no version")
+	}
 	// As a node that rebuilds would, if this one had lost its lock to it.
 	if _, err := pool.Exec(t.Context(), `TRUNCATE catalog.images, catalog.versions, catalog.formats, catalog.aliases; UPDATE catalog.position SET sequence = 0`); err != nil {
 		t.Fatal(err)

@@ -102,7 +102,7 @@ func TestPublishListDownload(t *testing.T) {
 	if job := decode[client.Job](t, out); job.State != client.JobSucceeded || len(job.Steps) != 5 {
 		t.Errorf("job %+v", job)
 	}
-	if code, _, errs := command(t.Context(), with(flags, "jobs", "retry", result.JobID)...); code != 1 || !strings.Contains(errs, "not failed") {
+	if code, _, errs := command(t.Context(), with(flags, "jobs", "retry", result.JobID)...); code != 1 || !strings.Contains(errs, "only failed jobs") {
 		t.Errorf("retry of a job that succeeded: exit code %d, %s", code, errs)
 	}
 

@@ -80,7 +80,7 @@ func interrupted(ctx context.Context, err error, hint string) error {
 	return err
 }
 
-// publication is a run of the command after the files were read.
+// publishing is a run of the command after the files were read.
 type publishRun struct {
 	client   *client.Client
 	progress *progress
