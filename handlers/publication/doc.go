@@ -23,9 +23,9 @@
 // # What each failure does
 //
 //   - The process dies: the fact it worked on was not acknowledged and comes again after five seconds.
-//   - The content is refused ([events.Error] or a refusal of a reader): job.failed, final; the version is
+//   - The content is refused ([Refusal]): job.failed, final; the version is
 //     free again; ingress is removed.
-//   - Anything else (disk full, I/O error): step_failed with a retry time; after maxAttempts job.failed,
+//   - Anything else (disk full, I/O error): step_failed with a retry time; after the last attempt job.failed,
 //     not final: ingress stays for graceTime, and a retry begins at the failed step.
 //   - The log doesn't answer: the delivery is put back and comes again; no attempt is counted.
 package publication

@@ -19,7 +19,11 @@ type Config struct {
 	Logger *slog.Logger
 	// Workers is how many steps run at once; 0: 16. Most of a step is waiting for a disk.
 	Workers int
-	Clock   func() time.Time // nil: time.Now
+	// Attempts is how often a step is tried before its job is given up; 0: 10. Pause is the time after the
+	// first failure, which doubles up to two minutes; 0: 500 ms.
+	Attempts int
+	Pause    time.Duration
+	Clock    func() time.Time // nil: time.Now
 	// StepStarted, where given, is called before a step's work. It is for tests that stop a node at a
 	// chosen place.
 	StepStarted func(job string, step events.Step)
@@ -27,19 +31,27 @@ type Config struct {
 
 // Publication runs the consumers.
 type Publication struct {
-	log     *jetstream.Log
-	store   *blob.Store
-	logger  *slog.Logger
-	workers int
-	now     func() time.Time
-	started func(string, events.Step)
+	log      *jetstream.Log
+	store    *blob.Store
+	logger   *slog.Logger
+	workers  int
+	attempts int
+	pause    time.Duration
+	now      func() time.Time
+	started  func(string, events.Step)
 }
 
 // New makes the consumers; Run starts them.
 func New(cfg Config) *Publication {
-	p := &Publication{log: cfg.Log, store: cfg.Store, logger: cfg.Logger, workers: cfg.Workers, now: cfg.Clock, started: cfg.StepStarted}
+	p := &Publication{log: cfg.Log, store: cfg.Store, logger: cfg.Logger, workers: cfg.Workers, attempts: cfg.Attempts, pause: cfg.Pause, now: cfg.Clock, started: cfg.StepStarted}
 	if p.workers == 0 {
 		p.workers = 16
+	}
+	if p.attempts == 0 {
+		p.attempts = 10
+	}
+	if p.pause == 0 {
+		p.pause = 500 * time.Millisecond
 	}
 	if p.now == nil {
 		p.now = time.Now

@@ -12,10 +12,7 @@ import (
 )
 
 const (
-	// maxAttempts of one step; with the pauses between them about ten minutes.
-	maxAttempts = 10
-	firstPause  = 500 * time.Millisecond
-	longestWait = 2 * time.Minute
+	longestPause = 2 * time.Minute
 	// maxDeliveries of one step_started: a step that ends the process each time is given up.
 	maxDeliveries = 20
 )
@@ -129,8 +126,8 @@ func (p *Publication) failed(ctx context.Context, d jetstream.Delivery, job even
 	attempt := job.State.Step(step).Attempt
 	var refusal *Refusal
 	refused := errors.As(cause, &refusal)
-	if !refused && attempt < maxAttempts && (d.Attempt <= maxDeliveries || step == events.StepPublish) {
-		pause := min(firstPause<<min(attempt-1, 10), longestWait)
+	if !refused && attempt < p.attempts && (d.Attempt <= maxDeliveries || step == events.StepPublish) {
+		pause := min(p.pause<<min(attempt-1, 10), longestPause)
 		pause = time.Duration(float64(pause) * (0.8 + 0.4*rand.Float64()))
 		p.logger.WarnContext(ctx, "step failed, will be tried again", "job", job.State.ID, "step", step, "attempt", attempt, "in", pause, "error", cause)
 		changes, err := events.FailStep(job, step, cause.Error(), now, now.Add(pause))
