@@ -284,3 +284,11 @@ func qcow2Image(t *testing.T, dataBytes int, options ...string) []byte {
 	}
 	return image
 }
+
+// qemuCheck has the real tool look for faults in an image.
+func qemuCheck(t *testing.T, file string) {
+	t.Helper()
+	if text, err := exec.CommandContext(t.Context(), "qemu-img", "check", file).CombinedOutput(); err != nil {
+		t.Errorf("qemu-img check: %v: %s", err, text)
+	}
+}

@@ -117,7 +117,7 @@ func TestOtherHandlersAreMountedBesideTheAPI(t *testing.T) {
 		_, _ = io.WriteString(w, r.Method)
 	})
 	router.Mount("/api/uploads/tus/", mounted)
-	router.With(api.MinSequence(cfg.Events, time.Millisecond, cfg.Log, n.streams)).Mount("/streams/v1/", mounted)
+	router.With(api.MinSequence(cfg.Events, 10*time.Second, cfg.Log, n.streams)).Mount("/streams/v1/", mounted)
 	server := httptest.NewServer(router)
 	defer server.Close()
 	n.url = server.URL

@@ -1,0 +1,314 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+
+	"github.com/imgsrv/imgsrv/internal/datadir"
+	"github.com/imgsrv/imgsrv/internal/testtool"
+	"github.com/imgsrv/imgsrv/store/postgres"
+)
+
+// openDir is a folder that another user may pass through, as PostgreSQL's does when the tests run as root.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "imgsrv-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // see above
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func needPostgres(t *testing.T, err error) {
+	t.Helper()
+	if errors.Is(err, postgres.ErrNoBinaries) {
+		testtool.Absent(t, "PostgreSQL's binaries")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDemoShowsEverything(t *testing.T) {
+	t.Parallel()
+	code, out, errs := command(t.Context(), "demo", "--once")
+	if strings.Contains(errs, "no PostgreSQL") {
+		testtool.Absent(t, "PostgreSQL's binaries")
+	}
+	if code != 0 {
+		t.Fatalf("exit code %d: %s%s", code, out, errs)
+	}
+	for _, want := range []string{"imgsrv is ready", "$ imgsrv publish", "demo 1.0.0 published", "latest=1.0.0", "$ imgsrv download", "succeeded"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the demo doesn't show %q:\n%s", want, out)
+		}
+	}
+}
+
+// The demo's image is made by hand; the real tool has to find it sound.
+func TestTheDemosImageIsSound(t *testing.T) {
+	t.Parallel()
+	testtool.Need(t, "qemu-img")
+	file := filepath.Join(t.TempDir(), "demo.qcow2")
+	if err := os.WriteFile(file, demoImage(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	qemuCheck(t, file)
+}
+
+// With no flags but a folder: imgsrv's own PostgreSQL and NATS. A kill leaves PostgreSQL behind; the next
+// start ends it and goes on with what it had.
+func TestAKilledServerStartsAgainOverWhatItLeft(t *testing.T) {
+	t.Parallel()
+	dir := openDir(t)
+	flags := ServerFlags{Listen: "127.0.0.1:0", TLSListen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", MetricsPath: "/metrics", NATSListen: "127.0.0.1:0",
+		DataDir: filepath.Join(dir, "data"), LogFormat: "text", Verbosity: "error"}
+	probe, err := StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
+	needPostgres(t, err)
+	if err := probe.Stop(); err != nil {
+		t.Fatalf("stop: %v", err)
+	}
+	squash := append([]byte("hsqs"), make([]byte, 1000)...)
+	var token string
+	for _, version := range []string{"1", "2", "3"} {
+		node := startChild(t, childSpec{Flags: flags})
+		if token == "" {
+			token = node.Token
+		}
+		if node.NewToken != "" || node.Token != token {
+			t.Fatal("a start over an old folder made another token")
+		}
+		p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+		f := file{format: "rootfs.squashfs", data: squash}
+		p.publish(request("image", version, "container", []string{"latest"}, f), f)
+		var versions struct {
+			Versions []struct{ Version string } `json:"versions"`
+		}
+		p.call("GET", "/api/images/image/versions", nil, &versions)
+		if len(versions.Versions) == 0 || versions.Versions[0].Version != version {
+			t.Fatalf("versions %+v after publishing %s", versions, version)
+		}
+		metrics, err := http.Get(node.MetricsURL)
+		if err != nil || metrics.StatusCode != 200 {
+			t.Errorf("metrics: %v", err)
+		} else {
+			_ = metrics.Body.Close()
+		}
+		node.kill()
+	}
+	last := startChild(t, childSpec{Flags: flags})
+	last.stop(t) // and leaves no PostgreSQL, which would keep the folder from going
+}
+
+func TestASecondStartInOneFolderIsRefused(t *testing.T) {
+	t.Parallel()
+	flags := nodeFlags(t)
+	node, err := StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := node.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	_, err = StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
+	var inUse *datadir.InUseError
+	if !errors.As(err, &inUse) {
+		t.Fatalf("error %v, want that the folder is in use", err)
+	}
+	if err := node.Stop(); err != nil {
+		t.Fatalf("first Stop: %v", err)
+	}
+	if err := node.Stop(); err != nil {
+		t.Errorf("second Stop: %v", err)
+	}
+}
+
+// What is wrong with the machine or the flags is one line with a remedy, and a non-zero exit.
+func TestAStartThatCannotWorkSaysWhy(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() }) // after the subtests
+	taken := l.Addr().String()
+	notADir := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(notADir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	free := []string{"--listen=127.0.0.1:0", "--tls-listen=", "--metrics-listen=", "--nats-listen="}
+	for name, test := range map[string]struct {
+		args []string
+		want []string
+	}{
+		"port of HTTP":      {[]string{"--listen=" + taken, "--tls-listen=", "--metrics-listen=", "--nats-listen="}, []string{"address already in use", "--listen"}},
+		"port of HTTPS":     {[]string{"--listen=127.0.0.1:0", "--tls-listen=" + taken, "--metrics-listen=", "--nats-listen="}, []string{"address already in use", "--tls-listen"}},
+		"port of metrics":   {[]string{"--listen=127.0.0.1:0", "--tls-listen=", "--metrics-listen=" + taken, "--nats-listen="}, []string{"address already in use", "--metrics-listen"}},
+		"port of NATS":      {[]string{"--listen=127.0.0.1:0", "--tls-listen=", "--metrics-listen=", "--nats-listen=" + taken}, []string{"address already in use", "--nats-listen"}},
+		"data folder":       {append(free, "--data-dir="+notADir), []string{"data folder", "--data-dir"}},
+		"storage folder":    {append(free, "--data-dir="+t.TempDir(), "--storage-dir="+notADir), []string{"storage", "--storage-dir"}},
+		"key without cert":  {append(free, "--data-dir="+t.TempDir(), "--tls-key=x"), []string{"--tls-cert"}},
+		"PostgreSQL away":   {append(free, "--data-dir="+t.TempDir(), "--postgres-url=postgres://nobody:secret@"+deadAddress(t)+"/x?connect_timeout=1"), []string{"PostgreSQL"}},
+		"NATS away":         {append(free, "--data-dir="+t.TempDir(), "--nats-url=nats://"+deadAddress(t)), []string{"--nats-url"}},
+		"bad verbosity":     {append(free, "--verbosity=loud"), []string{"--verbosity"}},
+		"negative size cap": {append(free, "--max-upload-bytes=-1"), []string{"--max-upload-bytes"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			code, _, errs := command(ctx, append([]string{"start", "--verbosity=error", "--data-dir=" + t.TempDir()}, test.args...)...)
+			lines := strings.Split(strings.TrimSpace(errs), "\n")
+			if code == 0 || len(lines) != 1 || !strings.HasPrefix(errs, "imgsrv: ") {
+				t.Errorf("exit code %d and %d lines:\n%s", code, len(lines), errs)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(errs, want) {
+					t.Errorf("the error doesn't name %q: %s", want, errs)
+				}
+			}
+			if strings.Contains(errs, "secret") {
+				t.Error("the error shows a password")
+			}
+		})
+	}
+}
+
+// deadAddress is one that refuses connections.
+func deadAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() //nolint:errcheck // its closing is the point
+	return l.Addr().String()
+}
+
+func TestANATSServerOfOnesOwn(t *testing.T) {
+	t.Parallel()
+	ns, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Start()
+	defer ns.Shutdown()
+	if !ns.ReadyForConnections(20 * time.Second) {
+		t.Fatal("the NATS server doesn't come up")
+	}
+	flags := nodeFlags(t)
+	flags.NATSURL = ns.ClientURL()
+	for _, version := range []string{"1", "2"} {
+		node := startChild(t, childSpec{Flags: flags})
+		p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+		f := file{format: "rootfs.squashfs", data: append([]byte("hsqs"), version...)}
+		p.publish(request("image", version, "container", nil, f), f)
+		node.kill()
+	}
+	if entries, err := os.ReadDir(filepath.Join(flags.DataDir, "nats")); err == nil {
+		t.Errorf("there is an event store of our own too: %v", entries)
+	}
+}
+
+func TestHTTPSWithTheSelfSignedCertificateAndFastAnswersToPlainHTTP(t *testing.T) {
+	t.Parallel()
+	node := startChild(t, childSpec{Flags: nodeFlags(t)})
+	pem, err := os.ReadFile(node.CertFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		t.Fatal("no certificate in the file")
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}, Timeout: 10 * time.Second}
+	resp, err := client.Get(node.HTTPSURL + "/streams/v1/index.json")
+	if err != nil || resp.StatusCode != 200 || resp.ProtoMajor != 2 {
+		t.Fatalf("over HTTPS: %v %v", resp, err)
+	}
+	_ = resp.Body.Close()
+	started := time.Now()
+	resp, err = client.Get(strings.Replace(node.HTTPSURL, "https:", "http:", 1) + "/streams/v1/index.json")
+	if err != nil || resp.StatusCode != http.StatusBadRequest || time.Since(started) > 5*time.Second {
+		t.Errorf("plain HTTP on the HTTPS port: %v %v after %s, want 400 at once", resp, err, time.Since(started))
+	} else {
+		_ = resp.Body.Close()
+	}
+}
+
+// At SIGTERM a running upload ends at an offset from which it can be resumed, and nothing is lost.
+func TestAStopEndsUploadsWhereTheyCanBeResumed(t *testing.T) {
+	t.Parallel()
+	flags := nodeFlags(t)
+	node := startChild(t, childSpec{Flags: flags})
+	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	data := append([]byte("hsqs"), bytes.Repeat([]byte("0123456789"), 400_000)...)
+	session := p.open(request("image", "1", "container", nil, file{format: "rootfs.squashfs", data: data}))
+	url := p.create(session, 0, len(data))
+	// A slow client: some of the bytes, and then it keeps the request open.
+	reading, writing, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reading.Close() //nolint:errcheck // the client may have closed it
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		_, _ = writing.Write(data[:3_000_000])
+	}()
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		_, _ = p.try("PATCH", url, reading, nil, "Tus-Resumable", "1.0.0", "Content-Type", "application/offset+octet-stream", "Upload-Offset", "0")
+	}()
+	<-sent
+	arrived := filepath.Join(flags.DataDir, "storage", "uploads", session.ID, "0")
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if info, err := os.Stat(arrived); err == nil && info.Size() > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no byte arrives")
+		}
+	}
+	node.stop(t)
+	_ = writing.Close()
+	<-answered
+
+	node = startChild(t, childSpec{Flags: flags})
+	p.base, session.StatusURL = node.HTTPURL, "/api/uploads/"+session.ID
+	url = node.HTTPURL + url[strings.Index(url, "/api/"):]
+	offset := p.offset(url)
+	if offset == 0 {
+		t.Error("what arrived before the stop is lost")
+	}
+	if resp := p.patch(url, offset, data[offset:]); resp.StatusCode != 204 {
+		t.Fatalf("resuming at %d: %d", offset, resp.StatusCode)
+	}
+	if job := p.await(session); job.State != "succeeded" {
+		t.Errorf("job %+v", job)
+	}
+}
