@@ -131,6 +131,16 @@ func (h *Handler) Offset(session string, n int) (int64, error) {
 	return intake.Offset(), nil
 }
 
+// ExpiresAt says when an open session expires unless something happens to it before; ok is false for a
+// session without a folder, whose bytes are all handed over.
+func (h *Handler) ExpiresAt(session string) (at time.Time, ok bool) {
+	last, err := h.store.SessionActivity(session)
+	if err != nil {
+		return time.Time{}, false
+	}
+	return last.Add(h.idle), true
+}
+
 // Recover finishes files that were full when the last process ended, before their fact was appended.
 func (h *Handler) Recover(ctx context.Context) error {
 	sessions, err := h.store.Sessions()

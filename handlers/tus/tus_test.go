@@ -470,6 +470,9 @@ func TestAbandonedSessionsExpire(t *testing.T) {
 		}
 	}
 	expire()
+	if at, ok := in.handler.ExpiresAt(abandoned); !ok || at.Sub(time.Now()) < 30*time.Minute || at.Sub(time.Now()) > time.Hour {
+		t.Errorf("the session expires at %v (%v), want in about an hour", at, ok)
+	}
 	if got := in.offset(in.url(abandoned, 0)); got != 2 {
 		t.Fatalf("a fresh upload was touched: offset %d", got)
 	}

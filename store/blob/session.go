@@ -48,6 +48,18 @@ func (s *Store) Sessions() ([]Entry, error) {
 	return entries, nil
 }
 
+// SessionActivity is when something of a session's folder changed last. Without the session: fs.ErrNotExist.
+func (s *Store) SessionActivity(session string) (time.Time, error) {
+	if err := checkName("session", session); err != nil {
+		return time.Time{}, err
+	}
+	last, err := activity(s.sessionFolder(session))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("look at session %s: %w", session, err)
+	}
+	return last, nil
+}
+
 // RemoveSession removes a session with all its partial uploads. One that is not there is no error. It wins over a
 // running Append, which then fails with fs.ErrNotExist.
 func (s *Store) RemoveSession(session string) error {
@@ -91,31 +103,40 @@ func listActivity(parent string) ([]Entry, error) {
 		if !folder.IsDir() || strings.HasPrefix(folder.Name(), ".") {
 			continue
 		}
-		info, err := folder.Info()
+		last, err := activity(filepath.Join(parent, folder.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		last := info.ModTime()
-		files, err := os.ReadDir(filepath.Join(parent, folder.Name()))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		for _, file := range files {
-			info, err := file.Info()
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			if info.ModTime().After(last) {
-				last = info.ModTime()
-			}
-		}
-		found = append(found, Entry{ID: folder.Name(), LastActivity: last.UTC()})
+		found = append(found, Entry{ID: folder.Name(), LastActivity: last})
 	}
 	return found, nil
+}
+
+// activity is when a folder or a file in it changed last.
+func activity(folder string) (time.Time, error) {
+	info, err := os.Stat(folder)
+	if err != nil {
+		return time.Time{}, err
+	}
+	last := info.ModTime()
+	files, err := os.ReadDir(folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return time.Time{}, err
+	}
+	for _, file := range files {
+		info, err := file.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return time.Time{}, err
+		}
+		if info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last.UTC(), nil
 }

@@ -262,10 +262,18 @@ func TestSessionsAreListedWithTheirLastActivityAndRemovedForGood(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("sessions (-want +got):\n%s", diff)
 	}
+	for _, entry := range want {
+		if got, err := s.SessionActivity(entry.ID); err != nil || !got.Equal(entry.LastActivity) {
+			t.Errorf("activity of %s = %v, %v, want %v", entry.ID, got, err, entry.LastActivity)
+		}
+	}
 	for range 2 {
 		if err := errors.Join(s.RemoveSession("s1"), s.RemoveSession("s2")); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if _, err := s.SessionActivity("s1"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("activity of a removed session: %v, want fs.ErrNotExist", err)
 	}
 	if got, err := s.Sessions(); err != nil || len(got) != 0 {
 		t.Errorf("sessions after removal = %v, %v", got, err)
