@@ -3,6 +3,7 @@ package tus
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,7 +13,6 @@ import (
 	"time"
 
 	"github.com/tus/tusd/v2/pkg/handler"
-	"github.com/tus/tusd/v2/pkg/memorylocker"
 	tusslog "golang.org/x/exp/slog"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -80,7 +80,7 @@ func New(cfg Config) (*Handler, error) {
 	composer.UseCore(dataStore{h})
 	composer.UseTerminater(dataStore{h})
 	composer.UseLengthDeferrer(dataStore{h})
-	memorylocker.New().UseIn(composer) // one process owns the data folder; lock files would outlive a kill
+	composer.UseLocker(newLocker())
 	tusd, err := handler.NewHandler(handler.Config{
 		BasePath: BasePath, StoreComposer: composer, MaxSize: cfg.MaxUploadBytes, EnableExperimentalProtocol: true,
 		DisableDownload: true, DisableConcatenation: true, Cors: &handler.CorsConfig{Disable: true},
@@ -107,6 +107,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		r = r.WithContext(access.With(r.Context(), principal))
+	}
+	if r.Body != nil {
+		interruptible := &body{ReadCloser: r.Body, control: http.NewResponseController(w)}
+		r = r.WithContext(context.WithValue(r.Context(), bodyKey{}, interruptible))
+		r.Body = interruptible
+		stopWatching := context.AfterFunc(r.Context(), func() {
+			if errors.Is(context.Cause(r.Context()), ErrStopping) {
+				interruptible.interrupt(handler.ErrServerShutdown)
+			}
+		})
+		defer stopWatching()
 	}
 	answer := &answerWriter{ResponseWriter: w, request: r, expires: h.now().Add(h.idle)}
 	h.tusd.ServeHTTP(answer, r)

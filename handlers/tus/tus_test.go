@@ -229,7 +229,7 @@ func TestAnUploadSurvivesBrokenConnectionsAndRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	<-broken
+	<-broken //nolint:errcheck // it broke, as it should
 	_ = pipeW.Close()
 
 	offset := in.offset(in.url(session, 0)) // HEAD waits until the broken request has saved what came
@@ -266,6 +266,51 @@ func TestAnUploadSurvivesBrokenConnectionsAndRestarts(t *testing.T) {
 	if a := in.patch(in.url(session, 0), len(disk), nil); a.status != 204 {
 		t.Errorf("empty PATCH after completion: %d", a.status)
 	}
+}
+
+// A client that comes back on a new connection isn't kept waiting by its old request, which may hang.
+func TestANewRequestEndsTheOldOneOfItsUpload(t *testing.T) {
+	t.Parallel()
+	in := newIntake(t, nil)
+	session := in.session(nil, events.UploadFile{Format: "a", Size: 10})
+	in.create(session, "a", 10)
+	pipeR, pipeW := io.Pipe()
+	r, err := http.NewRequestWithContext(t.Context(), "PATCH", in.url(session, 0), pipeR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{"Tus-Resumable": "1.0.0", "Authorization": "Bearer " + token, "Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"} {
+		r.Header.Set(name, value)
+	}
+	old := make(chan int, 1)
+	go func() {
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			old <- 0
+			return
+		}
+		_ = resp.Body.Close()
+		old <- resp.StatusCode
+	}()
+	if _, err := pipeW.Write([]byte("0123")); err != nil { // and then the old request hangs
+		t.Fatal(err)
+	}
+	status := 0
+	for status == 0 { // a look that comes before the old request has the lock ends nothing
+		in.offset(in.url(session, 0))
+		select {
+		case status = <-old:
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if status != 423 {
+		t.Errorf("the old request was answered %d, want 423", status)
+	}
+	offset := in.offset(in.url(session, 0))
+	if a := in.patch(in.url(session, 0), offset, []byte("0123456789")[offset:]); a.status != 204 {
+		t.Errorf("going on at %d: %d %s", offset, a.status, a.detail)
+	}
+	_ = pipeW.Close()
 }
 
 func TestCreatingAgainGivesTheSameUpload(t *testing.T) {
@@ -470,7 +515,7 @@ func TestAbandonedSessionsExpire(t *testing.T) {
 		}
 	}
 	expire()
-	if at, ok := in.handler.ExpiresAt(abandoned); !ok || at.Sub(time.Now()) < 30*time.Minute || at.Sub(time.Now()) > time.Hour {
+	if at, ok := in.handler.ExpiresAt(abandoned); !ok || time.Until(at) < 30*time.Minute || time.Until(at) > time.Hour {
 		t.Errorf("the session expires at %v (%v), want in about an hour", at, ok)
 	}
 	if got := in.offset(in.url(abandoned, 0)); got != 2 {
