@@ -11,10 +11,23 @@ type Alias struct {
 	JobID    string `json:"job_id,omitempty"`    // the publication that moved it; "" when moved by hand
 }
 
+// Mover says what moved an alias.
+type Mover string
+
+// An alias moves with a publication that names it, or by hand.
+const (
+	MovedByPublication Mover = "publication"
+	MovedByHand        Mover = "hand"
+)
+
 // The facts of an alias.
 type (
 	// AliasMoved makes the alias name a version.
-	AliasMoved struct{ Alias }
+	AliasMoved struct {
+		Alias
+		Previous string `json:"previous"` // the version it named before; "" for a new alias, and where a v1 fact didn't say
+		MovedBy  Mover  `json:"moved_by"`
+	}
 	// AliasRemoved ends the alias.
 	AliasRemoved struct{ Alias }
 )
@@ -32,7 +45,7 @@ func (a Alias) AliasState() Alias { return a }
 func (a Alias) Entity() Entity { return AliasEntity(a.Image, a.Alias) }
 
 // Type names the fact's type.
-func (AliasMoved) Type() Type { return "imgsrv.alias.moved.v1" }
+func (AliasMoved) Type() Type { return "imgsrv.alias.moved.v2" }
 
 // Type names the fact's type.
 func (AliasRemoved) Type() Type { return "imgsrv.alias.removed.v1" }
@@ -62,7 +75,12 @@ func MoveAlias(image, alias, to string, target Current[Version], img Current[Ima
 		return nil, err
 	}
 	next := Alias{Image: image, Alias: alias, Version: to, UploadID: target.State.UploadID}
-	return []Change{{Fact: AliasMoved{next}, Expect: current.Sequence}}, nil
+	return []Change{{Fact: move(current, next, MovedByHand), Expect: current.Sequence}}, nil
+}
+
+// move is the fact that current gives way to next.
+func move(current Current[Alias], next Alias, by Mover) AliasMoved {
+	return AliasMoved{Alias: next, Previous: current.State.Version, MovedBy: by}
 }
 
 func aliasClash(image, alias string, img Image, sameName Version, isArchitecture bool) error {
@@ -92,5 +110,5 @@ func moveAtPublication(current Current[Alias], alias string, u Upload) []Change 
 		return nil
 	}
 	next := Alias{Image: u.Image, Alias: alias, Version: u.Version, UploadID: u.ID, JobID: u.JobID}
-	return []Change{{Fact: AliasMoved{next}, Expect: current.Sequence}}
+	return []Change{{Fact: move(current, next, MovedByPublication), Expect: current.Sequence}}
 }

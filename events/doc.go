@@ -16,9 +16,13 @@
 //	version   <image>.<version>       reserved released published
 //	image     <image>                 described
 //	alias     <image>.<alias>         moved removed
+//	webhook   UUIDv7                  added removed
+//	delivery  <webhook>.<sequence>    attempt_failed dead_lettered succeeded requested redelivered
+//	projection its name               event_skipped
 //
 // # Versions of a type
 //
 // A type's version is in its name (imgsrv.version.published.v1). Old versions stay readable for ever:
-// [Decode] upcasts them to the current Go type, and testdata keeps one golden file for each.
+// [Decode] upcasts them to the current Go type, and testdata keeps one golden file for each. schemas holds
+// the JSON Schema of each payload ([Schema]), made of the Go types by go generate; see docs/event-contracts.md.
 package events

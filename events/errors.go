@@ -16,14 +16,15 @@ const (
 	CodeVersionExists     Code = "version-exists"      // published versions are immutable
 	CodeVersionInProgress Code = "version-in-progress" // another upload session holds the version
 	CodeIdempotencyReuse  Code = "idempotency-key-reused"
-	CodeAliasClash        Code = "alias-clash"       // the alias would shadow another name of its image
-	CodeSessionClosed     Code = "session-closed"    // the upload session takes no more files
-	CodeFileMismatch      Code = "file-mismatch"     // the file is not the one that was declared
-	CodeFileComplete      Code = "file-complete"     // the file is there already
-	CodePublishing        Code = "publishing"        // too late to abort
-	CodeJobNotFailed      Code = "job-not-failed"    // only failed jobs can be retried
-	CodeJobRefused        Code = "job-refused"       // the content itself was refused: a retry can't help
-	CodeStepOutOfOrder    Code = "step-out-of-order" // the job is not where the step belongs
+	CodeVisibility        Code = "visibility-differs" // of the image, which a publication doesn't change
+	CodeAliasClash        Code = "alias-clash"        // the alias would shadow another name of its image
+	CodeSessionClosed     Code = "session-closed"     // the upload session takes no more files
+	CodeFileMismatch      Code = "file-mismatch"      // the file is not the one that was declared
+	CodeFileComplete      Code = "file-complete"      // the file is there already
+	CodePublishing        Code = "publishing"         // too late to abort
+	CodeJobNotFailed      Code = "job-not-failed"     // only failed jobs can be retried
+	CodeJobRefused        Code = "job-refused"        // the content itself was refused: a retry can't help
+	CodeStepOutOfOrder    Code = "step-out-of-order"  // the job is not where the step belongs
 )
 
 // Error is a refusal: a code for programs, a text for people, and, for invalid commands, the fields.

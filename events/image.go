@@ -39,10 +39,14 @@ func FoldImage(state Image, fact Fact) Image {
 }
 
 // describe gives the image that a publication leaves behind, and whether that is news. Silence about a
-// text keeps what was known.
+// text keeps what was known. Who may see an image is settled when it is new: no later publication brings
+// older versions to light.
 func describe(image Current[Image], u Upload) []Change {
 	old := image.State
 	next := Image{Name: u.Image, OS: u.OS, Release: u.Release, Description: u.Description, Visibility: u.Visibility}
+	if image.Sequence != 0 {
+		next.Visibility = old.Visibility
+	}
 	if next.OS == "" {
 		next.OS = old.OS
 	}
@@ -60,7 +64,7 @@ func describe(image Current[Image], u Upload) []Change {
 	}
 	slices.Sort(next.Flavours)
 	if image.Sequence != 0 && next.OS == old.OS && next.Release == old.Release && next.Description == old.Description &&
-		next.Visibility == old.Visibility && slices.Equal(next.Flavours, old.Flavours) {
+		slices.Equal(next.Flavours, old.Flavours) {
 		return nil
 	}
 	return []Change{{Fact: ImageDescribed{next}, Expect: image.Sequence}}

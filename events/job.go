@@ -318,7 +318,7 @@ func Publish(cmd PublishVersion) ([]Change, error) {
 	}
 	s.State, s.FinishedAt, s.Error = StepSucceeded, cmd.At, ""
 	j.State, j.EndedAt = JobStateSucceeded, cmd.At
-	v.State, v.Manifest = StatePublished, newManifest(j, cmd.Upload, cmd.At)
+	v.State, v.Manifest = StatePublished, newManifest(j, cmd.Upload, visibilityOf(cmd.Image, cmd.Upload), cmd.At)
 	changes := []Change{
 		{Fact: VersionPublished{v}, Expect: cmd.Version.Sequence},
 		{Fact: JobSucceeded{j}, Expect: cmd.Job.Sequence},
@@ -330,8 +330,17 @@ func Publish(cmd PublishVersion) ([]Change, error) {
 	return changes, nil
 }
 
-func newManifest(j Job, u Upload, at time.Time) *Manifest {
-	m := &Manifest{Image: u.Image, Version: u.Version, OS: u.OS, Release: u.Release, Description: u.Description, Visibility: u.Visibility,
+// visibilityOf is that of the image where there is one: two sessions of a new image may have declared it
+// differently.
+func visibilityOf(image Current[Image], u Upload) Visibility {
+	if image.Sequence != 0 {
+		return image.State.Visibility
+	}
+	return u.Visibility
+}
+
+func newManifest(j Job, u Upload, visibility Visibility, at time.Time) *Manifest {
+	m := &Manifest{Image: u.Image, Version: u.Version, OS: u.OS, Release: u.Release, Description: u.Description, Visibility: visibility,
 		UploadID: u.ID, JobID: j.ID, UploadedAt: u.InitiatedAt, PublishedAt: at, PublishedBy: u.InitiatedBy}
 	for _, uv := range u.Variants {
 		v := ManifestVariant{Variant: uv.Variant}

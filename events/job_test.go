@@ -65,7 +65,7 @@ func TestAPublicationIsOneBatch(t *testing.T) {
 		types = append(types, c.Fact.Type())
 		subjects[c.Fact.Entity().Subject()] = true
 	}
-	want := []Type{"imgsrv.version.published.v1", "imgsrv.job.succeeded.v1", "imgsrv.image.described.v1", "imgsrv.alias.moved.v1"}
+	want := []Type{"imgsrv.version.published.v1", "imgsrv.job.succeeded.v1", "imgsrv.image.described.v1", "imgsrv.alias.moved.v2"}
 	if diff := cmp.Diff(want, types); diff != "" {
 		t.Errorf("facts (-want +got):\n%s", diff)
 	}
@@ -131,7 +131,7 @@ func TestAnImageIsDescribedWhenThereIsNews(t *testing.T) {
 		"nothing new":       {func(*Image) {}, false},
 		"another release":   {func(i *Image) { i.Release = "trixie" }, true},
 		"a new flavour":     {func(i *Image) { i.Flavours = []string{"cloud"} }, true},
-		"another audience":  {func(i *Image) { i.Visibility = Private }, true},
+		"private stays":     {func(i *Image) { i.Visibility = Private }, false},
 		"description stays": {func(i *Image) { i.Description = "kept too" }, false},
 	} {
 		image := known
@@ -139,6 +139,9 @@ func TestAnImageIsDescribedWhenThereIsNews(t *testing.T) {
 		changes, err := Publish(PublishVersion{Job: job, Upload: upload, Version: version, Image: Current[Image]{State: image, Sequence: 2}})
 		if err != nil {
 			t.Fatal(err)
+		}
+		if v := FoldVersion(version.State, changes[0].Fact); v.Manifest.Visibility != image.Visibility {
+			t.Errorf("%s: the version is %s in a %s image", name, v.Manifest.Visibility, image.Visibility)
 		}
 		described := false
 		for _, c := range changes {

@@ -23,8 +23,8 @@ const (
 // though it can't begin a name, would look like a path.
 func clean(s string) bool { return !strings.Contains(s, "..") && !strings.HasSuffix(s, ".") }
 
-// CheckImageName, CheckVersionName, CheckAliasName, CheckFormatName and CheckFlavour say which rule a
-// name breaks; nil means that it is fine.
+// CheckImageName says which rule a name of an image breaks, as its sisters do for other kinds of name; nil
+// means that it is fine.
 func CheckImageName(s string) error {
 	if !imagePattern.MatchString(s) || !clean(s) {
 		return fmt.Errorf("an image name has %s, no '..' and no '.' at its end", imageRule)
@@ -32,7 +32,7 @@ func CheckImageName(s string) error {
 	return nil
 }
 
-// CheckVersionName: see [CheckImageName].
+// CheckVersionName is as [CheckImageName].
 func CheckVersionName(s string) error {
 	if !segmentPattern.MatchString(s) || !clean(s) {
 		return fmt.Errorf("a version name has %s, no '..' and no '.' at its end", segmentRule)
@@ -40,7 +40,7 @@ func CheckVersionName(s string) error {
 	return nil
 }
 
-// CheckAliasName: see [CheckImageName].
+// CheckAliasName is as [CheckImageName].
 func CheckAliasName(s string) error {
 	if !segmentPattern.MatchString(s) || !clean(s) {
 		return fmt.Errorf("an alias has %s, no '..' and no '.' at its end", segmentRule)
@@ -48,7 +48,7 @@ func CheckAliasName(s string) error {
 	return nil
 }
 
-// CheckFormatName: see [CheckImageName].
+// CheckFormatName is as [CheckImageName].
 func CheckFormatName(s string) error {
 	if !segmentPattern.MatchString(s) || !clean(s) {
 		return fmt.Errorf("a format name has %s, no '..' and no '.' at its end", segmentRule)
@@ -56,7 +56,7 @@ func CheckFormatName(s string) error {
 	return nil
 }
 
-// CheckFlavour: see [CheckImageName]. A flavour has no dot, since it is the last part of a variant's name.
+// CheckFlavour is as [CheckImageName]. A flavour has no dot, since it is the last part of a variant's name.
 func CheckFlavour(s string) error {
 	if !flavourPattern.MatchString(s) {
 		return fmt.Errorf("a flavour has %s", flavourRule)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 )
 
@@ -12,49 +13,63 @@ import (
 // derives state from facts must stop at it, not skip it.
 var ErrUnknownType = errors.New("unknown event type")
 
-type decoder func(data []byte) (Fact, error)
+// codec reads one stored type into its current Go type; payload is the Go type of what is stored.
+type codec struct {
+	payload reflect.Type
+	decode  func(data []byte) (Fact, error)
+}
 
-func into[F Fact]() decoder {
-	return func(data []byte) (Fact, error) {
+func into[F Fact]() codec {
+	return codec{payload: reflect.TypeFor[F](), decode: func(data []byte) (Fact, error) {
 		var fact F
 		if err := json.Unmarshal(data, &fact); err != nil {
 			return nil, err
 		}
 		return fact, nil
-	}
+	}}
 }
 
 // registry ties each type's name, old versions too, to what decodes it into the current Go type.
-var registry = map[Type]decoder{
-	"imgsrv.upload.initiated.v1":      into[UploadInitiated](),
-	"imgsrv.upload.file_completed.v1": into[UploadFileCompleted](),
-	"imgsrv.upload.completed.v1":      into[UploadCompleted](),
-	"imgsrv.upload.aborted.v1":        into[UploadAborted](),
-	"imgsrv.upload.expired.v1":        into[UploadExpired](),
-	"imgsrv.job.queued.v1":            into[JobQueued](),
-	"imgsrv.job.step_started.v1":      into[JobStepStarted](),
-	"imgsrv.job.step_completed.v1":    into[JobStepCompleted](),
-	"imgsrv.job.step_failed.v1":       into[JobStepFailed](),
-	"imgsrv.job.succeeded.v1":         into[JobSucceeded](),
-	"imgsrv.job.failed.v1":            into[JobFailed](),
-	"imgsrv.job.retried.v1":           into[JobRetried](),
-	"imgsrv.blob.promoted.v1":         into[BlobPromoted](),
-	"imgsrv.version.reserved.v1":      into[VersionReserved](),
-	"imgsrv.version.released.v1":      into[VersionReleased](),
-	"imgsrv.version.published.v1":     into[VersionPublished](),
-	"imgsrv.image.described.v1":       into[ImageDescribed](),
-	"imgsrv.alias.moved.v1":           into[AliasMoved](),
-	"imgsrv.alias.removed.v1":         into[AliasRemoved](),
+var registry = map[Type]codec{
+	"imgsrv.upload.initiated.v1":         into[UploadInitiated](),
+	"imgsrv.upload.file_completed.v1":    into[UploadFileCompleted](),
+	"imgsrv.upload.completed.v1":         into[UploadCompleted](),
+	"imgsrv.upload.aborted.v1":           into[UploadAborted](),
+	"imgsrv.upload.expired.v1":           into[UploadExpired](),
+	"imgsrv.job.queued.v1":               into[JobQueued](),
+	"imgsrv.job.step_started.v1":         into[JobStepStarted](),
+	"imgsrv.job.step_completed.v1":       into[JobStepCompleted](),
+	"imgsrv.job.step_failed.v1":          into[JobStepFailed](),
+	"imgsrv.job.succeeded.v1":            into[JobSucceeded](),
+	"imgsrv.job.failed.v1":               into[JobFailed](),
+	"imgsrv.job.retried.v1":              into[JobRetried](),
+	"imgsrv.blob.promoted.v1":            into[BlobPromoted](),
+	"imgsrv.version.reserved.v1":         into[VersionReserved](),
+	"imgsrv.version.released.v1":         into[VersionReleased](),
+	"imgsrv.version.published.v1":        into[VersionPublished](),
+	"imgsrv.image.described.v1":          into[ImageDescribed](),
+	"imgsrv.alias.moved.v1":              from(aliasMovedV1.upcast),
+	"imgsrv.alias.moved.v2":              into[AliasMoved](),
+	"imgsrv.alias.removed.v1":            into[AliasRemoved](),
+	"imgsrv.projection.event_skipped.v1": into[ProjectionEventSkipped](),
+
+	"imgsrv.webhook.added.v1":           into[WebhookAdded](),
+	"imgsrv.webhook.removed.v1":         into[WebhookRemoved](),
+	"imgsrv.delivery.attempt_failed.v1": into[DeliveryAttemptFailed](),
+	"imgsrv.delivery.dead_lettered.v1":  into[DeliveryDeadLettered](),
+	"imgsrv.delivery.succeeded.v1":      into[DeliverySucceeded](),
+	"imgsrv.delivery.requested.v1":      into[DeliveryRequested](),
+	"imgsrv.delivery.redelivered.v1":    into[DeliveryRedelivered](),
 }
 
 // Decode reads a fact as it is stored, upcasting old versions. The error wraps ErrUnknownType for a type
 // that this release doesn't know.
 func Decode(t Type, data []byte) (Fact, error) {
-	decode, ok := registry[t]
+	c, ok := registry[t]
 	if !ok {
 		return nil, fmt.Errorf("%w %q: a newer release wrote it", ErrUnknownType, t)
 	}
-	fact, err := decode(data)
+	fact, err := c.decode(data)
 	if err != nil {
 		return nil, fmt.Errorf("decode %s: %w", t, err)
 	}

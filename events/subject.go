@@ -10,12 +10,14 @@ const (
 
 // Kinds of entity; each is the token after the prefix.
 const (
-	KindUpload  = "upload"
-	KindJob     = "job"
-	KindBlob    = "blob"
-	KindVersion = "version"
-	KindImage   = "image"
-	KindAlias   = "alias"
+	KindUpload   = "upload"
+	KindJob      = "job"
+	KindBlob     = "blob"
+	KindVersion  = "version"
+	KindImage    = "image"
+	KindAlias    = "alias"
+	KindWebhook  = "webhook"
+	KindDelivery = "delivery"
 )
 
 // Entity names what a fact is about. All facts of one entity share one subject.
@@ -24,7 +26,7 @@ type Entity struct {
 	ID   string // for people: parts joined by '/', such as debian-bookworm/12.5.0
 }
 
-// UploadEntity, JobEntity, BlobEntity, VersionEntity, ImageEntity and AliasEntity name the entities.
+// UploadEntity names an upload session.
 func UploadEntity(id string) Entity { return Entity{KindUpload, id} }
 
 // JobEntity names a publication job.

@@ -259,6 +259,9 @@ func Initiate(cmd InitiateUpload) ([]Change, error) {
 	if cmd.AliasOfVersionName.State.Version != "" {
 		return nil, Refuse(CodeAliasClash, "%s is an alias of image %s: choose another version name or remove the alias", u.Version, u.Image)
 	}
+	if cmd.Image.Sequence != 0 && cmd.Image.State.Visibility != u.Visibility {
+		return nil, Refuse(CodeVisibility, "image %s is %s, and a publication doesn't change that: leave visibility out, or say %s", u.Image, cmd.Image.State.Visibility, cmd.Image.State.Visibility)
+	}
 	for _, alias := range u.Aliases {
 		if err := aliasClash(u.Image, alias, cmd.Image.State, cmd.VersionOfAliasName[alias].State, cmd.IsArchitecture(alias)); err != nil {
 			return nil, err

@@ -142,6 +142,18 @@ func TestAVersionBelongsToOneSession(t *testing.T) {
 	}
 }
 
+func TestAPublicationDoesNotChangeWhoMaySeeAnImage(t *testing.T) {
+	t.Parallel()
+	cmd := InitiateUpload{Session: testSession(), IsArchitecture: noArchitecture, Image: Current[Image]{State: Image{Visibility: Private}, Sequence: 3}}
+	if _, err := Initiate(cmd); !IsCode(err, CodeVisibility) {
+		t.Errorf("a public session of a private image: %v, want %s", err, CodeVisibility)
+	}
+	cmd.Session.Visibility = Private
+	if _, err := Initiate(cmd); err != nil {
+		t.Errorf("a private session of a private image: %v", err)
+	}
+}
+
 func TestAnAliasShadowsNothing(t *testing.T) {
 	t.Parallel()
 	base := InitiateUpload{Session: testSession(), IsArchitecture: noArchitecture}

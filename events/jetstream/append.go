@@ -55,6 +55,9 @@ func (l *Log) Decide(ctx context.Context, cause Cause, decide func(context.Conte
 // Append stores all changes or none, and answers with the sequence of the last one once they are synced.
 // The error wraps ErrConflict when an entity has moved on, ErrUnavailable when the log doesn't answer.
 func (l *Log) Append(ctx context.Context, cause Cause, changes ...events.Change) (events.Sequence, error) {
+	if l.importing.Load() {
+		return 0, fmt.Errorf("append: %w: %w", ErrUnavailable, ErrImporting)
+	}
 	started := time.Now()
 	msgs := make([]*nats.Msg, len(changes))
 	ids := make([]string, len(changes))

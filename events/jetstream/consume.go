@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -22,6 +23,50 @@ type Consumer struct {
 	Name    string // durable; see the constants
 	Subject string // filter
 	Workers int    // deliveries handled at once
+
+	// Subjects filter instead of Subject, where there are several. From is the first event that a new consumer
+	// gets (0: the stream's first); one that exists goes on where it was. InOrder holds back all that follows an
+	// event until it is acknowledged, also while it waits to be tried again; Workers is then 1.
+	Subjects []string
+	From     events.Sequence
+	InOrder  bool
+}
+
+// config is the consumer as the server keeps it.
+func (c Consumer) config() natsjs.ConsumerConfig {
+	cfg := natsjs.ConsumerConfig{
+		Durable: c.Name, FilterSubject: c.Subject, AckPolicy: natsjs.AckExplicitPolicy, AckWait: ackWait,
+		DeliverPolicy: natsjs.DeliverAllPolicy, MaxDeliver: -1, MaxAckPending: 10_000,
+	}
+	if len(c.Subjects) > 0 {
+		cfg.FilterSubject, cfg.FilterSubjects = "", c.Subjects
+	}
+	if c.From > 1 {
+		cfg.DeliverPolicy, cfg.OptStartSeq = natsjs.DeliverByStartSequencePolicy, uint64(c.From)
+	}
+	if c.InOrder {
+		cfg.MaxAckPending = 1
+	}
+	return cfg
+}
+
+// ensure makes the durable consumer, or brings one that exists up to date. Where it began is not among the
+// things that can be changed.
+func (l *Log) ensure(ctx context.Context, c Consumer) (natsjs.Consumer, error) {
+	cfg := c.config()
+	existing, err := l.stream.Consumer(ctx, c.Name)
+	switch {
+	case err == nil:
+		old := existing.CachedInfo().Config
+		cfg.DeliverPolicy, cfg.OptStartSeq, cfg.OptStartTime = old.DeliverPolicy, old.OptStartSeq, old.OptStartTime
+	case !errors.Is(err, natsjs.ErrConsumerNotFound):
+		return nil, fmt.Errorf("look for consumer %s: %w", c.Name, unavailable(err))
+	}
+	consumer, err := l.stream.CreateOrUpdateConsumer(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("make consumer %s: %w", c.Name, unavailable(err))
+	}
+	return consumer, nil
 }
 
 // Delivery is one event as a durable consumer gets it.
@@ -50,22 +95,18 @@ func (r *RetryAfter) Unwrap() error { return r.Err }
 // [RetryAfter], and after a growing delay for any other error. An event that can't be decoded stays
 // unacknowledged, is logged, and comes again: a newer release will know it.
 func (l *Log) Consume(ctx context.Context, c Consumer, handle func(context.Context, Delivery) error) error {
-	consumer, err := l.stream.CreateOrUpdateConsumer(ctx, natsjs.ConsumerConfig{
-		Durable: c.Name, FilterSubject: c.Subject, AckPolicy: natsjs.AckExplicitPolicy, AckWait: ackWait,
-		DeliverPolicy: natsjs.DeliverAllPolicy, MaxDeliver: -1, MaxAckPending: 10_000,
-	})
-	if err != nil {
-		return fmt.Errorf("make consumer %s: %w", c.Name, unavailable(err))
+	consumer, err := l.ensure(ctx, c)
+	if ctx.Err() != nil {
+		return nil
 	}
-	// One message is fetched ahead, so that none waits here for a worker past its ackWait.
-	messages, err := consumer.Messages(natsjs.PullMaxMessages(1))
 	if err != nil {
-		return fmt.Errorf("read consumer %s: %w", c.Name, unavailable(err))
+		return err
 	}
-	stopped := context.AfterFunc(ctx, messages.Stop)
-	defer stopped()
 	var workers sync.WaitGroup
 	defer workers.Wait()
+	if c.InOrder {
+		c.Workers = 1
+	}
 	slots := make(chan struct{}, c.Workers)
 	for {
 		select {
@@ -73,14 +114,18 @@ func (l *Log) Consume(ctx context.Context, c Consumer, handle func(context.Conte
 		case <-ctx.Done():
 			return nil
 		}
-		msg, err := messages.Next()
-		if err != nil {
+		msg, err := l.fetch(ctx, consumer)
+		if msg == nil {
 			<-slots
 			if ctx.Err() != nil {
 				return nil
 			}
-			if errors.Is(err, natsjs.ErrMsgIteratorClosed) {
-				return fmt.Errorf("read consumer %s: %w", c.Name, unavailable(err))
+			if err == nil {
+				continue
+			}
+			// A pull request to a consumer that was removed meanwhile is answered by nobody.
+			if _, gone := l.stream.Consumer(ctx, c.Name); errors.Is(gone, natsjs.ErrConsumerNotFound) {
+				return fmt.Errorf("read consumer %s: somebody removed it: %w", c.Name, unavailable(err))
 			}
 			l.log.Warn("consumer is waiting for the event log", "consumer", c.Name, "error", err)
 			if sleep(ctx, time.Second) != nil {
@@ -93,6 +138,33 @@ func (l *Log) Consume(ctx context.Context, c Consumer, handle func(context.Conte
 			l.deliver(ctx, c, msg, handle)
 		})
 	}
+}
+
+// fetchWait bounds one pull request; an idle consumer then asks again.
+const fetchWait = 5 * time.Second
+
+// fetch asks for one message, when there is a worker for it: none waits here past its ackWait. nats.go's
+// message iterator would do the same, but with a buffer of one it sometimes forgets to ask, and sleeps
+// until a missed heartbeat wakes it. Without a message and without an error there was none.
+func (l *Log) fetch(ctx context.Context, consumer natsjs.Consumer) (natsjs.Msg, error) {
+	waiting, cancel := context.WithTimeout(ctx, fetchWait)
+	defer cancel()
+	asked := time.Now()
+	msg, err := consumer.Next(natsjs.FetchContext(waiting))
+	if err == nil {
+		return msg, nil
+	}
+	// The end of the wait has several names; one that comes early is trouble.
+	if (errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded)) && time.Since(asked) >= fetchWait/2 {
+		return nil, l.alive(ctx, consumer)
+	}
+	return nil, err
+}
+
+// alive tells an idle consumer from one that is gone.
+func (l *Log) alive(ctx context.Context, consumer natsjs.Consumer) error {
+	_, err := consumer.Info(ctx)
+	return err
 }
 
 func (l *Log) deliver(ctx context.Context, c Consumer, msg natsjs.Msg, handle func(context.Context, Delivery) error) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -50,6 +52,9 @@ type Log struct {
 	clock    func() time.Time
 	batches  chan struct{} // bounds atomic batches in flight: the server takes 50 a stream
 	meters   meters
+
+	importing atomic.Bool // nothing may be appended; see Import
+	importMu  sync.Mutex  // held by the one import
 }
 
 // Open finds the stream, or makes it.
@@ -67,6 +72,10 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 		l.clock = time.Now
 	}
 	l.identity = stream.CachedInfo().Config.Metadata[identityKey]
+	if since := stream.CachedInfo().Config.Metadata[importKey]; since != "" {
+		l.importing.Store(true)
+		l.log.Warn("an import of events isn't finished; until it is, nothing can be published: give the same import again, or begin with an empty data folder", "since", since)
+	}
 	if l.meters, err = newMeters(cfg.Meter, l); err != nil {
 		return nil, err
 	}
@@ -128,33 +137,33 @@ func (l *Log) Last(ctx context.Context, entity events.Entity) (event events.Even
 	return event, true, nil
 }
 
-// Upload, Job, Version, Image, Alias and Blob read an entity's state. An entity without facts is not an
+// Upload reads a session's state, as Job, Version, Image, Alias and Blob read those of theirs. An entity without facts is not an
 // error: its Sequence is 0.
 func (l *Log) Upload(ctx context.Context, id string) (events.Current[events.Upload], error) {
 	return load(ctx, l, events.UploadEntity(id), events.FoldUpload)
 }
 
-// Job: see [Log.Upload].
+// Job is as [Log.Upload].
 func (l *Log) Job(ctx context.Context, id string) (events.Current[events.Job], error) {
 	return load(ctx, l, events.JobEntity(id), events.FoldJob)
 }
 
-// Version: see [Log.Upload].
+// Version is as [Log.Upload].
 func (l *Log) Version(ctx context.Context, image, version string) (events.Current[events.Version], error) {
 	return load(ctx, l, events.VersionEntity(image, version), events.FoldVersion)
 }
 
-// Image: see [Log.Upload].
+// Image is as [Log.Upload].
 func (l *Log) Image(ctx context.Context, image string) (events.Current[events.Image], error) {
 	return load(ctx, l, events.ImageEntity(image), events.FoldImage)
 }
 
-// Alias: see [Log.Upload].
+// Alias is as [Log.Upload].
 func (l *Log) Alias(ctx context.Context, image, alias string) (events.Current[events.Alias], error) {
 	return load(ctx, l, events.AliasEntity(image, alias), events.FoldAlias)
 }
 
-// Blob: see [Log.Upload].
+// Blob is as [Log.Upload].
 func (l *Log) Blob(ctx context.Context, digest events.Digest) (events.Current[events.Blob], error) {
 	return load(ctx, l, events.BlobEntity(digest), events.FoldBlob)
 }

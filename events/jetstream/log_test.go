@@ -202,7 +202,7 @@ func TestAnEventTellsItsStory(t *testing.T) {
 		t.Fatal(ok, err)
 	}
 	got := []any{event.Sequence, event.Type, event.Subject, event.Actor, event.Correlation, event.Causation, event.TraceParent, event.Source, event.Fact}
-	want := []any{sequence, events.Type("imgsrv.alias.moved.v1"), "imgsrv.events.alias.debian.latest", "admin", "upload-1", "event-0", cause.TraceParent, "imgsrv://test", moved("latest", "12.5.0")}
+	want := []any{sequence, events.Type("imgsrv.alias.moved.v2"), "imgsrv.events.alias.debian.latest", "admin", "upload-1", "event-0", cause.TraceParent, "imgsrv://test", moved("latest", "12.5.0")}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("event (-want +got):\n%s", diff)
 	}
@@ -349,7 +349,7 @@ func TestTheEnvelopeIsCloudEventsBinaryMode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"ce-specversion": "1.0", "ce-type": "imgsrv.alias.moved.v1", "ce-subject": "debian/latest", "ce-source": "imgsrv://test", "content-type": "application/json"} {
+	for name, want := range map[string]string{"ce-specversion": "1.0", "ce-type": "imgsrv.alias.moved.v2", "ce-subject": "debian/latest", "ce-source": "imgsrv://test", "content-type": "application/json"} {
 		if got := msg.Header[name]; len(got) != 1 || got[0] != want {
 			t.Errorf("header %s is %v, want %s", name, got, want)
 		}

@@ -65,7 +65,8 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 			return nil, fmt.Errorf("listen address %q: %w", cfg.Listen, err)
 		}
 		// nats-server calls os.Exit's cousin (a fatal log) on a taken port: find out first.
-		probe, err := net.Listen("tcp", cfg.Listen)
+		var config net.ListenConfig
+		probe, err := config.Listen(ctx, "tcp", cfg.Listen)
 		if err != nil {
 			return nil, fmt.Errorf("listen for NATS clients: %w", err)
 		}

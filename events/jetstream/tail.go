@@ -37,6 +37,11 @@ const tailBuffer = 2000
 // Tail starts to read after a sequence (0: from the first event); subjects, where given, filter. Close
 // ends it.
 func (l *Log) Tail(ctx context.Context, after events.Sequence, subjects ...string) (*Tail, error) {
+	return l.TailBuffered(ctx, after, tailBuffer, subjects...)
+}
+
+// TailBuffered is Tail for a reader that may be slow or one of many: it reads at most buffer messages ahead, twice.
+func (l *Log) TailBuffered(ctx context.Context, after events.Sequence, buffer int, subjects ...string) (*Tail, error) {
 	consumer, err := l.stream.OrderedConsumer(ctx, natsjs.OrderedConsumerConfig{
 		DeliverPolicy: natsjs.DeliverByStartSequencePolicy, OptStartSeq: uint64(after) + 1, FilterSubjects: subjects,
 		InactiveThreshold: time.Minute,
@@ -44,11 +49,11 @@ func (l *Log) Tail(ctx context.Context, after events.Sequence, subjects ...strin
 	if err != nil {
 		return nil, fmt.Errorf("read the stream after %d: %w", after, unavailable(err))
 	}
-	messages, err := consumer.Messages(natsjs.PullMaxMessages(tailBuffer))
+	messages, err := consumer.Messages(natsjs.PullMaxMessages(buffer))
 	if err != nil {
 		return nil, fmt.Errorf("read the stream after %d: %w", after, unavailable(err))
 	}
-	t := &Tail{log: l, consumer: consumer, messages: messages, pulled: make(chan natsjs.Msg, tailBuffer), failed: make(chan error, 1), done: make(chan struct{})}
+	t := &Tail{log: l, consumer: consumer, messages: messages, pulled: make(chan natsjs.Msg, buffer), failed: make(chan error, 1), done: make(chan struct{})}
 	go t.pull()
 	return t, nil
 }

@@ -30,6 +30,7 @@ type History struct {
 	now   time.Time
 	last  map[events.Entity]events.Event
 	ids   []string // of upload sessions, in order
+	hooks []string // ids of webhooks, in order
 	count int
 }
 
@@ -86,27 +87,27 @@ func (h *History) Upload(id string) events.Current[events.Upload] {
 	return current(h, events.UploadEntity(id), events.FoldUpload)
 }
 
-// Job: see [History.Upload].
+// Job is as [History.Upload].
 func (h *History) Job(id string) events.Current[events.Job] {
 	return current(h, events.JobEntity(id), events.FoldJob)
 }
 
-// Version: see [History.Upload].
+// Version is as [History.Upload].
 func (h *History) Version(image, version string) events.Current[events.Version] {
 	return current(h, events.VersionEntity(image, version), events.FoldVersion)
 }
 
-// Image: see [History.Upload].
+// Image is as [History.Upload].
 func (h *History) Image(image string) events.Current[events.Image] {
 	return current(h, events.ImageEntity(image), events.FoldImage)
 }
 
-// Alias: see [History.Upload].
+// Alias is as [History.Upload].
 func (h *History) Alias(image, alias string) events.Current[events.Alias] {
 	return current(h, events.AliasEntity(image, alias), events.FoldAlias)
 }
 
-// Blob: see [History.Upload].
+// Blob is as [History.Upload].
 func (h *History) Blob(digest events.Digest) events.Current[events.Blob] {
 	return current(h, events.BlobEntity(digest), events.FoldBlob)
 }

@@ -45,6 +45,10 @@ func TestRandomHistoriesMeetMostFacts(t *testing.T) {
 		}
 	})
 	for _, want := range events.Types() {
+		// Old versions are in stored histories only.
+		if fact, err := events.Decode(want, []byte("{}")); err != nil || fact.Type() != want {
+			continue
+		}
 		if !seen[want] {
 			t.Errorf("no history had %s", want)
 		}

@@ -73,7 +73,7 @@ func (h *History) Abort(tb TB, id string) error {
 	return h.decide(tb)(events.AbortUpload(upload, h.Version(upload.State.Image, upload.State.Version), "not wanted"))
 }
 
-// Expire: see [History.Abort].
+// Expire is as [History.Abort].
 func (h *History) Expire(tb TB, id string) error {
 	tb.Helper()
 	upload := h.Upload(id)

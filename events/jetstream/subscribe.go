@@ -1,0 +1,158 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"github.com/imgsrv/imgsrv/events"
+)
+
+// SubscribeConfig says what a subscriber wants and how it is remembered.
+type SubscribeConfig struct {
+	// Durable is the name under which the server remembers how far the subscriber has come: letters, digits, '-'
+	// and '_'. Two processes with one name share the events between them. Required.
+	Durable string
+	// From is the first event that a new subscriber gets; 0 and 1: the stream's first. It has no effect for a
+	// name that the server knows already.
+	From events.Sequence
+	// Images, where given, leaves only events about these images.
+	Images []string
+	// Workers, where more than one, are how many events are handled at once, in no particular order. With 0 or 1
+	// each event waits until the one before it is handled.
+	Workers int
+	// Logger gets what goes wrong on the way; nil for none.
+	Logger *slog.Logger
+}
+
+// Handler is a function for the events of one type; [Handle] makes one.
+type Handler struct {
+	kind   string // of the entities that its facts are about; "" for a type that can't be one
+	handle func(context.Context, Delivery) (mine bool, err error)
+}
+
+// Handle calls a function for each event of one type of fact, whatever version of the type it was stored as:
+//
+//	jetstream.Handle(func(ctx context.Context, d jetstream.Delivery, p events.VersionPublished) error { … })
+//
+// The event is acknowledged when the function returns nil. After an error it comes again: after the delay of
+// a [*RetryAfter], else after a growing delay of up to about a minute, for as long as it takes. An event may
+// come twice, when an acknowledgement was lost; its ID and Sequence are then the same. A function may take
+// long: the server is told that it works.
+func Handle[F events.Fact](f func(context.Context, Delivery, F) error) Handler {
+	var zero F
+	h := Handler{handle: func(ctx context.Context, d Delivery) (bool, error) {
+		fact, ok := d.Fact.(F)
+		if !ok {
+			return false, nil
+		}
+		return true, f(ctx, d, fact)
+	}}
+	if any(zero) != nil { // an interface is no type of fact
+		h.kind = zero.Entity().Kind
+	}
+	return h
+}
+
+// Subscribe hands the events that the handlers want to them, at least once each, until ctx ends; then it waits
+// for the handler that runs and returns nil. The connection is a plain one and needs no rights but to read;
+// broken, it is waited for, if its options let it reconnect. The error wraps ErrUnavailable when there is no
+// stream to read or the connection is closed.
+//
+// A process that begins again under the same name goes on after the last event that was acknowledged.
+func Subscribe(ctx context.Context, nc *nats.Conn, cfg SubscribeConfig, handlers ...Handler) error {
+	var subjects []string
+	for _, h := range handlers {
+		if h.kind == "" {
+			return errors.New("subscribe: a handler is for one type of fact, such as events.VersionPublished")
+		}
+		for _, subject := range events.SubjectsAbout(h.kind, cfg.Images...) {
+			if !slices.Contains(subjects, subject) {
+				subjects = append(subjects, subject)
+			}
+		}
+	}
+	if cfg.Durable == "" || len(handlers) == 0 {
+		return errors.New("subscribe: a subscriber has a durable name and at least one handler")
+	}
+	l, err := openReader(ctx, nc, cfg.Logger)
+	if err != nil {
+		return fmt.Errorf("subscribe %s: %w", cfg.Durable, err)
+	}
+	consumer := Consumer{Name: cfg.Durable, Subjects: subjects, From: cfg.From, Workers: cfg.Workers, InOrder: cfg.Workers <= 1}
+	return l.Consume(ctx, consumer, func(ctx context.Context, d Delivery) error {
+		if len(cfg.Images) > 0 && !slices.Contains(cfg.Images, events.ImageOf(d.Fact)) {
+			return nil
+		}
+		for _, h := range handlers {
+			if mine, err := h.handle(ctx, d); mine && err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Position says how far a durable subscriber has come.
+type Position struct {
+	Acknowledged events.Sequence // every event up to it that the subscriber wants is handled
+	Pending      uint64          // events that it wants and that weren't delivered yet
+	Unsettled    int             // events that are being handled or wait to be tried again
+}
+
+// SubscriberPosition reads how far a durable subscriber has come; ok is false for a name that the server
+// doesn't know.
+func SubscriberPosition(ctx context.Context, nc *nats.Conn, durable string) (p Position, ok bool, err error) {
+	l, err := openReader(ctx, nc, nil)
+	if err != nil {
+		return p, false, fmt.Errorf("read the position of %s: %w", durable, err)
+	}
+	consumer, err := l.stream.Consumer(ctx, durable)
+	if errors.Is(err, natsjs.ErrConsumerNotFound) {
+		return p, false, nil
+	}
+	if err != nil {
+		return p, false, fmt.Errorf("read the position of %s: %w", durable, unavailable(err))
+	}
+	info := consumer.CachedInfo()
+	return Position{Acknowledged: events.Sequence(info.AckFloor.Stream), Pending: info.NumPending, Unsettled: info.NumAckPending}, true, nil
+}
+
+// Unsubscribe forgets a durable subscriber. A name that the server doesn't know is no error.
+func Unsubscribe(ctx context.Context, nc *nats.Conn, durable string) error {
+	l, err := openReader(ctx, nc, nil)
+	if err != nil {
+		return fmt.Errorf("unsubscribe %s: %w", durable, err)
+	}
+	if err := l.stream.DeleteConsumer(ctx, durable); err != nil && !errors.Is(err, natsjs.ErrConsumerNotFound) {
+		return fmt.Errorf("unsubscribe %s: %w", durable, unavailable(err))
+	}
+	return nil
+}
+
+// openReader is Open for somebody who may only read: it makes no stream and measures nothing.
+func openReader(ctx context.Context, nc *nats.Conn, log *slog.Logger) (*Log, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	js, err := natsjs.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	stream, err := js.Stream(ctx, StreamName)
+	if err != nil {
+		return nil, fmt.Errorf("look for stream %s: %w", StreamName, unavailable(err))
+	}
+	l := &Log{js: js, stream: stream, log: log, clock: time.Now, identity: stream.CachedInfo().Config.Metadata[identityKey]}
+	if l.meters, err = newMeters(noop.Meter{}, l); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
