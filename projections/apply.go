@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"time"
 
@@ -29,7 +30,7 @@ func (e *EventError) Unwrap() error { return e.Err }
 // apply brings a batch into the tables, which are at position. When that fails for a reason that lies in an event, the batch is
 // applied one by one up to that event, and the error is an [*EventError].
 func (r *Runner) apply(ctx context.Context, conn *pgx.Conn, position events.Sequence, batch []events.Event) error {
-	err := r.commit(ctx, conn, position, batch)
+	err := r.commit(ctx, conn, position, batch[len(batch)-1].Sequence, batch)
 	if err == nil || !blamesEvents(ctx, conn, err) {
 		return err
 	}
@@ -38,7 +39,7 @@ func (r *Runner) apply(ctx context.Context, conn *pgx.Conn, position events.Sequ
 	}
 	for i := range batch {
 		if len(batch) > 1 { // a batch of one has just been tried
-			err = r.commit(ctx, conn, position, batch[i:i+1])
+			err = r.commit(ctx, conn, position, batch[i].Sequence, batch[i:i+1])
 		}
 		if err != nil && blamesEvents(ctx, conn, err) {
 			return &EventError{Sequence: batch[i].Sequence, Type: batch[i].Type, Err: err}
@@ -56,38 +57,50 @@ func blamesEvents(ctx context.Context, conn *pgx.Conn, err error) bool {
 	return ctx.Err() == nil && !errors.Is(err, errTakenOver) && !postgres.IsUnavailable(err) && !conn.IsClosed()
 }
 
-// commit applies a batch in one transaction, together with the position, which must still be the given one.
-func (r *Runner) commit(ctx context.Context, conn *pgx.Conn, position events.Sequence, batch []events.Event) error {
+// commit applies a batch in one transaction, together with the position, which must still be the given one and goes to last.
+// Events that the projection skips are counted and left out.
+//
+// The position is moved first: its row is the lock that a rebuild takes to swap the schemas, so that all of a transaction's
+// rows are in the schema whose position it moves.
+func (r *Runner) commit(ctx context.Context, conn *pgx.Conn, position, last events.Sequence, batch []events.Event) error {
 	started := time.Now()
-	last := batch[len(batch)-1].Sequence
+	applied := r.withoutSkipped(ctx, batch)
 	err := r.transact(ctx, conn, func(tx pgx.Tx) error {
-		if err := r.guarded(ctx, tx, batch); err != nil {
+		if err := movePosition(ctx, tx, r.events.Identity(), position, last); err != nil {
 			return err
 		}
-		return movePosition(ctx, tx, r.events.Identity(), position, last)
+		if len(applied) == 0 {
+			return nil
+		}
+		return guarded(ctx, r.log, func(ctx context.Context) error { return r.projector.Apply(ctx, tx, applied) })
 	})
 	if err != nil {
 		return err
 	}
 	r.moved(last)
 	r.healthy(last)
-	r.meters.applied(ctx, len(batch), time.Since(started))
+	r.meters.applied(ctx, len(applied), time.Since(started))
 	return nil
 }
 
 // guarded turns a panic of the projector into an error: one event must not take the node down, and with it
 // everything that doesn't depend on this projection.
-func (r *Runner) guarded(ctx context.Context, tx pgx.Tx, batch []events.Event) (err error) {
+func guarded(ctx context.Context, log *slog.Logger, apply func(context.Context) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			r.log.Error("projector panicked", "panic", p, "stack", string(debug.Stack()))
+			log.Error("projector panicked", "panic", p, "stack", string(debug.Stack()))
 			err = fmt.Errorf("projector panicked: %v", p)
 		}
 	}()
-	return r.projector.Apply(ctx, tx, batch)
+	return apply(ctx)
 }
 
 func (r *Runner) transact(ctx context.Context, conn *pgx.Conn, work func(pgx.Tx) error) error {
+	return transact(ctx, conn, work)
+}
+
+// transact runs work in a transaction, which is undone when work fails.
+func transact(ctx context.Context, conn *pgx.Conn, work func(pgx.Tx) error) error {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("begin a transaction: %w", err)

@@ -20,11 +20,13 @@ type meters struct {
 	lag      metric.Int64ObservableGauge
 	lagTime  metric.Float64ObservableGauge
 	active   metric.Int64ObservableGauge
+	skipped  metric.Int64Counter
+	stuck    metric.Int64ObservableGauge
 }
 
 func newMeters(m metric.Meter, projection string) (meters, error) {
 	out := meters{meter: m, with: metric.WithAttributeSet(attribute.NewSet(attribute.String("projection", projection)))}
-	var errs [7]error
+	var errs [9]error
 	out.events, errs[0] = m.Int64Counter("imgsrv.projection.applied", metric.WithDescription("Events applied by this node"))
 	out.errors, errs[1] = m.Int64Counter("imgsrv.projection.errors", metric.WithDescription("Times that the projection could not go on"))
 	out.duration, errs[2] = m.Float64Histogram("imgsrv.projection.batch.duration", metric.WithUnit("s"), metric.WithDescription("Time for one transaction, commit included"),
@@ -33,6 +35,8 @@ func newMeters(m metric.Meter, projection string) (meters, error) {
 	out.lag, errs[4] = m.Int64ObservableGauge("imgsrv.projection.lag", metric.WithDescription("Events of the log that are not applied yet"))
 	out.lagTime, errs[5] = m.Float64ObservableGauge("imgsrv.projection.lag.duration", metric.WithUnit("s"), metric.WithDescription("Age of the oldest event known not to be applied"))
 	out.active, errs[6] = m.Int64ObservableGauge("imgsrv.projection.active", metric.WithDescription("1 where this node does the work"))
+	out.skipped, errs[7] = m.Int64Counter("imgsrv.projection.skipped", metric.WithDescription("Events that this node moved over because an operator said so"))
+	out.stuck, errs[8] = m.Int64ObservableGauge("imgsrv.projection.error.sequence", metric.WithDescription("Sequence of the event that can't be applied; 0 when there is none"))
 	if err := errors.Join(errs[:]...); err != nil {
 		return out, fmt.Errorf("make meters: %w", err)
 	}
@@ -51,8 +55,9 @@ func (m *meters) observe(r *Runner) (unregister func(), err error) {
 			active = 1
 		}
 		o.ObserveInt64(m.active, active, m.with)
+		o.ObserveInt64(m.stuck, int64(status.LastErrorSequence), m.with)
 		return nil
-	}, m.position, m.lag, m.lagTime, m.active)
+	}, m.position, m.lag, m.lagTime, m.active, m.stuck)
 	if err != nil {
 		return nil, fmt.Errorf("observe the projection: %w", err)
 	}

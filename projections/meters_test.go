@@ -62,7 +62,7 @@ func TestFiguresAreMeasuredWhileTheRunnerRuns(t *testing.T) {
 	// The counter moves a moment after the position does.
 	eventually(t, "all events are counted", func() (bool, string) {
 		got := figures(t, reader, catalog.Name)
-		want := map[string]int64{"imgsrv.projection.position": int64(head), "imgsrv.projection.lag": 0, "imgsrv.projection.active": 1, "imgsrv.projection.applied": int64(head)}
+		want := map[string]int64{"imgsrv.projection.position": int64(head), "imgsrv.projection.error.sequence": 0, "imgsrv.projection.lag": 0, "imgsrv.projection.active": 1, "imgsrv.projection.applied": int64(head)}
 		diff := cmp.Diff(want, got)
 		return diff == "", diff
 	})

@@ -92,6 +92,14 @@ func (r *Runner) adopt(ctx context.Context, conn *pgx.Conn) (events.Sequence, er
 // one transaction.
 func (r *Runner) reset(ctx context.Context, conn *pgx.Conn, position events.Sequence, stream string) error {
 	return r.transact(ctx, conn, func(tx pgx.Tx) error {
+		// First, as in commit: the row is the lock.
+		tag, err := tx.Exec(ctx, resetPosition, r.events.Identity(), int64(position), stream)
+		if err != nil {
+			return fmt.Errorf("reset the position: %w", err)
+		}
+		if tag.RowsAffected() == 0 {
+			return errTakenOver
+		}
 		rows, err := tx.Query(ctx, selectTables, migrations.VersionTable)
 		if err != nil {
 			return fmt.Errorf("list the tables: %w", err)
@@ -107,13 +115,6 @@ func (r *Runner) reset(ctx context.Context, conn *pgx.Conn, position events.Sequ
 			if _, err := tx.Exec(ctx, `TRUNCATE `+strings.Join(tables, ", ")+` RESTART IDENTITY`); err != nil {
 				return fmt.Errorf("truncate: %w", err)
 			}
-		}
-		tag, err := tx.Exec(ctx, resetPosition, r.events.Identity(), int64(position), stream)
-		if err != nil {
-			return fmt.Errorf("reset the position: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			return errTakenOver
 		}
 		return nil
 	})

@@ -74,7 +74,7 @@ func TestALostConnectionLosesNoEventAndDoublesNone(t *testing.T) {
 		record(t, log, [][]events.Change{batch})
 		if i%25 == 10 {
 			r.until(t, "it is active", func(s projections.Status) bool { return s.Active })
-			if _, err := pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'imgsrv projection catalog' AND datname = current_database()`); err != nil {
+			if _, err := pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'imgsrv projection catalog %' AND datname = current_database()`); err != nil {
 				t.Fatal(err)
 			}
 		}

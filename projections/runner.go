@@ -49,6 +49,7 @@ type Runner struct {
 	state   state
 	changed chan struct{} // closed, and replaced, whenever the position moves
 
+	wake    chan struct{} // ends the pause before the next attempt
 	polling chan struct{} // held by the one call that asks the database for the position
 }
 
@@ -57,7 +58,7 @@ type Runner struct {
 // runner's own.
 func NewRunner(pool *pgxpool.Pool, log *jetstream.Log, p Projector, cfg Config) (*Runner, error) {
 	r := &Runner{pool: pool, events: log, projector: p, log: cfg.Log.With("projection", p.Name()), batch: cfg.Batch,
-		changed: make(chan struct{}), polling: make(chan struct{}, 1)}
+		changed: make(chan struct{}), wake: make(chan struct{}, 1), polling: make(chan struct{}, 1)}
 	if r.batch <= 0 {
 		r.batch = defaultBatch
 	}
@@ -98,6 +99,8 @@ func (r *Runner) Run(ctx context.Context) error {
 		timer := time.NewTimer(time.Duration(float64(pause) * (0.75 + rand.Float64()/2)))
 		select {
 		case <-timer.C:
+		case <-r.wake:
+			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
@@ -120,6 +123,9 @@ func (r *Runner) term(ctx context.Context) error {
 	defer r.setActive(false)
 	position, err := r.adopt(ctx, conn)
 	if err != nil {
+		return err
+	}
+	if err := r.learnSkipped(ctx); err != nil {
 		return err
 	}
 	tail, err := r.events.Tail(ctx, position)
@@ -146,7 +152,7 @@ func (r *Runner) term(ctx context.Context) error {
 func (r *Runner) connect(ctx context.Context) (*pgx.Conn, error) {
 	cfg := r.pool.Config().ConnConfig
 	cfg.RuntimeParams["search_path"] = pgx.Identifier{r.Name()}.Sanitize()
-	cfg.RuntimeParams["application_name"] = defaultAppName + r.Name()
+	cfg.RuntimeParams["application_name"] = defaultAppName + r.Name() + " " + nodeName()
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
@@ -211,6 +217,10 @@ func (r *Runner) next(ctx context.Context, conn *pgx.Conn, tail *jetstream.Tail)
 		case err == nil:
 			return batch, nil
 		case errors.As(err, &unreadable):
+			if r.ignores(unreadable.Event.Subject) || r.skips(unreadable.Event.Sequence) {
+				tail.PassOver()
+				return []events.Event{unreadable.Event}, nil // it has no Fact
+			}
 			r.received(unreadable.Event)
 			return nil, &EventError{Sequence: unreadable.Event.Sequence, Type: unreadable.Event.Type, Err: unreadable.Err}
 		case errors.Is(err, jetstream.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:

@@ -32,7 +32,9 @@ type state struct {
 	err       error           // nil when all is well
 	errSince  time.Time
 	errSeq    events.Sequence // of the event that err is about; 0: none
+	errType   events.Type     // of that event
 	attempted int             // how often err came in a row
+	skipped   events.Projection
 }
 
 // Status is how a projection is doing, as this node sees it.
@@ -49,6 +51,7 @@ type Status struct {
 	// can't be applied, 0 when it isn't about one; LastErrorSince is when it came first.
 	LastError         string
 	LastErrorSequence events.Sequence
+	LastErrorType     events.Type // of that event
 	LastErrorSince    time.Time
 	Attempts          int // how often it was tried with that error
 }
@@ -93,6 +96,7 @@ func (r *Runner) Status(ctx context.Context) Status {
 	switch {
 	case s.err != nil:
 		out.LastError, out.LastErrorSequence, out.LastErrorSince, out.Attempts = s.err.Error(), s.errSeq, s.errSince, s.attempted
+		out.LastErrorType = s.errType
 	case headErr != nil:
 		out.LastError, out.LastErrorSince, out.Attempts = headErr.Error(), now, 1
 	}
@@ -196,15 +200,16 @@ func (r *Runner) healthy(position events.Sequence) {
 		return
 	}
 	r.log.Info("projection goes on", "position", r.state.position, "after_attempts", r.state.attempted)
-	r.state.err, r.state.errSeq, r.state.attempted = nil, 0, 0
+	r.state.err, r.state.errSeq, r.state.errType, r.state.attempted = nil, 0, "", 0
 }
 
 // failed notes what ended a term, and logs it when it is news.
 func (r *Runner) failed(ctx context.Context, err error) {
 	var sequence events.Sequence
+	var kind events.Type
 	var event *EventError
 	if errors.As(err, &event) {
-		sequence = event.Sequence
+		sequence, kind = event.Sequence, event.Type
 	}
 	r.meters.failed(ctx)
 	r.mu.Lock()
@@ -216,7 +221,7 @@ func (r *Runner) failed(ctx context.Context, err error) {
 		r.log.Debug("projection still can't go on", "error", err, "attempts", s.attempted)
 		return
 	}
-	s.err, s.errSeq, s.errSince, s.attempted = err, sequence, time.Now(), 1
+	s.err, s.errSeq, s.errType, s.errSince, s.attempted = err, sequence, kind, time.Now(), 1
 	if sequence != 0 {
 		r.log.Error("projection stops at an event; trying again", "sequence", sequence, "error", event.Err)
 		return

@@ -33,6 +33,15 @@ func (Projector) Migrations() fs.FS { return migrations.Catalog() }
 // Apply implements projections.Projector. Each fact carries the whole state of its entity, so of several
 // facts of one entity in a batch only the last makes rows; an image keeps the time of its first.
 func (Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) error {
+	c, err := fold(batch)
+	if err != nil {
+		return err
+	}
+	return c.write(ctx, tx)
+}
+
+// fold is the rows that a batch leaves behind.
+func fold(batch []events.Event) (changes, error) {
 	c := changes{images: map[string]image{}, versions: map[key]version{}, aliases: map[key]alias{}}
 	for _, event := range batch {
 		switch fact := event.Fact.(type) {
@@ -40,7 +49,7 @@ func (Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) err
 			c.describe(event, fact.Image)
 		case events.VersionPublished:
 			if err := c.publish(event, fact.Version); err != nil {
-				return err
+				return c, err
 			}
 		case events.AliasMoved:
 			c.aliases[key{fact.Image, fact.Alias.Alias}] = alias{version: fact.Version, movedAt: event.Time, sequence: event.Sequence}
@@ -48,7 +57,7 @@ func (Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) err
 			c.aliases[key{fact.Image, fact.Alias.Alias}] = alias{}
 		}
 	}
-	return c.write(ctx, tx)
+	return c, nil
 }
 
 // key is a name within an image.

@@ -31,6 +31,12 @@ func (Projector) Migrations() fs.FS { return migrations.Jobs() }
 // Apply implements projections.Projector. Each fact carries its whole session or job, so only the last one
 // of each in a batch makes a row.
 func (Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) error {
+	c := fold(batch)
+	return c.write(ctx, tx)
+}
+
+// fold is the rows that a batch leaves behind.
+func fold(batch []events.Event) changes {
 	c := changes{uploads: map[string]upload{}, jobs: map[string]job{}}
 	for _, event := range batch {
 		switch fact := event.Fact.(type) {
@@ -42,5 +48,5 @@ func (Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) err
 			c.jobs[j.ID] = job{Job: j, updatedAt: event.Time, sequence: event.Sequence}
 		}
 	}
-	return c.write(ctx, tx)
+	return c
 }

@@ -32,6 +32,15 @@ func (*Projector) Migrations() fs.FS { return migrations.Streams() }
 // Apply changes the tables in the order of the events, and derives the documents again, once, if one of the events bears on
 // them. Both happen in tx, so that a document never shows another state than the tables.
 func (*Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) error {
+	changed, err := change(ctx, tx, batch)
+	if err != nil || !changed {
+		return err
+	}
+	return derive(ctx, tx)
+}
+
+// change applies the events to the tables but not to the documents; false when none bears on them.
+func change(ctx context.Context, tx pgx.Tx, batch []events.Event) (bool, error) {
 	var changes pgx.Batch
 	for _, e := range batch {
 		changed := Change{Sequence: e.Sequence, At: e.Time}
@@ -47,12 +56,12 @@ func (*Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) er
 		}
 	}
 	if changes.Len() == 0 {
-		return nil
+		return false, nil
 	}
 	if err := tx.SendBatch(ctx, &changes).Close(); err != nil {
-		return fmt.Errorf("apply publications to the simplestreams tables: %w", err)
+		return false, fmt.Errorf("apply publications to the simplestreams tables: %w", err)
 	}
-	return derive(ctx, tx)
+	return true, nil
 }
 
 // A publication's second is taken if another version of its image has it, and then the next free one is used.
