@@ -46,6 +46,12 @@ type Config struct {
 	JobsProjection    *projections.Runner
 	StreamsProjection *projections.Runner
 
+	// Webhooks, optional, knows targets and secrets; without it there are no routes for webhooks.
+	Webhooks Webhooks
+
+	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
+	Operators []*projections.Operator
+
 	// PingPostgres is asked by /readyz.
 	PingPostgres func(context.Context) error
 	// ExpiresAt, optional, tells when an idle session is going to expire.
@@ -60,6 +66,11 @@ type Config struct {
 	// VisibleWait bounds how long a read of a succeeded publication waits until its version can be queried;
 	// 0 means 1 s.
 	VisibleWait time.Duration
+	// EventHeartbeat is how often a follower of the events hears that the connection lives; 0 means 15 s.
+	EventHeartbeat time.Duration
+	// EventPatience is how long one piece of the events may take to be sent: a follower that takes longer is told so
+	// and cut, one that takes nothing for three times as long is just cut. 0 means 10 s.
+	EventPatience time.Duration
 	// Clock, optional, is time.Now.
 	Clock func() time.Time
 }
@@ -73,6 +84,8 @@ type server struct {
 	Config
 	api          huma.API
 	storageCheck chan struct{} // held by the one check of the storage that runs
+	pastReads    chan struct{} // bounds reads of the log's past
+	eventClients chan struct{} // bounds followers of the events
 }
 
 // New makes the router with all routes of the package and the middlewares that every request passes:
@@ -105,7 +118,8 @@ func New(cfg Config) (chi.Router, error) {
 		problem.Write(w, r, cfg.Log, problem.New(problem.CodeMethod, r.Method+" is not possible on this path; the Allow header says what is"))
 	})
 
-	s := &server{Config: cfg, api: newHuma(router, cfg.Version), storageCheck: make(chan struct{}, 1)}
+	s := &server{Config: cfg, api: newHuma(router, cfg.Version), storageCheck: make(chan struct{}, 1),
+		pastReads: make(chan struct{}, maxPastReads), eventClients: make(chan struct{}, maxEventClients)}
 	s.health()
 	s.images()
 	s.versions()
@@ -113,6 +127,12 @@ func New(cfg Config) (chi.Router, error) {
 	s.initiate()
 	s.uploads()
 	s.jobs()
+	s.events(router)
+	s.history()
+	if s.Webhooks != nil {
+		s.webhooks()
+	}
+	s.projectionRoutes()
 	s.bytes(router)
 	if err := s.document(router); err != nil {
 		return nil, err

@@ -7,6 +7,8 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
+
+	"github.com/imgsrv/imgsrv/docs"
 )
 
 // Tags of the OpenAPI document.
@@ -16,6 +18,7 @@ const (
 	tagDownload = "Downloads"
 	tagStreams  = "Incus and LXD"
 	tagOperate  = "Operation"
+	tagEvents   = "Events"
 )
 
 // describeAPI fills in what stands above all operations.
@@ -30,6 +33,7 @@ func describeAPI(doc *huma.OpenAPI) {
 		{Name: tagDownload, Description: "The bytes, by name or by digest, whole or in ranges"},
 		{Name: tagPublish, Description: "Upload sessions and the jobs that publish them"},
 		{Name: tagStreams, Description: "The simplestreams remote"},
+		{Name: tagEvents, Description: "Following what happens, and what happened"},
 		{Name: tagOperate, Description: "Probes"},
 	}
 	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{securityBearer: {
@@ -37,10 +41,14 @@ func describeAPI(doc *huma.OpenAPI) {
 	}}
 }
 
-// document serves the OpenAPI document at /openapi.yaml and /openapi.json, both made once, here.
+// asyncAPIMediaType is that of AsyncAPI documents in YAML (AsyncAPI 3.0.0, "Media types").
+const asyncAPIMediaType = "application/vnd.aai.asyncapi+yaml;version=3.0.0"
+
+// document serves the OpenAPI document at /openapi.yaml and /openapi.json, both made once, here, and the
+// AsyncAPI document of the events.
 func (s *server) document(router chi.Router) error {
 	doc := s.api.OpenAPI()
-	for _, op := range handMade() {
+	for _, op := range append(handMade(), handMadeEvents()...) {
 		doc.AddOperation(op)
 	}
 	asYAML, err := doc.YAML()
@@ -53,6 +61,7 @@ func (s *server) document(router chi.Router) error {
 	}
 	router.Get("/openapi.yaml", serveDocument("application/openapi+yaml", asYAML))
 	router.Get("/openapi.json", serveDocument("application/openapi+json", asJSON))
+	router.Get("/asyncapi.yaml", serveDocument(asyncAPIMediaType, docs.AsyncAPI))
 	return nil
 }
 

@@ -56,6 +56,8 @@ type projectionStatus struct {
 	Active     bool    `json:"active" doc:"This node applies them; else another one"`
 	Error      string  `json:"error,omitempty" doc:"What holds it up"`
 	ErrorAt    uint64  `json:"error_at,omitempty" doc:"Sequence of the event that can't be applied"`
+	ErrorType  string  `json:"error_type,omitempty" doc:"Type of that event"`
+	Remedy     string  `json:"remedy,omitempty" doc:"What an operator can do about it"`
 }
 
 // health registers GET /healthz: 200 as long as the process answers; and GET /readyz: 200, or 503 with the same
@@ -98,7 +100,8 @@ func (s *server) readiness(ctx context.Context) readiness {
 		checks.Go(func() {
 			status := runner.Status(ctx)
 			out.Projections[i] = projectionStatus{Name: status.Name, Position: uint64(status.Position), Head: uint64(status.Head), Lag: status.LagEvents,
-				LagSeconds: status.LagSeconds, Active: status.Active, Error: status.LastError, ErrorAt: uint64(status.LastErrorSequence)}
+				LagSeconds: status.LagSeconds, Active: status.Active, Error: status.LastError, ErrorAt: uint64(status.LastErrorSequence),
+				ErrorType: string(status.LastErrorType), Remedy: status.Remedy()}
 		})
 	}
 	checks.Wait()

@@ -42,6 +42,7 @@ func TestEachRouteAsksForTheRightToken(t *testing.T) {
 		{"GET", "/readyz", nil, 200, 200, 200},
 		{"GET", "/openapi.yaml", nil, 200, 200, 200},
 		{"GET", "/openapi.json", nil, 200, 200, 200},
+		{"GET", "/asyncapi.yaml", nil, 200, 200, 200},
 		{"GET", "/api/images", nil, 200, 401, 200},
 		{"GET", "/api/images/debian", nil, 200, 401, 200},
 		{"GET", "/api/images/debian/versions", nil, 200, 401, 200},
@@ -311,7 +312,10 @@ func TestTheDocumentDescribesEveryRoute(t *testing.T) {
 		PUT/api/images/{image}/aliases/{alias} DELETE/api/images/{image}/aliases/{alias} GET/api/uploads/{id} DELETE/api/uploads/{id}
 		POST/api/uploads/tus/ HEAD/api/uploads/tus/{upload} PATCH/api/uploads/tus/{upload} DELETE/api/uploads/tus/{upload}
 		GET/api/jobs GET/api/jobs/{id} POST/api/jobs/{id}/retry GET/cas/sha256/{prefix}/{hex} HEAD/cas/sha256/{prefix}/{hex}
-		GET/streams/v1/index.json GET/streams/v1/images.json GET/healthz GET/readyz`)
+		GET/streams/v1/index.json GET/streams/v1/images.json GET/healthz GET/readyz
+		GET/api/events GET/api/events/{sequence} GET/api/events/export POST/api/events/import GET/api/images/{image}/history
+		GET/api/projections GET/api/projections/{name}/replay POST/api/projections/{name}/verify POST/api/projections/{name}/skip
+		GET/api/projections/{name}/rebuild POST/api/projections/{name}/rebuild DELETE/api/projections/{name}/rebuild`)
 	documented := map[string]bool{}
 	for path, item := range fromJSON["paths"].(map[string]any) {
 		for method, op := range item.(map[string]any) {

@@ -19,10 +19,12 @@ import (
 type pageInput struct {
 	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Entries on a page"`
 	After string `query:"after" doc:"next of the page before"`
+	AtInput
 }
 
 type imagesOutput struct {
 	Link string `header:"Link" doc:"The next page, rel=next (RFC 8288)"`
+	AtHeader
 	Body imagesPage
 }
 
@@ -33,9 +35,13 @@ type imagesPage struct {
 
 type imageInput struct {
 	Image string `path:"image" example:"debian-bookworm"`
+	AtInput
 }
 
-type imageOutput struct{ Body imageSummary }
+type imageOutput struct {
+	AtHeader
+	Body imageSummary
+}
 
 // imageSummary is an image with what it offers.
 type imageSummary struct {
@@ -57,13 +63,16 @@ type imageSummary struct {
 func (s *server) images() {
 	read(s, huma.Operation{
 		OperationID: "list-images", Path: pathImages, Tags: []string{tagImages}, Summary: "List images by name",
-		Description: "Only images with a published version; private ones only with a token that may see them.",
+		Description: "Only images with a published version; private ones only with a token that may see them. With `at`, which needs a token, as it was then.",
 		Errors:      []int{http.StatusBadRequest, http.StatusUnprocessableEntity},
 	}, []*projections.Runner{s.CatalogProjection}, s.listImages)
 	read(s, huma.Operation{
 		OperationID: "get-image", Path: pathImage, Tags: []string{tagImages}, Summary: "Get an image",
-		Errors: []int{http.StatusNotFound},
+		Errors: []int{http.StatusBadRequest, http.StatusNotFound},
 	}, []*projections.Runner{s.CatalogProjection}, func(ctx context.Context, in *imageInput) (*imageOutput, error) {
+		if in.At != "" {
+			return s.pastImage(ctx, in)
+		}
 		image, err := s.visibleImage(ctx, in.Image)
 		if err != nil {
 			return nil, err
@@ -73,6 +82,9 @@ func (s *server) images() {
 }
 
 func (s *server) listImages(ctx context.Context, in *pageInput) (*imagesOutput, error) {
+	if in.At != "" {
+		return s.pastImages(ctx, in)
+	}
 	images, next, err := s.Catalog.Images(ctx, catalog.ImageFilter{IncludePrivate: access.From(ctx).MaySeePrivate(), After: in.After, Limit: in.Limit})
 	if err != nil {
 		return nil, err

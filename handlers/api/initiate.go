@@ -35,7 +35,7 @@ type sessionRequest struct {
 	OS          string           `json:"os,omitempty" example:"debian"`
 	Release     string           `json:"release,omitempty" example:"bookworm"`
 	Description string           `json:"description,omitempty" example:"Debian 12, nightly build"`
-	Visibility  string           `json:"visibility,omitempty" enum:"public,private" default:"public" doc:"Who may see the image"`
+	Visibility  string           `json:"visibility,omitempty" enum:"public,private" doc:"Who may see the image. Left out: as the image is, and public for a new one. A version can't change it"`
 	Aliases     []string         `json:"aliases,omitempty" nullable:"false" doc:"Names that shall point at the version when it is published" example:"[\"latest\"]"`
 	Variants    []variantRequest `json:"variants" nullable:"false" doc:"What the version offers. All variants appear together or not at all"`
 }
@@ -103,7 +103,7 @@ func (s *server) openSession(ctx context.Context, in *initiateInput) (*initiateO
 	folder := false
 	cause := jetstream.Cause{Key: "initiate " + session.ID, Actor: session.InitiatedBy, Correlation: session.ID}
 	sequence, err := s.Events.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
-		changes, before, err := s.decideSession(ctx, session)
+		changes, before, err := s.decideSession(ctx, session, in.Body.Visibility == "")
 		if err != nil || len(changes) == 0 {
 			opened = before
 			return nil, err
@@ -220,7 +220,7 @@ func requestDigest(u events.Upload) (string, error) {
 
 // decideSession reads what the rule needs and calls it. Where an earlier request with the same idempotency key
 // has opened the session, there is nothing to change, and before is that session.
-func (s *server) decideSession(ctx context.Context, u events.Upload) (changes []events.Change, before events.Current[events.Upload], err error) {
+func (s *server) decideSession(ctx context.Context, u events.Upload, anyVisibility bool) (changes []events.Change, before events.Current[events.Upload], err error) {
 	cmd := events.InitiateUpload{VersionOfAliasName: map[string]events.Current[events.Version]{}, IsArchitecture: isArchitecture}
 	if cmd.Version, err = s.Events.Version(ctx, u.Image, u.Version); err != nil {
 		return nil, before, err
@@ -230,6 +230,9 @@ func (s *server) decideSession(ctx context.Context, u events.Upload) (changes []
 	}
 	if cmd.Image, err = s.Events.Image(ctx, u.Image); err != nil {
 		return nil, before, err
+	}
+	if anyVisibility && cmd.Image.Sequence != 0 {
+		u.Visibility = cmd.Image.State.Visibility
 	}
 	if cmd.AliasOfVersionName, err = s.Events.Alias(ctx, u.Image, u.Version); err != nil {
 		return nil, before, err

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -44,6 +45,7 @@ type node struct {
 	blobs  *blob.Store
 	pool   *pgxpool.Pool
 	logged *syncBuffer
+	stream natsjs.Stream // what the events are kept in
 
 	catalog, jobs, streams *projections.Runner
 }
@@ -117,9 +119,16 @@ func newStoppedNode(t testing.TB, change ...func(*api.Config)) *node {
 
 func parts(t testing.TB) (api.Config, *node) {
 	t.Helper()
-	n := &node{t: t, events: natstest.Log(t), logged: &syncBuffer{}}
+	stream, nc := natstest.LogAndConn(t)
+	n := &node{t: t, events: stream, logged: &syncBuffer{}}
+	js, err := natsjs.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.stream, err = js.Stream(t.Context(), jetstream.StreamName); err != nil {
+		t.Fatal(err)
+	}
 	log := slog.New(slog.NewTextHandler(n.logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	var err error
 	if n.blobs, err = blob.Open(t.TempDir()); err != nil {
 		t.Fatal(err)
 	}

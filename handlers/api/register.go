@@ -15,6 +15,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/blob"
@@ -156,6 +157,8 @@ func translate(err error) error {
 		return problem.New(problem.CodeBadRequest, "after is not what next of an earlier page said")
 	case errors.Is(err, catalog.ErrUnavailable):
 		return problem.New(problem.CodeUnavailable, "the database doesn't answer; uploads and publications go on, so try again")
+	case errors.Is(err, jetstream.ErrImporting):
+		return problem.New(problem.CodeUnavailable, jetstream.ErrImporting.Error())
 	case blob.IsFull(err):
 		return problem.New(problem.CodeStorageFull, "the storage has no space left")
 	}

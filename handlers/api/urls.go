@@ -25,6 +25,11 @@ const (
 	pathJob      = pathJobs + "/{id}"
 	pathRetry    = pathJob + "/retry"
 	pathBlob     = "/cas/sha256/{prefix}/{hex}"
+	pathHistory  = pathImage + "/history"
+	pathEvents   = "/api/events"
+	pathEvent    = pathEvents + "/{sequence}"
+	pathExport   = pathEvents + "/export"
+	pathImport   = pathEvents + "/import"
 	pathHealth   = "/healthz"
 	pathReady    = "/readyz"
 )

@@ -23,10 +23,12 @@ type versionsInput struct {
 	Image string `path:"image" example:"debian-bookworm"`
 	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Entries on a page"`
 	After string `query:"after" doc:"next of the page before"`
+	AtInput
 }
 
 type versionsOutput struct {
 	Link string `header:"Link" doc:"The next page, rel=next (RFC 8288)"`
+	AtHeader
 	Body versionsPage
 }
 
@@ -49,13 +51,15 @@ type versionInput struct {
 	Image       string `path:"image" example:"debian-bookworm"`
 	Version     string `path:"version" doc:"Name of a version or of an alias" example:"latest"`
 	IfNoneMatch string `header:"If-None-Match" doc:"ETag of an earlier answer"`
+	AtInput
 }
 
 type versionOutput struct {
 	Status       int
 	ETag         string `header:"ETag"`
 	CacheControl string `header:"Cache-Control"`
-	Body         versionDetail
+	AtHeader
+	Body versionDetail
 }
 
 // versionDetail is a version with all its files: the manifest.
@@ -105,12 +109,15 @@ func (s *server) versions() {
 	read(s, huma.Operation{
 		OperationID: "get-version", Path: pathVersion, Tags: []string{tagImages}, Summary: "Get a version's manifest",
 		Description: "Digests, sizes and download URLs of all its files. The version may be named by an alias; a version wins over an alias of the same name.",
-		Errors:      []int{http.StatusNotFound},
+		Errors:      []int{http.StatusBadRequest, http.StatusNotFound},
 		Responses:   map[string]*huma.Response{"304": {Description: "Not changed since the ETag in If-None-Match"}},
 	}, []*projections.Runner{s.CatalogProjection}, s.getVersion)
 }
 
 func (s *server) listVersions(ctx context.Context, in *versionsInput) (*versionsOutput, error) {
+	if in.At != "" {
+		return s.pastVersions(ctx, in)
+	}
 	if _, err := s.visibleImage(ctx, in.Image); err != nil {
 		return nil, err
 	}
@@ -118,8 +125,13 @@ func (s *server) listVersions(ctx context.Context, in *versionsInput) (*versions
 	if err != nil {
 		return nil, err
 	}
+	return versionsPageOf(ctx, in, rows, next, ""), nil
+}
+
+// versionsPageOf is a page of rows; at, where not empty, goes along to the next page.
+func versionsPageOf(ctx context.Context, in *versionsInput, rows []catalog.VersionRow, next, at string) *versionsOutput {
 	path := pathImages + "/" + url.PathEscape(in.Image) + "/versions"
-	out := &versionsOutput{Link: nextLink(ctx, path, next, in.Limit), Body: versionsPage{Versions: []versionSummary{}, Next: next}}
+	out := &versionsOutput{Link: nextLink(ctx, path, next, in.Limit, "at", at), Body: versionsPage{Versions: []versionSummary{}, Next: next}}
 	for _, row := range rows {
 		summary := versionSummary{Image: row.Manifest.Image, Version: row.Manifest.Version, PublishedAt: row.PublishedAt,
 			Aliases: listed(row.Aliases), Variants: []string{}, URL: versionURL(ctx, row.Manifest.Image, row.Manifest.Version)}
@@ -128,7 +140,7 @@ func (s *server) listVersions(ctx context.Context, in *versionsInput) (*versions
 		}
 		out.Body.Versions = append(out.Body.Versions, summary)
 	}
-	return out, nil
+	return out
 }
 
 func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutput, error) {
@@ -136,14 +148,21 @@ func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutp
 	if events.CheckImageName(in.Image) != nil || events.CheckVersionName(in.Version) != nil {
 		return nil, gone
 	}
-	row, err := s.Catalog.Version(ctx, in.Image, in.Version)
+	var row catalog.VersionRow
+	var asOf string
+	var err error
+	if in.At != "" {
+		row, asOf, err = s.pastVersion(ctx, in)
+	} else {
+		row, err = s.Catalog.Version(ctx, in.Image, in.Version)
+	}
 	if err != nil {
 		return nil, notFoundAs(err, gone)
 	}
 	if !maySee(ctx, row.Visibility) {
 		return nil, gone
 	}
-	out := &versionOutput{Status: http.StatusOK, CacheControl: "no-cache", Body: versionDetailOf(ctx, row)}
+	out := &versionOutput{Status: http.StatusOK, CacheControl: "no-cache", AtHeader: AtHeader{asOf}, Body: versionDetailOf(ctx, row)}
 	if row.Visibility == events.Private {
 		out.CacheControl = "private, no-cache"
 	}

@@ -38,6 +38,8 @@ const (
 	CodeRange          events.Code = "range-not-satisfiable"
 	CodePrecondition   events.Code = "precondition-failed"
 	CodeTimeout        events.Code = "request-timeout"
+	CodeRebuilding     events.Code = "rebuild-running"
+	CodeNotEmpty       events.Code = "not-empty"
 	CodeInternal       events.Code = "internal-error"
 )
 
@@ -53,6 +55,7 @@ var table = map[events.Code]entry{
 	events.CodeVersionExists:     {http.StatusConflict, "The version exists"},
 	events.CodeVersionInProgress: {http.StatusConflict, "The version is being published"},
 	events.CodeIdempotencyReuse:  {http.StatusUnprocessableEntity, "The idempotency key was used for another request"},
+	events.CodeVisibility:        {http.StatusConflict, "The image has another visibility"},
 	events.CodeAliasClash:        {http.StatusConflict, "The name is taken"},
 	events.CodeSessionClosed:     {http.StatusConflict, "The upload session is closed"},
 	events.CodeFileMismatch:      {http.StatusUnprocessableEntity, "The file is not the declared one"},
@@ -61,6 +64,9 @@ var table = map[events.Code]entry{
 	events.CodeJobNotFailed:      {http.StatusConflict, "The job has not failed"},
 	events.CodeJobRefused:        {http.StatusConflict, "The content was refused"},
 	events.CodeStepOutOfOrder:    {http.StatusConflict, "The job has moved on"},
+	events.CodeSkippedAlready:    {http.StatusConflict, "The event is skipped already"},
+	events.CodeNotStuck:          {http.StatusConflict, "The projection does not stand at that event"},
+	CodeRebuilding:               {http.StatusConflict, "The projection is being rebuilt or compared"},
 	CodeBadRequest:               {http.StatusBadRequest, "The request can't be read"},
 	CodeUnauthorized:             {http.StatusUnauthorized, "A token is needed"},
 	CodeForbidden:                {http.StatusForbidden, "The token doesn't allow this"},
@@ -76,6 +82,7 @@ var table = map[events.Code]entry{
 	CodeRange:                    {http.StatusRequestedRangeNotSatisfiable, "The range is outside of the file"},
 	CodePrecondition:             {http.StatusPreconditionFailed, "The precondition does not hold"},
 	CodeTimeout:                  {http.StatusRequestTimeout, "The request took too long"},
+	CodeNotEmpty:                 {http.StatusConflict, "The stream has another history"},
 	CodeInternal:                 {http.StatusInternalServerError, "Internal error"},
 }
 

@@ -26,6 +26,11 @@ func (s dataStore) NewUpload(ctx context.Context, info handler.FileInfo) (handle
 	if err == nil {
 		return &tusUpload{h: s.h, session: session, n: n, intake: intake}, nil
 	}
+	if errors.Is(err, blob.ErrDataLost) { // it can only be begun again
+		if err := s.h.store.DropIntake(session, n); err != nil {
+			return nil, s.h.tusError(ctx, err)
+		}
+	}
 	upload, err := s.h.log.Upload(ctx, session)
 	if err != nil {
 		return nil, s.h.tusError(ctx, err)
@@ -58,8 +63,8 @@ func (s dataStore) GetUpload(ctx context.Context, id string) (handler.Upload, er
 	switch {
 	case err == nil:
 		return &tusUpload{h: s.h, session: session, n: n, intake: intake}, nil
-	case errors.Is(err, blob.ErrName):
-		return nil, handler.ErrNotFound
+	case errors.Is(err, blob.ErrName), errors.Is(err, blob.ErrDataLost), errors.Is(err, blob.ErrStateLost):
+		return nil, handler.ErrNotFound // a creation repairs it, or begins again
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, s.h.tusError(ctx, err)
 	}

@@ -125,6 +125,9 @@ func (h *Handler) finish(ctx context.Context, session string, n int) error {
 // no upload of it was created, or it is complete.
 func (h *Handler) Offset(session string, n int) (int64, error) {
 	intake, err := h.store.OpenIntake(session, n)
+	if errors.Is(err, blob.ErrDataLost) || errors.Is(err, blob.ErrStateLost) {
+		return 0, fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -213,14 +213,14 @@ func (c *Client) send(r *http.Request, also ...int) (*http.Response, error) {
 			return answer, nil
 		}
 	}
-	defer discard(answer.Body)
+	defer discard(answer)
 	return nil, problemOf(answer)
 }
 
 // discard closes a body; a short rest is read first, so that the connection can be used again.
-func discard(body io.ReadCloser) {
-	_, _ = io.CopyN(io.Discard, body, 64<<10)
-	_ = body.Close()
+func discard(answer *http.Response) {
+	_, _ = io.CopyN(io.Discard, answer.Body, 64<<10)
+	_ = answer.Body.Close()
 }
 
 // call makes a request with a JSON body (nil for none) and reads a JSON answer into out (nil to ignore it).
@@ -248,7 +248,7 @@ func (c *Client) call(ctx context.Context, method, ref string, in, out any, head
 	if err != nil {
 		return err
 	}
-	defer discard(answer.Body)
+	defer discard(answer)
 	if out == nil {
 		return nil
 	}

@@ -212,7 +212,10 @@ func TestListsAreReadPageByPage(t *testing.T) {
 		t.Errorf("jobs %v by the requests %q", got, asked)
 	}
 	asked = nil
-	for range c.Jobs(t.Context(), "") {
+	for _, err := range c.Jobs(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
 		break
 	}
 	if len(asked) != 1 {

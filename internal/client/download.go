@@ -95,7 +95,8 @@ func (c *Client) DownloadTo(ctx context.Context, w io.Writer, f Fetch) (Fetched,
 	if err != nil {
 		return Fetched{}, err
 	}
-	d.out = w
+	// Not the writer itself: standard output may be a file, but it is not ours to begin anew.
+	d.out = struct{ io.Writer }{w}
 	return d.run(ctx)
 }
 
@@ -108,10 +109,12 @@ func (c *Client) newDownload(ctx context.Context, f Fetch) (*download, error) {
 		if err != nil {
 			return err
 		}
-		if answer, err = c.send(r); err != nil {
+		got, err := c.send(r)
+		if err != nil {
 			return err
 		}
-		discard(answer.Body)
+		discard(got)
+		answer = got // for its header
 		return nil
 	})
 	if err != nil {

@@ -146,7 +146,7 @@ func (u *tusUpload) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer discard(answer.Body)
+	defer discard(answer)
 	location, err := answer.Location() // resolved against the request
 	if err != nil {
 		return fmt.Errorf("create the upload: the server's answer has no usable Location: %w", err)
@@ -165,7 +165,7 @@ func (u *tusUpload) locate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer discard(answer.Body)
+	defer discard(answer)
 	if length := answer.Header.Get("Upload-Length"); length != "" && length != strconv.FormatInt(u.file.Size, 10) {
 		return fmt.Errorf("the upload was begun for a file of %s bytes, this one has %d: abort the session or choose the same file", length, u.file.Size)
 	}
@@ -195,7 +195,7 @@ func (u *tusUpload) patch(ctx context.Context) error {
 		}
 		return stalled(ctx, watched, u.client.server(), err)
 	}
-	defer discard(answer.Body)
+	defer discard(answer)
 	if err := u.moveTo(answer); err != nil {
 		return err
 	}

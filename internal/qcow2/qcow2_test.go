@@ -196,7 +196,6 @@ func TestRefusalsNameWhatOffends(t *testing.T) {
 // A cluster that reads as zeros may have a place in the file. Nothing is read there, but it is not wholly beyond the end.
 func TestClustersOfZerosBeginWithinTheFile(t *testing.T) {
 	t.Parallel()
-	const cluster = 1 << 16
 	for name, entries := range map[string][2]uint64{
 		"zero cluster":          {1, 0},
 		"zero subclusters":      {0, 0xffffffff << 32},

@@ -1,0 +1,155 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/problem"
+)
+
+// audience decides which events a reader may see. With a token it is all of them; without one, the facts of
+// versions, images and aliases that the catalog shows too, of images that are public.
+type audience struct {
+	log    *jetstream.Log
+	all    bool
+	images map[string]shown // as far as they were asked for
+}
+
+// shown says whether an image is public, as of an event.
+type shown struct {
+	public bool
+	asOf   events.Sequence
+}
+
+func newAudience(log *jetstream.Log, all bool) *audience {
+	return &audience{log: log, all: all, images: map[string]shown{}}
+}
+
+// publicKinds are the kinds of entities that a reader without a token hears of.
+func publicKinds() []string { return []string{events.KindVersion, events.KindImage, events.KindAlias} }
+
+// maySee also keeps the images' visibility up to date, so that it is to be called for each event in turn.
+func (a *audience) maySee(ctx context.Context, event events.Event) (bool, error) {
+	if a.all {
+		return true, nil
+	}
+	var name string
+	var own events.Visibility // what the fact itself says of its image; "" for nothing
+	switch fact := event.Fact.(type) {
+	case events.VersionFact:
+		v := fact.VersionState()
+		if v.State == events.StateReserved || v.State == events.StateReleased || v.Manifest == nil {
+			return false, nil // who is going to publish what is nobody else's business
+		}
+		name, own = v.Image, v.Manifest.Visibility
+	case events.ImageFact:
+		name, own = fact.ImageState().Name, fact.ImageState().Visibility
+	case events.AliasFact:
+		name = fact.AliasState().Image
+	default:
+		return false, nil
+	}
+	now, known := a.images[name]
+	if !known {
+		current, err := a.log.Image(ctx, name)
+		if err != nil {
+			return false, err
+		}
+		now = shown{public: current.State.Visibility == events.Public, asOf: current.Sequence}
+	}
+	// A publication stands before the description of its image in their batch, and decides it.
+	if own != "" && event.Sequence > now.asOf {
+		now = shown{public: own == events.Public, asOf: event.Sequence}
+	}
+	a.images[name] = now
+	return now.public && (own == "" || own == events.Public), nil
+}
+
+// eventFilter says which events a reader wants.
+type eventFilter struct {
+	images []string
+	types  []string // exact, or a prefix and '*'
+}
+
+// maxFilters bounds the names in a filter: the server compares each event with each.
+const maxFilters = 100
+
+// filterOf reads the parameters image and type; each may be given several times, or as a list with commas.
+func filterOf(r *http.Request) (eventFilter, error) {
+	f := eventFilter{images: listParameter(r, "image"), types: listParameter(r, "type")}
+	if len(f.images) > maxFilters || len(f.types) > maxFilters {
+		return f, problem.New(problem.CodeBadRequest, "a filter has at most 100 images and 100 types")
+	}
+	for _, image := range f.images {
+		if err := events.CheckImageName(image); err != nil {
+			return f, problem.New(problem.CodeBadRequest, "image: "+err.Error())
+		}
+	}
+	for _, t := range f.types {
+		if !slices.ContainsFunc(events.Types(), func(known events.Type) bool { return matches(t, known) }) {
+			return f, problem.New(problem.CodeBadRequest, "type: there is no type of event "+t+"; one is imgsrv.version.published.v1, and imgsrv.version.* stands for all of a version")
+		}
+	}
+	return f, nil
+}
+
+func listParameter(r *http.Request, name string) []string {
+	var out []string
+	for _, value := range r.URL.Query()[name] {
+		for part := range strings.SplitSeq(value, ",") {
+			if part = strings.TrimSpace(part); part != "" && !slices.Contains(out, part) {
+				out = append(out, part)
+			}
+		}
+	}
+	return out
+}
+
+func matches(pattern string, t events.Type) bool {
+	prefix, isPrefix := strings.CutSuffix(pattern, "*")
+	return isPrefix && strings.HasPrefix(string(t), prefix) || pattern == string(t)
+}
+
+// wants compares an event with the filter. What can't be decoded has no image.
+func (f eventFilter) wants(event events.Event) bool {
+	if len(f.types) > 0 && !slices.ContainsFunc(f.types, func(p string) bool { return matches(p, event.Type) }) {
+		return false
+	}
+	return len(f.images) == 0 || event.Fact != nil && slices.Contains(f.images, events.ImageOf(event.Fact))
+}
+
+// subjects are those that the server has to send for the filter: nil for all of them, none at all when nothing
+// that the reader may see can match.
+func (f eventFilter) subjects(a *audience) (subjects []string, any bool) {
+	if a.all && len(f.images) == 0 && len(f.types) == 0 {
+		return nil, true
+	}
+	wanted := map[string]bool{}
+	for _, t := range events.Types() {
+		if len(f.types) == 0 || slices.ContainsFunc(f.types, func(p string) bool { return matches(p, t) }) {
+			wanted[events.KindOf(t)] = true
+		}
+	}
+	kinds := []string{}
+	for kind := range wanted {
+		ofImages := slices.Contains(publicKinds(), kind) || kind == events.KindUpload || kind == events.KindJob
+		if (a.all || slices.Contains(publicKinds(), kind)) && (len(f.images) == 0 || ofImages) {
+			kinds = append(kinds, kind)
+		}
+	}
+	if len(kinds) == 0 {
+		return nil, false
+	}
+	if !a.all && !wanted[events.KindImage] {
+		kinds = append(kinds, events.KindImage) // tells which images are public
+	}
+	slices.Sort(kinds)
+	for _, kind := range kinds {
+		subjects = append(subjects, events.SubjectsAbout(kind, f.images...)...)
+	}
+	return subjects, true
+}
