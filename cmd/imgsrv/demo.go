@@ -78,7 +78,7 @@ func (c *DemoCmd) step(ctx context.Context, t Terminal, node *Node, dataDir stri
 		}
 	}
 	_, _ = fmt.Fprintf(t.Out, "\n$ imgsrv %s\n", strings.Join(shown, " "))
-	full := append(args[:len(args):len(args)], "--server", node.HTTPURL, "--data-dir", dataDir, "--quiet")
+	full := append(args[:len(args):len(args)], "--server", node.HTTPURL, "--data-dir", dataDir, "--token", node.Token, "--quiet")
 	if code := run(ctx, full, t); code != exitOK {
 		return fmt.Errorf("imgsrv %s ended with code %d", args[0], code)
 	}

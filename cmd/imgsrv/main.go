@@ -29,12 +29,14 @@ const (
 
 // grammar is the command line. Each flag is also an environment variable, IMGSRV_ and its name.
 type grammar struct {
-	Start    StartCmd    `cmd:"" help:"Run a server, until Ctrl-C."`
-	Demo     DemoCmd     `cmd:"" help:"Try it out: run a server in a temporary folder, publish a small image, fetch it back, and serve until Ctrl-C."`
-	Publish  PublishCmd  `cmd:"" help:"Upload image files and publish them as a version of an image."`
-	Images   ImagesCmd   `cmd:"" help:"List images, or the versions of one image."`
-	Download DownloadCmd `cmd:"" help:"Download a file of a published version, and check it."`
-	Jobs     JobsCmd     `cmd:"" help:"Show publication jobs, or retry a failed one."`
+	Start       StartCmd       `cmd:"" help:"Run a server, until Ctrl-C."`
+	Demo        DemoCmd        `cmd:"" help:"Try it out: run a server in a temporary folder, publish a small image, fetch it back, and serve until Ctrl-C."`
+	Publish     PublishCmd     `cmd:"" help:"Upload image files and publish them as a version of an image."`
+	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one image."`
+	Download    DownloadCmd    `cmd:"" help:"Download a file of a published version, and check it."`
+	Jobs        JobsCmd        `cmd:"" help:"Show publication jobs, or retry a failed one."`
+	Projections ProjectionsCmd `cmd:"" help:"For operators: status of the projections, rebuild, verify, replay, skip."`
+	Webhooks    WebhooksCmd    `cmd:"" help:"Send events to URLs: add, list and remove webhooks, and see to what they didn't take."`
 }
 
 // Terminal is where a command reads and writes.

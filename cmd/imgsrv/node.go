@@ -8,14 +8,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
-	tusd "github.com/tus/tusd/v2/pkg/handler"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -132,6 +133,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	var runners [3]*projections.Runner
+	var operators []*projections.Operator
 	for i, projector := range []projections.Projector{projcatalog.New(), projjobs.New(), projstreams.New()} {
 		if err := migrations.Apply(ctx, pool, projector.Name(), projector.Migrations()); err != nil {
 			return fmt.Errorf("migrate the projection %s: %w", projector.Name(), err)
@@ -141,6 +143,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 			return err
 		}
 		n.background("projection "+projector.Name(), runners[i].Run)
+		operators = append(operators, n.operator(pool, events, projector, runners[i]))
 	}
 
 	uploads, err := tus.New(tus.Config{Log: events, Store: blobs, Guard: guard, MaxUploadBytes: flags.MaxUploadBytes, Logger: n.log})
@@ -157,9 +160,13 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	publications := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, StepStarted: hooks.stepStarted})
 	n.background("publications", publications.Run)
 
+	webhooks, err := n.startWebhooks(flags, dataDir, events, tele)
+	if err != nil {
+		return err
+	}
 	router, err := api.New(api.Config{
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
-		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], PingPostgres: pool.Ping,
+		Webhooks: webhooks, CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
 		MaxUploadBytes: flags.MaxUploadBytes, Version: version(),
 	})
 	if err != nil {
@@ -184,12 +191,23 @@ func (f ServerFlags) check(ctx context.Context) error {
 	if f.MaxUploadBytes < 0 {
 		return errors.New("--max-upload-bytes is a number of bytes from 0")
 	}
+	if f.Listen == "" {
+		return errors.New("--listen is an address, host:port: without it nobody reaches the server")
+	}
+	if f.TLSListen != "" && f.TLSCert != "" {
+		if _, err := tls.LoadX509KeyPair(f.TLSCert, f.TLSKey); err != nil {
+			return fmt.Errorf("read the certificate of --tls-cert and --tls-key: %w", err)
+		}
+	}
+	if f.MetricsListen != "" && (!strings.HasPrefix(f.MetricsPath, "/") || strings.ContainsAny(f.MetricsPath, "{} ?#")) {
+		return fmt.Errorf("--metrics-path is a path such as /metrics, not %q", f.MetricsPath)
+	}
 	addresses := []struct{ flag, addr string }{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}
 	if f.NATSURL == "" {
 		addresses = append(addresses, struct{ flag, addr string }{"--nats-listen", f.NATSListen})
 	}
 	for _, a := range addresses {
-		if a.addr == "" && a.flag != "--listen" {
+		if a.addr == "" {
 			continue
 		}
 		// Found out now, a taken port costs a moment; after PostgreSQL's start it would cost seconds.
@@ -214,6 +232,12 @@ func (n *Node) connectNATS(ctx context.Context, flags ServerFlags, dataDir strin
 	if flags.NATSURL != "" {
 		nc, err := nats.Connect(flags.NATSURL, options...)
 		if err != nil {
+			// nats.go's own words may repeat a part of the URL, and with it of a password.
+			if errors.Is(err, nats.ErrNoServers) {
+				err = errors.New("nobody answers there: is it running, with JetStream (nats-server -js)?")
+			} else if _, parseErr := url.Parse(flags.NATSURL); parseErr != nil {
+				err = errors.New("it is no URL; give nats://USER:PASSWORD@HOST:PORT, with special characters percent-encoded")
+			}
 			return nil, fmt.Errorf("connect to the NATS server of --nats-url: %w", err)
 		}
 		n.onStop("connection to NATS", func() error { nc.Close(); return nil })
@@ -231,16 +255,16 @@ func (n *Node) connectNATS(ctx context.Context, flags ServerFlags, dataDir strin
 	}
 	n.onStop("connection to NATS", func() error { nc.Close(); return nil })
 	n.EventsAt = "embedded NATS, in-process only"
-	if url := server.URL(); url != "" {
-		n.EventsAt = url + "  (stream " + jetstream.StreamName + ", embedded NATS)"
+	if at := server.URL(); at != "" {
+		n.EventsAt = at + "  (stream " + jetstream.StreamName + ", embedded NATS)"
 	}
 	return nc, nil
 }
 
 func (n *Node) connectPostgres(ctx context.Context, flags ServerFlags, dataDir string) (*pgxpool.Pool, error) {
-	url := flags.PostgresURL
+	address := flags.PostgresURL
 	n.PostgresAt = "PostgreSQL of --postgres-url"
-	if url == "" {
+	if address == "" {
 		managed, err := postgres.StartManaged(ctx, postgres.ManagedConfig{DataDir: dataDir, Log: n.log})
 		if err != nil {
 			return nil, err
@@ -250,10 +274,18 @@ func (n *Node) connectPostgres(ctx context.Context, flags ServerFlags, dataDir s
 			defer cancel()
 			return managed.Stop(ctx)
 		})
-		url = managed.URL()
+		address = managed.URL()
+		n.background("private PostgreSQL", func(ctx context.Context) error {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-managed.Done():
+				return errors.New("its server ended; see " + filepath.Join(dataDir, "postgres.log") + ", and start imgsrv again")
+			}
+		})
 		n.PostgresAt = managed.DataDir() + "  (private PostgreSQL)"
 	}
-	pool, err := postgres.Open(ctx, url)
+	pool, err := postgres.Open(ctx, address)
 	if err != nil {
 		return nil, err
 	}
@@ -335,7 +367,7 @@ func (n *Node) serveOn(what string, l net.Listener, handler http.Handler) {
 	n.onStop(what, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
 		defer cancel()
-		interrupt(tusd.ErrServerShutdown)
+		interrupt(tus.ErrStopping)
 		err := server.Shutdown(ctx)
 		if errors.Is(err, context.DeadlineExceeded) {
 			n.log.Warn("requests were cut at the stop", "listener", what)

@@ -25,7 +25,7 @@ type PublishCmd struct {
 	Release      string   `help:"Its release, such as bookworm." placeholder:"NAME"`
 	Description  string   `help:"What the image is, in a line." placeholder:"TEXT"`
 	Alias        []string `help:"Alias to move to this version, such as latest; may be given several times." placeholder:"NAME"`
-	Visibility   string   `help:"public or private." enum:"public,private" default:"public"`
+	Visibility   string   `help:"public or private, for a new image; later versions are as their image is. Without it: public." enum:",public,private" default:"" placeholder:"WHO"`
 }
 
 // published is what the command writes with --json.

@@ -173,6 +173,10 @@ func TestAStartThatCannotWorkSaysWhy(t *testing.T) {
 		"key without cert":  {append(free, "--data-dir="+t.TempDir(), "--tls-key=x"), []string{"--tls-cert"}},
 		"PostgreSQL away":   {append(free, "--data-dir="+t.TempDir(), "--postgres-url=postgres://nobody:secret@"+deadAddress(t)+"/x?connect_timeout=1"), []string{"PostgreSQL"}},
 		"NATS away":         {append(free, "--data-dir="+t.TempDir(), "--nats-url=nats://"+deadAddress(t)), []string{"--nats-url"}},
+		"no listener":       {[]string{"--listen=", "--tls-listen=", "--metrics-listen=", "--nats-listen="}, []string{"--listen"}},
+		"no certificate":    {append(free, "--tls-listen=127.0.0.1:0", "--tls-cert=/nowhere", "--tls-key=/nowhere"), []string{"--tls-cert"}},
+		"metrics path":      {append(free, "--metrics-listen=127.0.0.1:0", "--metrics-path=/{"), []string{"--metrics-path"}},
+		"password of NATS":  {append(free, "--nats-url=nats://u:secret%zz@127.0.0.1:1"), []string{"--nats-url"}},
 		"bad verbosity":     {append(free, "--verbosity=loud"), []string{"--verbosity"}},
 		"negative size cap": {append(free, "--max-upload-bytes=-1"), []string{"--max-upload-bytes"}},
 	} {
