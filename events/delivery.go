@@ -35,15 +35,15 @@ type Delivery struct {
 
 // The facts of a delivery.
 type (
-	// DeliveryAttemptFailed: another attempt follows at RetryAt.
+	// DeliveryAttemptFailed says that an attempt failed and another follows at RetryAt.
 	DeliveryAttemptFailed struct{ Delivery }
-	// DeliveryDeadLettered: no more attempts by itself.
+	// DeliveryDeadLettered ends the attempts that come by themselves.
 	DeliveryDeadLettered struct{ Delivery }
-	// DeliverySucceeded: delivered in order, after failures.
+	// DeliverySucceeded says that it was delivered in order, after failures.
 	DeliverySucceeded struct{ Delivery }
-	// DeliveryRequested: an operator wants it delivered (again), or at once where it is being retried.
+	// DeliveryRequested says that an operator wants it delivered (again), or at once where it is being retried.
 	DeliveryRequested struct{ Delivery }
-	// DeliveryRedelivered: delivered on request. It takes a dead letter off the list.
+	// DeliveryRedelivered says that it was delivered on request. It takes a dead letter off the list.
 	DeliveryRedelivered struct{ Delivery }
 )
 

@@ -125,7 +125,8 @@ func SubscriberPosition(ctx context.Context, nc *nats.Conn, durable string) (p P
 	return Position{Acknowledged: events.Sequence(info.AckFloor.Stream), Pending: info.NumPending, Unsettled: info.NumAckPending}, true, nil
 }
 
-// Unsubscribe forgets a durable subscriber. A name that the server doesn't know is no error.
+// Unsubscribe forgets a durable subscriber. A name that the server doesn't know is no error. It needs the right
+// to remove consumers, which the embedded server gives nobody from outside: who could remove one could remove all.
 func Unsubscribe(ctx context.Context, nc *nats.Conn, durable string) error {
 	l, err := openReader(ctx, nc, nil)
 	if err != nil {

@@ -304,7 +304,7 @@ func TestASlowReaderIsCutAndGoesOnWhereItWas(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	fmt.Fprintf(conn, "GET /api/events?after=0 HTTP/1.0\r\nAuthorization: Bearer %s\r\n\r\n", adminToken)
+	_, _ = fmt.Fprintf(conn, "GET /api/events?after=0 HTTP/1.0\r\nAuthorization: Bearer %s\r\n\r\n", adminToken)
 	reader := bufio.NewReader(conn)
 	if _, err := http.ReadResponse(reader, nil); err != nil {
 		t.Fatal(err)

@@ -8,12 +8,12 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 )
 
-// Webhook: see [History.Upload].
+// Webhook is like [History.Upload].
 func (h *History) Webhook(id string) events.Current[events.Webhook] {
 	return current(h, events.WebhookEntity(id), events.FoldWebhook)
 }
 
-// Delivery: see [History.Upload].
+// Delivery is like [History.Upload].
 func (h *History) Delivery(webhook string, sequence events.Sequence) events.Current[events.Delivery] {
 	return current(h, events.DeliveryEntity(webhook, sequence), events.FoldDelivery)
 }
