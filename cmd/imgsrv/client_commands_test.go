@@ -119,6 +119,39 @@ func TestPublishListDownload(t *testing.T) {
 	if code, out, errs := command(t.Context(), with(flags, "download", "debian", "-o", "-")...); code != 0 || out != root {
 		t.Errorf("download to standard output: exit code %d, %d bytes, %s", code, len(out), errs)
 	}
+	// Standard output may be a pipe, which can't be rewound, or a file with something in it.
+	kept, err := os.Create(filepath.Join(dir, "kept"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kept.WriteString("precious"); err != nil {
+		t.Fatal(err)
+	}
+	if code := run(t.Context(), with(flags, "download", "debian", "-o", "-"), Terminal{Out: kept, Err: io.Discard}); code != 0 {
+		t.Errorf("download into an open file: exit code %d", code)
+	}
+	if err := kept.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "kept")); err != nil || string(got) != "precious"+root {
+		t.Errorf("an open file holds %d bytes (%v), want what it had and the download", len(got), err)
+	}
+	pipeR, pipeW, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	piped := make(chan string, 1)
+	go func() {
+		data, _ := io.ReadAll(pipeR)
+		piped <- string(data)
+	}()
+	if code := run(t.Context(), with(flags, "download", "debian", "-o", "-"), Terminal{Out: pipeW, Err: io.Discard}); code != 0 {
+		t.Errorf("download into a pipe: exit code %d", code)
+	}
+	_ = pipeW.Close()
+	if got := <-piped; got != root {
+		t.Errorf("the pipe got %d bytes", len(got))
+	}
 	if code, _, errs := command(t.Context(), with(flags, "download", "debian", "-o", filepath.Join(dir, "debian"))...); code != 1 || !strings.Contains(errs, "--force") {
 		t.Errorf("download over a file: exit code %d, %s", code, errs)
 	}
