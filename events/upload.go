@@ -237,6 +237,8 @@ type InitiateUpload struct {
 	Image              Current[Image]
 	// VersionOfAliasName holds, for each alias, the state of the version that has the alias's name.
 	VersionOfAliasName map[string]Current[Version]
+	// AliasOfFlavour holds, for each variant's flavour, the state of the alias that has its name.
+	AliasOfFlavour map[string]Current[Alias]
 	// IsArchitecture tells whether Incus knows a name as an architecture.
 	IsArchitecture func(string) bool
 }
@@ -261,6 +263,11 @@ func Initiate(cmd InitiateUpload) ([]Change, error) {
 	}
 	if cmd.Image.Sequence != 0 && cmd.Image.State.Visibility != u.Visibility {
 		return nil, Refuse(CodeVisibility, "image %s is %s, and a publication doesn't change that: leave visibility out, or say %s", u.Image, cmd.Image.State.Visibility, cmd.Image.State.Visibility)
+	}
+	for _, v := range u.Variants {
+		if cmd.AliasOfFlavour[v.Flavour].State.Version != "" {
+			return nil, Refuse(CodeAliasClash, "%s is an alias of image %s: choose another flavour or remove the alias", v.Flavour, u.Image)
+		}
 	}
 	for _, alias := range u.Aliases {
 		if err := aliasClash(u.Image, alias, cmd.Image.State, cmd.VersionOfAliasName[alias].State, cmd.IsArchitecture(alias)); err != nil {

@@ -160,6 +160,9 @@ func TestAnAliasShadowsNothing(t *testing.T) {
 	base.Session.Aliases = []string{"edge"}
 	for name, change := range map[string]func(*InitiateUpload){
 		"the new version is an alias": func(c *InitiateUpload) { c.AliasOfVersionName.State = Alias{Version: "1"} },
+		"a flavour is an alias": func(c *InitiateUpload) {
+			c.AliasOfFlavour = map[string]Current[Alias]{"default": {State: Alias{Version: "1"}}}
+		},
 		"the alias is a version": func(c *InitiateUpload) {
 			c.VersionOfAliasName = map[string]Current[Version]{"edge": {State: Version{State: StatePublished}}}
 		},

@@ -215,3 +215,46 @@ func TestManyVariantsAppearTogetherAndKnownBytesAreNotSentAgain(t *testing.T) {
 		t.Errorf("manifest %+v: known bytes need a fingerprint too", manifest)
 	}
 }
+
+// What was published in private stays so: no later version brings it to light, whatever it says of itself.
+func TestAPrivateImageStaysPrivate(t *testing.T) {
+	t.Parallel()
+	node := startChild(t, childSpec{Flags: nodeFlags(t)})
+	p, stranger := &publisher{t: t, base: node.HTTPURL, token: node.Token}, &publisher{t: t, base: node.HTTPURL}
+	f := file{format: "rootfs.squashfs", data: []byte("hsqs secret")}
+	first := request("secret", "1", "container", []string{"latest"}, f)
+	first["visibility"] = "private"
+	p.publish(first, f)
+
+	var problem struct{ Code string }
+	if resp := p.call("POST", "/api/images", request("secret", "2", "container", nil, f), &problem); resp.StatusCode != 409 || problem.Code != "visibility-differs" {
+		t.Errorf("a public version of a private image: %d %s", resp.StatusCode, problem.Code)
+	}
+	second := request("secret", "2", "container", []string{"latest"}, f)
+	delete(second, "visibility")
+	session := p.open(second)
+	p.upload(session, f)
+	if resp := stranger.call("GET", session.StatusURL, nil, &problem); resp.StatusCode != 404 {
+		t.Errorf("a stranger sees the session: %d", resp.StatusCode)
+	}
+	if job := p.await(session); job.State != "succeeded" {
+		t.Fatalf("job %+v", job)
+	}
+	for _, path := range []string{"/api/images/secret", "/api/images/secret/versions/2", "/api/images/secret/versions/1/variants/amd64.container.default/formats/rootfs.squashfs",
+		"/cas/sha256/" + digestOf(f.data)[:2] + "/" + digestOf(f.data), "/api/images/secret/history"} {
+		if resp := stranger.call("GET", path, nil, &problem); resp.StatusCode != 404 {
+			t.Errorf("a stranger gets %d from %s", resp.StatusCode, path)
+		}
+	}
+	var images incus.Products
+	stranger.call("GET", "/streams/v1/images.json", nil, &images)
+	if len(images.Products) != 0 {
+		t.Errorf("the remote lists %d private products", len(images.Products))
+	}
+	var seen struct {
+		Visibility string `json:"visibility"`
+	}
+	if p.call("GET", "/api/images/secret/versions/latest", nil, &seen); seen.Visibility != "private" {
+		t.Errorf("version 2 is %q", seen.Visibility)
+	}
+}

@@ -50,7 +50,7 @@ func TestPublishFlags(t *testing.T) {
 	want := PublishCmd{
 		clientFlags: clientFlags{Server: "http://h:1", Token: "x", DataDir: ".imgsrv", JSON: true},
 		Files:       []string{filepath.Join(cwd, "a"), filepath.Join(cwd, "b")}, Image: "debian", Version: "12",
-		Architecture: hostArchitecture(), Flavour: "default", Format: []string{"", "root.tar.xz"}, Alias: []string{"latest", "stable"}, Visibility: "public",
+		Architecture: hostArchitecture(), Flavour: "default", Format: []string{"", "root.tar.xz"}, Alias: []string{"latest", "stable"},
 	}
 	if !reflect.DeepEqual(want, got) {
 		t.Errorf("want %+v\n got %+v", want, got)

@@ -221,7 +221,7 @@ func requestDigest(u events.Upload) (string, error) {
 // decideSession reads what the rule needs and calls it. Where an earlier request with the same idempotency key
 // has opened the session, there is nothing to change, and before is that session.
 func (s *server) decideSession(ctx context.Context, u events.Upload, anyVisibility bool) (changes []events.Change, before events.Current[events.Upload], err error) {
-	cmd := events.InitiateUpload{VersionOfAliasName: map[string]events.Current[events.Version]{}, IsArchitecture: isArchitecture}
+	cmd := events.InitiateUpload{VersionOfAliasName: map[string]events.Current[events.Version]{}, AliasOfFlavour: map[string]events.Current[events.Alias]{}, IsArchitecture: isArchitecture}
 	if cmd.Version, err = s.Events.Version(ctx, u.Image, u.Version); err != nil {
 		return nil, before, err
 	}
@@ -239,6 +239,11 @@ func (s *server) decideSession(ctx context.Context, u events.Upload, anyVisibili
 	}
 	for _, alias := range u.Aliases {
 		if cmd.VersionOfAliasName[alias], err = s.Events.Version(ctx, u.Image, alias); err != nil {
+			return nil, before, err
+		}
+	}
+	for _, v := range u.Variants {
+		if cmd.AliasOfFlavour[v.Flavour], err = s.Events.Alias(ctx, u.Image, v.Flavour); err != nil {
 			return nil, before, err
 		}
 	}
