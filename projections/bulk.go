@@ -2,6 +2,8 @@ package projections
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,7 +14,8 @@ import (
 // projector without it is rebuilt with Apply, from all events.
 type Bulk interface {
 	Projector
-	// Kinds are the kinds of entities (events.KindImage) whose facts it applies. Others are not even read.
+	// Kinds are the kinds of entities (events.KindImage) whose facts it applies; nil: of all. Others are not
+	// decoded, so that one that this release can't read doesn't stop it.
 	Kinds() []string
 	// LastOnly says that of an entity's facts only the last has a bearing on the rows. The others are then not decoded;
 	// that their type is known is still looked at.
@@ -42,3 +45,11 @@ func (p plain) Load(ctx context.Context, tx pgx.Tx, batch []events.Event) error 
 }
 
 func (plain) Finish(context.Context, pgx.Tx) error { return nil }
+
+// concerns says whether facts of a subject may have a bearing on a projection.
+func concerns(p Bulk, subject string) bool {
+	kinds := p.Kinds()
+	return len(kinds) == 0 || slices.ContainsFunc(kinds, func(kind string) bool {
+		return strings.HasPrefix(subject[min(len(subject), len(events.SubjectPrefix)):], kind+".")
+	})
+}

@@ -45,6 +45,18 @@
 //   - The process is killed: the server ends the transaction and frees the lock; a standby Runner or the next start
 //     goes on after the position.
 //
-// A rebuild beside the live tables, with a swap, takes the place of emptying in place in a later release:
-// [Projector.Migrations] and migrations.Apply make the same tables in a schema of any name for it.
+// # Rebuilds
+//
+// A [Rebuilder] fills the schema NAME_next from the log, in transactions that move its own position, and then, in one
+// transaction, locks the live position, applies what is still missing, and renames the schemas. Who is right:
+//
+//   - The live position's row is the lock between the two. A Runner moves it first in each of its transactions, so that the rows of
+//     a transaction are all in the schema whose position it moves; the swap gives the old row another stream, so that a Runner that
+//     waited for it finds nothing to move, and reads where the projection is.
+//   - The new position is never behind the old one: readers with a minimum sequence are never told less than before.
+//   - Half a rebuild is a schema with a mark (log, release, migrations, skipped events); it is gone on with only if the mark is the same.
+//   - Whoever holds the advisory lock "imgsrv rebuild NAME" may make schemas beside the live one: one rebuild, [Verify] or [Replay] at
+//     a time, on all nodes together.
+//
+// Events that an operator skipped (imgsrv.projection.event_skipped) are left out by the Runner, by rebuilds and by comparisons alike.
 package projections

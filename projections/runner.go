@@ -217,7 +217,7 @@ func (r *Runner) next(ctx context.Context, conn *pgx.Conn, tail *jetstream.Tail)
 		case err == nil:
 			return batch, nil
 		case errors.As(err, &unreadable):
-			if r.ignores(unreadable.Event.Subject) || r.skips(unreadable.Event.Sequence) {
+			if !concerns(bulkOf(r.projector), unreadable.Event.Subject) || r.skips(unreadable.Event.Sequence) {
 				tail.PassOver()
 				return []events.Event{unreadable.Event}, nil // it has no Fact
 			}

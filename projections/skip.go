@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/imgsrv/imgsrv/events"
 )
@@ -27,14 +25,6 @@ func (r *Runner) skips(sequence events.Sequence) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.state.skipped.Skips(sequence)
-}
-
-// ignores says that no fact of a subject has a bearing on the projection, also one that this release can't read.
-func (r *Runner) ignores(subject string) bool {
-	kinds := bulkOf(r.projector).Kinds()
-	return len(kinds) > 0 && !slices.ContainsFunc(kinds, func(kind string) bool {
-		return strings.HasPrefix(subject, events.SubjectPrefix+kind+".")
-	})
 }
 
 // withoutSkipped is the batch without the events that are skipped, each of which is said and counted, and without those of

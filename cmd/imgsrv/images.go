@@ -15,6 +15,7 @@ type ImagesCmd struct {
 	clientFlags `embed:""`
 
 	Image string `arg:"" optional:"" help:"Image whose versions are listed. Without it: all images."`
+	At    string `help:"Answer as the catalog stood then: sequence of an event, or a time such as 2026-01-31T12:00:00Z. For all images it needs a token." placeholder:"SEQ|TIME"`
 }
 
 // Run lists.
@@ -24,7 +25,7 @@ func (cmd *ImagesCmd) Run(ctx context.Context, t Terminal) error {
 		return err
 	}
 	if cmd.Image != "" {
-		versions, err := collect(c.Versions(ctx, cmd.Image))
+		versions, err := collect(c.VersionsAsOf(ctx, cmd.Image, cmd.At))
 		if err != nil {
 			return err
 		}
@@ -33,7 +34,7 @@ func (cmd *ImagesCmd) Run(ctx context.Context, t Terminal) error {
 		}
 		return printVersions(t.Out, versions)
 	}
-	images, err := collect(c.Images(ctx))
+	images, err := collect(c.ImagesAsOf(ctx, cmd.At))
 	if err != nil {
 		return err
 	}

@@ -35,12 +35,15 @@ type grammar struct {
 	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one image."`
 	Download    DownloadCmd    `cmd:"" help:"Download a file of a published version, and check it."`
 	Jobs        JobsCmd        `cmd:"" help:"Show publication jobs, or retry a failed one."`
+	Events      EventsCmd      `cmd:"" help:"Follow what happens, look at an event, move a history between servers."`
+	History     HistoryCmd     `cmd:"" help:"Tell what happened to an image, or to one version."`
 	Projections ProjectionsCmd `cmd:"" help:"For operators: status of the projections, rebuild, verify, replay, skip."`
 	Webhooks    WebhooksCmd    `cmd:"" help:"Send events to URLs: add, list and remove webhooks, and see to what they didn't take."`
 }
 
 // Terminal is where a command reads and writes.
 type Terminal struct {
+	In  io.Reader
 	Out io.Writer // results, and nothing else
 	Err io.Writer // progress and errors
 	// Fancy: Err is a terminal that can draw a line anew.
@@ -51,7 +54,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal ends the command in order; after it signals are again what they are to any program.
 	context.AfterFunc(ctx, stop)
-	t := Terminal{Out: os.Stdout, Err: os.Stderr, Fancy: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb"}
+	t := Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Fancy: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb"}
 	code := run(ctx, os.Args[1:], t)
 	stop()
 	os.Exit(code)

@@ -30,6 +30,7 @@ type Consumer struct {
 	Subjects []string
 	From     events.Sequence
 	InOrder  bool
+	Forget   time.Duration // the server forgets a consumer that nobody reads for so long; 0: never
 }
 
 // config is the consumer as the server keeps it.
@@ -37,6 +38,7 @@ func (c Consumer) config() natsjs.ConsumerConfig {
 	cfg := natsjs.ConsumerConfig{
 		Durable: c.Name, FilterSubject: c.Subject, AckPolicy: natsjs.AckExplicitPolicy, AckWait: ackWait,
 		DeliverPolicy: natsjs.DeliverAllPolicy, MaxDeliver: -1, MaxAckPending: 10_000,
+		InactiveThreshold: c.Forget,
 	}
 	if len(c.Subjects) > 0 {
 		cfg.FilterSubject, cfg.FilterSubjects = "", c.Subjects

@@ -28,9 +28,14 @@ type SubscribeConfig struct {
 	// Workers, where more than one, are how many events are handled at once, in no particular order. With 0 or 1
 	// each event waits until the one before it is handled.
 	Workers int
+	// Forget is how long after the subscriber's last visit the server forgets it; 0 means 30 days.
+	Forget time.Duration
 	// Logger gets what goes wrong on the way; nil for none.
 	Logger *slog.Logger
 }
+
+// forgetSubscriber is how long a subscriber may stay away: the server has room for a bounded number.
+const forgetSubscriber = 30 * 24 * time.Hour
 
 // Handler is a function for the events of one type; [Handle] makes one.
 type Handler struct {
@@ -86,7 +91,10 @@ func Subscribe(ctx context.Context, nc *nats.Conn, cfg SubscribeConfig, handlers
 	if err != nil {
 		return fmt.Errorf("subscribe %s: %w", cfg.Durable, err)
 	}
-	consumer := Consumer{Name: cfg.Durable, Subjects: subjects, From: cfg.From, Workers: cfg.Workers, InOrder: cfg.Workers <= 1}
+	if cfg.Forget == 0 {
+		cfg.Forget = forgetSubscriber
+	}
+	consumer := Consumer{Forget: cfg.Forget, Name: cfg.Durable, Subjects: subjects, From: cfg.From, Workers: cfg.Workers, InOrder: cfg.Workers <= 1}
 	return l.Consume(ctx, consumer, func(ctx context.Context, d Delivery) error {
 		if len(cfg.Images) > 0 && !slices.Contains(cfg.Images, events.ImageOf(d.Fact)) {
 			return nil

@@ -124,7 +124,7 @@ func (f eventFilter) wants(event events.Event) bool {
 
 // subjects are those that the server has to send for the filter: nil for all of them, none at all when nothing
 // that the reader may see can match.
-func (f eventFilter) subjects(a *audience) (subjects []string, any bool) {
+func (f eventFilter) subjects(a *audience) (subjects []string, some bool) {
 	if a.all && len(f.images) == 0 && len(f.types) == 0 {
 		return nil, true
 	}

@@ -41,8 +41,8 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	audience := newAudience(s.Events, access.From(ctx).MaySeePrivate())
-	subjects, any := filter.subjects(audience)
-	if !any {
+	subjects, some := filter.subjects(audience)
+	if !some {
 		problem.Write(w, r, s.Log, problem.New(problem.CodeUnauthorized, "without a token there are only events of versions, images and aliases; with this filter none is left"))
 		return
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -104,11 +105,11 @@ func (s *server) getHistory(ctx context.Context, in *historyInput) (*historyOutp
 
 // sessionsOf are the upload sessions that held or made the versions among some events.
 func sessionsOf(found []events.Event) []string {
-	var ids []string
+	ids := map[string]bool{}
 	for _, event := range found {
-		if fact, ok := event.Fact.(events.VersionFact); ok && !slices.Contains(ids, fact.VersionState().UploadID) {
-			ids = append(ids, fact.VersionState().UploadID)
+		if fact, ok := event.Fact.(events.VersionFact); ok {
+			ids[fact.VersionState().UploadID] = true
 		}
 	}
-	return ids
+	return slices.Sorted(maps.Keys(ids))
 }

@@ -71,7 +71,19 @@ type Format struct {
 
 // Images lists images by name, page by page as they are asked for. An error ends the list.
 func (c *Client) Images(ctx context.Context) iter.Seq2[Image, error] {
-	return pages[Image](ctx, c, "/api/images", url.Values{}, "images")
+	return c.ImagesAsOf(ctx, "")
+}
+
+// ImagesAsOf lists images as they were at an event (its sequence) or a time (RFC 3339); "" is now.
+func (c *Client) ImagesAsOf(ctx context.Context, at string) iter.Seq2[Image, error] {
+	return pages[Image](ctx, c, "/api/images", asOf(at), "images")
+}
+
+func asOf(at string) url.Values {
+	if at == "" {
+		return url.Values{}
+	}
+	return url.Values{"at": {at}}
 }
 
 // Image reads one image.
@@ -85,7 +97,12 @@ func (c *Client) Image(ctx context.Context, name string) (*Image, error) {
 
 // Versions lists an image's versions, newest first, page by page as they are asked for. An error ends the list.
 func (c *Client) Versions(ctx context.Context, image string) iter.Seq2[VersionSummary, error] {
-	return pages[VersionSummary](ctx, c, route("api", "images", image, "versions"), url.Values{}, "versions")
+	return c.VersionsAsOf(ctx, image, "")
+}
+
+// VersionsAsOf lists an image's versions as they were: see [Client.ImagesAsOf].
+func (c *Client) VersionsAsOf(ctx context.Context, image, at string) iter.Seq2[VersionSummary, error] {
+	return pages[VersionSummary](ctx, c, route("api", "images", image, "versions"), asOf(at), "versions")
 }
 
 // Version reads a version of an image by its name or an alias.

@@ -65,7 +65,7 @@ func (t *teller) tell(event events.Event) (version, text string) {
 		alias := fact.AliasState()
 		before := t.aliases[alias.Alias]
 		t.aliases[alias.Alias] = alias.Version
-		return cmpOr(alias.Version, before), tellAlias(alias, before)
+		return orElse(alias.Version, before), tellAlias(alias, before)
 	}
 	return "", ""
 }
@@ -212,7 +212,7 @@ func (t *teller) describe(now events.Image) string {
 		{"description", before.Description, now.Description}, {"flavours", strings.Join(before.Flavours, ", "), strings.Join(now.Flavours, ", ")},
 	} {
 		if c.from != c.to {
-			changes = append(changes, fmt.Sprintf("%s %s → %s", c.what, cmpOr(c.from, "none"), cmpOr(c.to, "none")))
+			changes = append(changes, fmt.Sprintf("%s %s → %s", c.what, orElse(c.from, "none"), orElse(c.to, "none")))
 		}
 	}
 	return strings.TrimSuffix("the image changed: "+strings.Join(changes, "; "), ": ")
@@ -232,7 +232,7 @@ func notEmpty(texts ...string) []string {
 	return slices.DeleteFunc(texts, func(s string) bool { return s == "" })
 }
 
-func cmpOr(a, b string) string {
+func orElse(a, b string) string {
 	if a == "" {
 		return b
 	}

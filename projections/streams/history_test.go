@@ -67,13 +67,19 @@ func variant(kind events.VariantType, flavour, bytes string) events.UploadVarian
 	}
 }
 
-// publish takes a session through all its facts to the published version.
+// publish takes a session through all its facts to the published version. Where it wants another visibility than the image has, the
+// image's is changed first: no rule of today does that, but the stream may say so.
 func (h *history) publish(u events.Upload) {
 	h.t.Helper()
 	u.ID = uuid.Must(uuid.NewV7()).String()
 	u.InitiatedAt, u.InitiatedBy = h.now, "admin"
 	if u.Visibility == "" {
 		u.Visibility = events.Public
+	}
+	if image := last(h, events.ImageEntity(u.Image), events.FoldImage); image.Sequence != 0 && image.State.Visibility != u.Visibility {
+		changed := image.State
+		changed.Visibility = u.Visibility
+		h.add([]events.Change{{Fact: events.ImageDescribed{Image: changed}, Expect: image.Sequence}}, nil)
 	}
 	version := func() events.Current[events.Version] {
 		return last(h, events.VersionEntity(u.Image, u.Version), events.FoldVersion)

@@ -41,27 +41,47 @@ func (*Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) er
 
 // change applies the events to the tables but not to the documents; false when none bears on them.
 func change(ctx context.Context, tx pgx.Tx, batch []events.Event) (bool, error) {
-	var changes pgx.Batch
+	changes := changes{shown: map[string]shown{}}
 	for _, e := range batch {
 		changed := Change{Sequence: e.Sequence, At: e.Time}
 		switch fact := e.Fact.(type) {
 		case events.VersionPublished:
-			publish(&changes, fact.Version, changed)
+			changes.publish(fact.Version, changed)
 		case events.ImageDescribed:
-			showImage(&changes, fact.Image, changed)
+			changes.showImage(fact.Image, changed)
 		case events.AliasMoved:
-			moveAlias(&changes, fact.Alias, changed)
+			changes.moveAlias(fact.Alias, changed)
 		case events.AliasRemoved:
-			moveAlias(&changes, fact.Alias, changed)
+			changes.moveAlias(fact.Alias, changed)
 		}
 	}
+	changes.queueProducts()
 	if changes.Len() == 0 {
 		return false, nil
 	}
-	if err := tx.SendBatch(ctx, &changes).Close(); err != nil {
+	if err := tx.SendBatch(ctx, &changes.Batch).Close(); err != nil {
 		return false, fmt.Errorf("apply publications to the simplestreams tables: %w", err)
 	}
 	return true, nil
+}
+
+// changes are the statements of a batch. Those of one table go in the order of the events.
+type changes struct {
+	pgx.Batch
+	shown    map[string]shown // what the last statement about an image says of it
+	products products
+}
+
+type shown struct {
+	visibility  events.Visibility
+	os, release string
+}
+
+// products are rows, column by column.
+type products struct {
+	images, versions, architectures, types, flavours, fingerprints []string
+	metaFormats, metaDigests, rootFormats, rootDigests             []string
+	metaSizes, rootSizes                                           []int64
 }
 
 // A publication's second is taken if another version of its image has it, and then the next free one is used.
@@ -82,25 +102,38 @@ SELECT $1, $2, $3, $4, $5, $6, (
 )
 ON CONFLICT (image, version) DO NOTHING`
 
-const insertProduct = `
+const insertProducts = `
 INSERT INTO products (image, version, architecture, type, flavour, fingerprint,
     metadata_format, metadata_sha256, metadata_size_bytes, root_format, root_sha256, root_size_bytes)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+SELECT *
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+    $7::text[], $8::text[], $9::bigint[], $10::text[], $11::text[], $12::bigint[])
 ON CONFLICT (image, version, architecture, type, flavour) DO NOTHING`
 
-func publish(changes *pgx.Batch, v events.Version, changed Change) {
+func (c *changes) publish(v events.Version, changed Change) {
 	m := v.Manifest
 	if m == nil {
 		return // no rule makes such a fact
 	}
 	// A publication sets its image's visibility. The image's own fact says so too, but it may come in the next batch, and a
 	// private version must not be listed in between.
-	showImage(changes, events.Image{Name: v.Image, OS: m.OS, Release: m.Release, Visibility: m.Visibility}, changed)
-	changes.Queue(insertVersion, v.Image, v.Version, m.OS, m.Release, m.PublishedAt, int64(changed.Sequence))
+	c.showImage(events.Image{Name: v.Image, OS: m.OS, Release: m.Release, Visibility: m.Visibility}, changed)
+	c.Queue(insertVersion, v.Image, v.Version, m.OS, m.Release, m.PublishedAt, int64(changed.Sequence))
 	for _, variant := range m.Variants {
 		metadata, root := files(variant)
-		changes.Queue(insertProduct, v.Image, v.Version, variant.Architecture, string(variant.Type), variant.Flavour, variant.Fingerprint,
-			metadata.Format, metadata.SHA256, metadata.SizeBytes, root.Format, root.SHA256, root.SizeBytes)
+		p := &c.products
+		p.images, p.versions = append(p.images, v.Image), append(p.versions, v.Version)
+		p.architectures, p.types = append(p.architectures, variant.Architecture), append(p.types, string(variant.Type))
+		p.flavours, p.fingerprints = append(p.flavours, variant.Flavour), append(p.fingerprints, variant.Fingerprint)
+		p.metaFormats, p.metaDigests, p.metaSizes = append(p.metaFormats, metadata.Format), append(p.metaDigests, metadata.SHA256), append(p.metaSizes, metadata.SizeBytes)
+		p.rootFormats, p.rootDigests, p.rootSizes = append(p.rootFormats, root.Format), append(p.rootDigests, root.SHA256), append(p.rootSizes, root.SizeBytes)
+	}
+}
+
+func (c *changes) queueProducts() {
+	if p := &c.products; len(p.images) > 0 {
+		c.Queue(insertProducts, p.images, p.versions, p.architectures, p.types, p.flavours, p.fingerprints,
+			p.metaFormats, p.metaDigests, p.metaSizes, p.rootFormats, p.rootDigests, p.rootSizes)
 	}
 }
 
@@ -137,8 +170,13 @@ ON CONFLICT (name) DO UPDATE SET
 WHERE (old.visibility, old.os, old.release) IS DISTINCT FROM
     (excluded.visibility, coalesce(nullif(excluded.os, ''), old.os), coalesce(nullif(excluded.release, ''), old.release))`
 
-func showImage(changes *pgx.Batch, i events.Image, changed Change) {
-	changes.Queue(upsertImage, i.Name, string(i.Visibility), i.OS, i.Release, int64(changed.Sequence), changed.At)
+func (c *changes) showImage(i events.Image, changed Change) {
+	now := shown{i.Visibility, i.OS, i.Release}
+	if before, said := c.shown[i.Name]; said && before == now {
+		return // the statement would change nothing
+	}
+	c.shown[i.Name] = now
+	c.Queue(upsertImage, i.Name, string(i.Visibility), i.OS, i.Release, int64(changed.Sequence), changed.At)
 }
 
 const upsertAlias = `
@@ -150,8 +188,8 @@ ON CONFLICT (image, alias) DO UPDATE SET
     changed_at = excluded.changed_at
 WHERE old.version <> excluded.version`
 
-func moveAlias(changes *pgx.Batch, a events.Alias, changed Change) {
-	changes.Queue(upsertAlias, a.Image, a.Alias, a.Version, int64(changed.Sequence), changed.At)
+func (c *changes) moveAlias(a events.Alias, changed Change) {
+	c.Queue(upsertAlias, a.Image, a.Alias, a.Version, int64(changed.Sequence), changed.At)
 }
 
 // derive makes the documents of what the tables hold.
