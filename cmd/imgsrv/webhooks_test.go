@@ -276,7 +276,7 @@ func TestAWebhookMissesNothingWhileTheServerIsKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if sequence == last { // at least once: what was under way at the kill comes again
+		if sequence <= last { // at least once: what was acknowledged just before the kill comes again, too
 			continue
 		}
 		last, got = sequence, append(got, body.Version)
