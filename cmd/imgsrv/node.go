@@ -144,6 +144,11 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		}
 		n.background("projection "+projector.Name(), runners[i].Run)
 		operators = append(operators, n.operator(pool, events, projector, runners[i]))
+		stop, err := operators[i].ObserveRows(tele.Meter("github.com/imgsrv/imgsrv/projections"))
+		if err != nil {
+			return err
+		}
+		n.onStop("row counts of "+projector.Name(), stop)
 	}
 
 	uploads, err := tus.New(tus.Config{Log: events, Store: blobs, Guard: guard, MaxUploadBytes: flags.MaxUploadBytes, Logger: n.log})

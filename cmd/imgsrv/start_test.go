@@ -111,11 +111,12 @@ func TestAKilledServerStartsAgainOverWhatItLeft(t *testing.T) {
 		if len(versions.Versions) == 0 || versions.Versions[0].Version != version {
 			t.Fatalf("versions %+v after publishing %s", versions, version)
 		}
-		metrics, err := http.Get(node.MetricsURL)
-		if err != nil || metrics.StatusCode != 200 {
-			t.Errorf("metrics: %v", err)
-		} else {
-			_ = metrics.Body.Close()
+		var metrics []byte
+		if resp := p.call("GET", node.MetricsURL, nil, &metrics); resp.StatusCode != 200 {
+			t.Errorf("metrics: %d", resp.StatusCode)
+		}
+		if want := `imgsrv_projection_rows{projection="catalog",table="versions"} ` + version; !strings.Contains(string(metrics), want) {
+			t.Errorf("the metrics lack %s", want)
 		}
 		node.kill()
 	}
