@@ -80,9 +80,8 @@ func AddWebhook(w Webhook, current Current[Webhook]) ([]Change, error) {
 		c.fail("images", "", fmt.Sprintf("a webhook names at most %d images", MaxWebhookFilters))
 	}
 	for i, image := range w.Images {
-		// A star may stand for nothing or for anything, so what is checked is the rest.
-		if CheckImageName(strings.ReplaceAll(image, "*", "a")) != nil {
-			c.fail(fmt.Sprintf("images[%d]", i), image, "an image filter is the name of an image, in which * stands for any characters")
+		if err := CheckImagePattern(image); err != nil {
+			c.fail(fmt.Sprintf("images[%d]", i), image, err.Error())
 		}
 	}
 	if err := c.refusal(); err != nil {
@@ -139,14 +138,14 @@ func (w Webhook) Wants(t Type, fact Fact) bool {
 	if isUndelivered(KindOf(t)) {
 		return false
 	}
-	if len(w.Types) > 0 && !slices.ContainsFunc(w.Types, func(filter string) bool { return matchesStars(filter, string(t)) }) {
+	if len(w.Types) > 0 && !slices.ContainsFunc(w.Types, func(filter string) bool { return MatchStars(filter, string(t)) }) {
 		return false
 	}
 	if len(w.Images) == 0 {
 		return true
 	}
 	image := ImageOf(fact)
-	return image != "" && slices.ContainsFunc(w.Images, func(filter string) bool { return matchesStars(filter, image) })
+	return image != "" && slices.ContainsFunc(w.Images, func(filter string) bool { return MatchStars(filter, image) })
 }
 
 // Subjects are those under which all that the webhook may want is stored, and no more than can be said with
@@ -166,25 +165,6 @@ func (w Webhook) Subjects() []string {
 		return []string{SubjectAll}
 	}
 	return subjects
-}
-
-// matchesStars: each * of a pattern stands for any characters, also none.
-func matchesStars(pattern, s string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return pattern == s
-	}
-	last := len(parts) - 1
-	s, ok := strings.CutPrefix(s, parts[0])
-	if !ok {
-		return false
-	}
-	for _, part := range parts[1:last] {
-		if _, s, ok = strings.Cut(s, part); !ok {
-			return false
-		}
-	}
-	return strings.HasSuffix(s, parts[last])
 }
 
 // RemoveWebhook decides to end a webhook.

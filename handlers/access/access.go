@@ -14,25 +14,55 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 )
 
 // tokenPrefix makes a leaked token recognisable to scanners.
 const tokenPrefix = "imgsrv_"
 
-// Principal is who makes a request.
+// Principal is who makes a request. The zero value is somebody without credentials.
 type Principal struct {
-	Name  string // "" for somebody without a token
-	admin bool
+	Name   string // "" for somebody without credentials
+	grants []events.Grant
 }
 
-// MayWrite says whether the principal may upload, publish and move aliases.
-func (p Principal) MayWrite() bool { return p.admin }
+// NewPrincipal is somebody who holds these roles.
+func NewPrincipal(name string, grants ...events.Grant) Principal {
+	return Principal{Name: name, grants: grants}
+}
 
-// MaySeePrivate says whether the principal may see private images.
-func (p Principal) MaySeePrivate() bool { return p.admin }
+// May says whether the principal holds a role on an image, by a grant for the whole server or for a pattern
+// that the image matches. Of a public image everybody is a reader; that isn't asked here.
+func (p Principal) May(role events.Role, image string) bool {
+	return image != "" && slices.ContainsFunc(p.grants, func(g events.Grant) bool { return g.Covers(role, image) })
+}
+
+// MayServer says whether the principal holds a role on the whole server.
+func (p Principal) MayServer(role events.Role) bool {
+	return slices.ContainsFunc(p.grants, func(g events.Grant) bool { return g.Covers(role, "") })
+}
+
+// MaySomewhere says whether the principal holds a role on any image at all: the door before the body is read.
+func (p Principal) MaySomewhere(role events.Role) bool {
+	return slices.ContainsFunc(p.grants, func(g events.Grant) bool {
+		g.Images = ""
+		return g.Covers(role, "")
+	})
+}
+
+// MayWrite says whether the principal may upload, publish and move aliases of every image.
+//
+// It goes once every caller asks May(events.RolePublisher, image).
+func (p Principal) MayWrite() bool { return p.MayServer(events.RolePublisher) }
+
+// MaySeePrivate says whether the principal may see all private images.
+//
+// It goes once every caller asks May(events.RoleReader, image).
+func (p Principal) MaySeePrivate() bool { return p.MayServer(events.RoleReader) }
 
 // Guard knows the token's hash.
 type Guard struct{ admin [sha256.Size]byte }
@@ -55,7 +85,7 @@ func (g *Guard) Authenticate(r *http.Request) (Principal, error) {
 	if subtle.ConstantTimeCompare(sum[:], g.admin[:]) != 1 {
 		return Principal{}, problem.New(problem.CodeUnauthorized, "the token is unknown")
 	}
-	return Principal{Name: "admin", admin: true}, nil
+	return NewPrincipal("admin", events.Grant{Role: events.RoleAdmin}), nil
 }
 
 // Writer is Authenticate for requests that change something: nobody is a 401, a principal without the
