@@ -16,7 +16,8 @@ const (
 	Service PrincipalKind = "service"
 )
 
-// AdminPrincipal is made with a fresh server; its first token is in admin.token.
+// AdminPrincipal is there without a fact and can't be changed: who has a server's data folder finds a token of it
+// in admin.token.
 const AdminPrincipal = "admin"
 
 // Principal is who may do something: a person or a service. It holds roles; its tokens say that a request is its.
@@ -109,7 +110,7 @@ func CreatePrincipal(p Principal, current Current[Principal]) ([]Change, error) 
 	if err := c.refusal(); err != nil {
 		return nil, err
 	}
-	if current.Sequence != 0 && !current.State.Removed {
+	if current.Sequence != 0 && !current.State.Removed || p.Name == AdminPrincipal {
 		return nil, Refuse(CodePrincipalExists, "there is a principal %s already", p.Name)
 	}
 	return []Change{{Fact: PrincipalCreated{p}, Expect: current.Sequence}}, nil
@@ -133,8 +134,7 @@ func GrantRole(current Current[Principal], name string, g Grant) ([]Change, erro
 	return []Change{{Fact: PrincipalRoleGranted{Principal: next, Grant: g}, Expect: current.Sequence}}, nil
 }
 
-// RevokeRole decides to take a role from a principal. The built-in admin keeps that role, or nobody could give
-// it back.
+// RevokeRole decides to take a role from a principal.
 func RevokeRole(current Current[Principal], name string, g Grant) ([]Change, error) {
 	if err := needPrincipal(current, name); err != nil {
 		return nil, err
@@ -143,9 +143,6 @@ func RevokeRole(current Current[Principal], name string, g Grant) ([]Change, err
 	i := slices.Index(next.Grants, g)
 	if i < 0 {
 		return nil, Refuse(CodeNotFound, "principal %s is not %s", name, g)
-	}
-	if name == AdminPrincipal && g.Role == RoleAdmin {
-		return nil, Refuse(CodeLastAdmin, "the principal %s stays an admin: revoke its tokens instead", name)
 	}
 	next.Grants = slices.Delete(slices.Clone(next.Grants), i, i+1)
 	return []Change{{Fact: PrincipalRoleRevoked{Principal: next, Grant: g}, Expect: current.Sequence}}, nil
@@ -156,15 +153,16 @@ func RemovePrincipal(current Current[Principal], name, by string, at time.Time) 
 	if err := needPrincipal(current, name); err != nil {
 		return nil, err
 	}
-	if name == AdminPrincipal {
-		return nil, Refuse(CodeLastAdmin, "the principal %s can't be removed: revoke its tokens instead", name)
-	}
 	next := current.State
 	next.Removed, next.RemovedBy, next.RemovedAt = true, by, at
 	return []Change{{Fact: PrincipalRemoved{next}, Expect: current.Sequence}}, nil
 }
 
+// needPrincipal refuses a principal that can't be changed or isn't there.
 func needPrincipal(current Current[Principal], name string) error {
+	if name == AdminPrincipal {
+		return Refuse(CodeBuiltIn, "the principal %s is built in and stays as it is: what can be revoked are its tokens", name)
+	}
 	if current.Sequence == 0 || current.State.Removed {
 		return Refuse(CodeNotFound, "there is no principal %s", name)
 	}

@@ -108,7 +108,6 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if n.Token = token; made {
 		n.NewToken = token
 	}
-	guard := access.NewGuard(token)
 
 	n.StorageDir = flags.StorageDir
 	if n.StorageDir == "" {
@@ -127,6 +126,22 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
+
+	trust, err := n.startTrust(ctx, flags, events)
+	if err != nil {
+		return err
+	}
+	directory := access.NewDirectory(access.DirectoryConfig{Log: events, Logger: n.log, Trusted: trust.rules.Has})
+	if err := directory.CatchUp(ctx); err != nil {
+		return fmt.Errorf("read who may do what: %w", err)
+	}
+	if id, known := directory.AddBuiltIn(token); known {
+		if _, why, _ := directory.Token(id); why != "" {
+			n.log.Info("the token in admin.token is not good any more", "reason", why, "remedy", "where no other admin's token is left, remove the file and start again")
+		}
+	}
+	n.background("directory of principals and tokens", directory.Run)
+	guard := directory.Guard(trust.verifier.Authenticate)
 
 	pool, err := n.connectPostgres(ctx, flags, dataDir)
 	if err != nil {
@@ -171,7 +186,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	router, err := api.New(api.Config{
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
-		Webhooks: webhooks, CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
+		Webhooks: webhooks, TrustRules: trust.rules, OIDC: trust.verifier, CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
 		MaxUploadBytes: flags.MaxUploadBytes, Version: version(),
 	})
 	if err != nil {

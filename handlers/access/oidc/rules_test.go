@@ -62,7 +62,7 @@ func TestTheRulesThatThereAreFollowTheirFacts(t *testing.T) {
 	add("3", "third")
 
 	rules := oidc.NewRules(log, slog.New(slog.DiscardHandler))
-	if err := rules.Load(t.Context()); err != nil {
+	if err := rules.CatchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	want := func(names_ ...string) {
@@ -73,7 +73,7 @@ func TestTheRulesThatThereAreFollowTheirFacts(t *testing.T) {
 	}
 	want("second", "third")
 
-	between := add("4", "fourth") // after Load, before Run
+	between := add("4", "fourth") // after CatchUp, before Run
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -87,7 +87,7 @@ func TestTheRulesThatThereAreFollowTheirFacts(t *testing.T) {
 		t.Helper()
 		limited, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := rules.WaitFor(limited, sequence); err != nil {
+		if err := rules.Wait(limited, sequence); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -110,7 +110,7 @@ func TestTheRulesThatThereAreFollowTheirFacts(t *testing.T) {
 
 	short, cancelShort := context.WithCancel(t.Context())
 	cancelShort()
-	if err := rules.WaitFor(short, 1000); err == nil {
+	if err := rules.Wait(short, 1000); err == nil {
 		t.Error("a wait for what never comes ends without an error")
 	}
 }

@@ -49,7 +49,11 @@ type Identity struct {
 	Principal access.Principal
 	Rules     []events.Trust // those that the token satisfies, the oldest first; at least one
 	Expires   time.Time      // of the token
+	subject   string
 }
+
+// Name is the principal's where one of the rules counts.
+func (i Identity) Name(rule events.Trust) string { return "oidc:" + rule.Name + ":" + i.subject }
 
 // New makes a verifier. The error says what is wrong with the CA file. Close is to be called.
 func New(cfg Config) (*Verifier, error) {
@@ -104,8 +108,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Identity, error) {
 			return Identity{}, err
 		}
 	}
-	meant := slices.Clone(rules)
-	meant = slices.DeleteFunc(meant, func(t events.Trust) bool { return !slices.Contains(token.claims.audiences(), t.Audience) })
+	meant := slices.DeleteFunc(rules, func(t events.Trust) bool { return !slices.Contains(token.claims.audiences(), t.Audience) })
 	if len(meant) == 0 {
 		return Identity{}, refused(errors.New("the token is meant for another audience (aud) than this server's"))
 	}
@@ -123,8 +126,17 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Identity, error) {
 			}
 		}
 	}
-	name := "oidc:" + meant[0].Name + ":" + token.claims.subject()
-	return Identity{Principal: access.NewPrincipal(name, grants...), Rules: meant, Expires: expires}, nil
+	who := Identity{Rules: slices.Clone(meant), Expires: expires, subject: token.claims.subject()}
+	who.Principal = access.NewPrincipal(who.Name(meant[0]), grants...).While(func() bool { return v.now().Before(expires.Add(leeway)) && v.still(meant) })
+	return who, nil
+}
+
+// still says whether all of some rules are there.
+func (v *Verifier) still(rules []events.Trust) bool {
+	now := v.rules()
+	return !slices.ContainsFunc(rules, func(t events.Trust) bool {
+		return !slices.ContainsFunc(now, func(there events.Trust) bool { return there.ID == t.ID && !there.Removed })
+	})
 }
 
 // checkSignature says whether the issuer has signed the token with one of its keys.
