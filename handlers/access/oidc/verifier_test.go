@@ -23,6 +23,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/internal/oidctest"
 )
 
 // clock is a time that tests move.
@@ -41,17 +42,17 @@ func (c *clock) advance(d time.Duration) { c.at.Add(int64(d)) }
 type setup struct {
 	*oidc.Verifier
 	t      *testing.T
-	issuer *issuer
-	key    signer
+	issuer *oidctest.Issuer
+	key    oidctest.Key
 	clock  *clock
 	rules  []events.Trust
 }
 
-func newSetup(t *testing.T, key signer) *setup {
+func newSetup(t *testing.T, key oidctest.Key) *setup {
 	t.Helper()
-	s := &setup{t: t, issuer: newIssuer(t, key), key: key, clock: newClock()}
+	s := &setup{t: t, issuer: oidctest.New(t, key), key: key, clock: newClock()}
 	s.rules = []events.Trust{s.rule()}
-	v, err := oidc.New(oidc.Config{Rules: func() []events.Trust { return s.rules }, Logger: slog.New(slog.DiscardHandler), CAFile: s.issuer.caFile, Clock: s.clock.now})
+	v, err := oidc.New(oidc.Config{Rules: func() []events.Trust { return s.rules }, Logger: slog.New(slog.DiscardHandler), CAFile: s.issuer.CAFile, Clock: s.clock.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,13 +62,13 @@ func newSetup(t *testing.T, key signer) *setup {
 }
 
 func (s *setup) rule() events.Trust {
-	return events.Trust{ID: "1", Name: "github-main", Issuer: s.issuer.url, Audience: "https://images.example.org",
+	return events.Trust{ID: "1", Name: "github-main", Issuer: s.issuer.URL, Audience: "https://images.example.org",
 		Claims: map[string]string{"repository": "acme/images", "ref": "refs/heads/*"}, Grants: []events.Grant{{Role: events.RolePublisher, Images: "acme-*"}}}
 }
 
 func (s *setup) token(changes map[string]any) string {
 	s.t.Helper()
-	return s.key.sign(s.t, encode(s.t, s.issuer.said(s.clock.now(), changes)))
+	return s.key.Sign(s.t, oidctest.JSON(s.t, s.issuer.Claims(s.clock.now(), changes)))
 }
 
 // refused checks that a token is a problem of a status whose text says why, and of 503 that it says when to try again.
@@ -101,7 +102,7 @@ func (s *setup) accepted(raw string) {
 
 func TestATokenOfATrustedIssuerGivesTheRolesOfItsRule(t *testing.T) {
 	t.Parallel()
-	for name, key := range map[string]signer{"RS256": rsaKey(t, "k1"), "ES256": ecKey(t, "k1"), "a key without a name": rsaKey(t, "")} {
+	for name, key := range map[string]oidctest.Key{"RS256": oidctest.RSA(t, "k1"), "ES256": oidctest.ECDSA(t, "k1"), "a key without a name": oidctest.RSA(t, "")} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSetup(t, key)
@@ -119,7 +120,7 @@ func TestATokenOfATrustedIssuerGivesTheRolesOfItsRule(t *testing.T) {
 					t.Errorf("rights %+v", p)
 				}
 			}
-			if n := s.issuer.requests("/keys"); n != 1 {
+			if n := s.issuer.Requests("/keys"); n != 1 {
 				t.Errorf("the keys were asked for %d times, want once", n)
 			}
 		})
@@ -128,12 +129,12 @@ func TestATokenOfATrustedIssuerGivesTheRolesOfItsRule(t *testing.T) {
 
 func TestATokenThatIsNotGoodIsRefusedAndToldWhy(t *testing.T) {
 	t.Parallel()
-	s := newSetup(t, rsaKey(t, "k1"))
-	stranger := rsaKey(t, "k1") // another key under the same name
+	s := newSetup(t, oidctest.RSA(t, "k1"))
+	stranger := oidctest.RSA(t, "k1") // another key under the same name
 	now := s.clock.now()
-	claims := encode(t, s.issuer.said(now, nil))
+	claims := oidctest.JSON(t, s.issuer.Claims(now, nil))
 	part := base64.RawURLEncoding.EncodeToString
-	public, err := x509.MarshalPKIXPublicKey(s.key.private.Public())
+	public, err := x509.MarshalPKIXPublicKey(s.key.Private.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +145,7 @@ func TestATokenThatIsNotGoodIsRefusedAndToldWhy(t *testing.T) {
 		return signed + "." + part(mac.Sum(nil))
 	}
 	good := strings.Split(s.token(nil), ".")
-	tampered := good[0] + "." + part(encode(t, s.issuer.said(now, map[string]any{"ref": "refs/heads/other"}))) + "." + good[2]
+	tampered := good[0] + "." + part(oidctest.JSON(t, s.issuer.Claims(now, map[string]any{"ref": "refs/heads/other"}))) + "." + good[2]
 	for name, c := range map[string]struct{ raw, why string }{
 		"expired":                        {s.token(map[string]any{"exp": now.Add(-time.Minute).Unix()}), "expired at 2026-11-25T11:59:00Z"},
 		"no expiry":                      {s.token(map[string]any{"exp": nil}), "exp"},
@@ -155,9 +156,9 @@ func TestATokenThatIsNotGoodIsRefusedAndToldWhy(t *testing.T) {
 		"other audiences":                {s.token(map[string]any{"aud": []string{"a", "https://images.example.org/"}}), "aud"},
 		"no audience":                    {s.token(map[string]any{"aud": nil}), "aud"},
 		"another issuer":                 {s.token(map[string]any{"iss": "https://evil.example.org"}), "iss"},
-		"nearly the issuer":              {s.token(map[string]any{"iss": s.issuer.url + "/"}), "iss"},
+		"nearly the issuer":              {s.token(map[string]any{"iss": s.issuer.URL + "/"}), "iss"},
 		"no issuer":                      {s.token(map[string]any{"iss": nil}), "iss"},
-		"the issuer in capitals":         {s.token(map[string]any{"iss": nil, "ISS": s.issuer.url}), "iss"},
+		"the issuer in capitals":         {s.token(map[string]any{"iss": nil, "ISS": s.issuer.URL}), "iss"},
 		"another repository":             {s.token(map[string]any{"repository": "evil/images"}), "claims"},
 		"a repository that begins so":    {s.token(map[string]any{"repository": "acme/images2"}), "claims"},
 		"a branch that is a tag":         {s.token(map[string]any{"ref": "refs/tags/heads/x"}), "claims"},
@@ -167,14 +168,14 @@ func TestATokenThatIsNotGoodIsRefusedAndToldWhy(t *testing.T) {
 		"alg none, in capitals":          {part([]byte(`{"alg":"NONE","kid":"k1"}`)) + "." + part(claims) + ".", "signed"},
 		"HS256 with the public key, DER": {hs256(public), "signed"},
 		"HS256 with the public key, PEM": {hs256(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})), "signed"},
-		"another's signature":            {stranger.sign(t, claims), "signature"},
+		"another's signature":            {stranger.Sign(t, claims), "signature"},
 		"another's claims":               {tampered, "signature"},
 		"no signature":                   {good[0] + "." + good[1] + ".", "signature"},
 		"its key in the header":          {withEmbeddedKey(t, stranger, claims), "signature"},
 		"a huge token":                   {s.token(map[string]any{"x": strings.Repeat("x", 20<<10)}), "longer"},
-		"not JSON":                       {s.key.sign(t, []byte("hello")), "JSON"},
-		"null":                           {s.key.sign(t, []byte("null")), "JSON"},
-		"two objects":                    {s.key.sign(t, append(claims, claims...)), "JSON"},
+		"not JSON":                       {s.key.Sign(t, []byte("hello")), "JSON"},
+		"null":                           {s.key.Sign(t, []byte("null")), "JSON"},
+		"two objects":                    {s.key.Sign(t, append(claims, claims...)), "JSON"},
 		"no token":                       {"hello", "JSON Web Token"},
 		"nothing":                        {"", "JSON Web Token"},
 	} {
@@ -185,14 +186,14 @@ func TestATokenThatIsNotGoodIsRefusedAndToldWhy(t *testing.T) {
 		})
 	}
 	s.accepted(s.token(nil)) // the verifier itself is in order
-	if n := s.issuer.requests("/keys"); n != 1 {
+	if n := s.issuer.Requests("/keys"); n != 1 {
 		t.Errorf("the keys were asked for %d times, want once", n)
 	}
 }
 
-func withEmbeddedKey(t *testing.T, key signer, payload []byte) string {
+func withEmbeddedKey(t *testing.T, key oidctest.Key, payload []byte) string {
 	t.Helper()
-	with, err := jose.NewSigner(jose.SigningKey{Algorithm: key.algorithm, Key: key.private}, (&jose.SignerOptions{EmbedJWK: true}).WithHeader("kid", "k1"))
+	with, err := jose.NewSigner(jose.SigningKey{Algorithm: key.Algorithm, Key: key.Private}, (&jose.SignerOptions{EmbedJWK: true}).WithHeader("kid", "k1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +210,7 @@ func withEmbeddedKey(t *testing.T, key signer, payload []byte) string {
 
 func TestWhatATokenMaySay(t *testing.T) {
 	t.Parallel()
-	s := newSetup(t, ecKey(t, "k1"))
+	s := newSetup(t, oidctest.ECDSA(t, "k1"))
 	now := s.clock.now()
 	for name, changes := range map[string]map[string]any{
 		"one of several audiences":       {"aud": []string{"sigstore", "https://images.example.org"}},
@@ -235,7 +236,7 @@ func TestWhatATokenMaySay(t *testing.T) {
 
 func TestAllRulesThatMatchCountAndOnlyThoseThatThereAre(t *testing.T) {
 	t.Parallel()
-	s := newSetup(t, ecKey(t, "k1"))
+	s := newSetup(t, oidctest.ECDSA(t, "k1"))
 	first, second, third := s.rule(), s.rule(), s.rule()
 	first.AddedAt, second.AddedAt = s.clock.now().Add(time.Second), s.clock.now()
 	second.ID, second.Name, second.Grants = "2", "older", []events.Grant{{Role: events.RoleReader}, {Role: events.RolePublisher, Images: "acme-*"}}
@@ -268,25 +269,25 @@ func TestAllRulesThatMatchCountAndOnlyThoseThatThereAre(t *testing.T) {
 
 func TestAnIssuersNewKeysAreFound(t *testing.T) {
 	t.Parallel()
-	s := newSetup(t, rsaKey(t, "k1"))
+	s := newSetup(t, oidctest.RSA(t, "k1"))
 	old := s.token(nil)
 	s.accepted(old)
 	s.clock.advance(time.Minute)
-	s.key = ecKey(t, "k2")
-	s.issuer.rotate(s.key)
+	s.key = oidctest.ECDSA(t, "k2")
+	s.issuer.Rotate(s.key)
 	s.accepted(s.token(nil))
 	s.clock.advance(time.Minute)
 	s.accepted(old) // seen a short time ago
-	withdrawn := rsaKey(t, "k1")
-	s.refused(withdrawn.sign(t, encode(t, s.issuer.said(s.clock.now(), nil))), 401, "kid")
+	withdrawn := oidctest.RSA(t, "k1")
+	s.refused(withdrawn.Sign(t, oidctest.JSON(t, s.issuer.Claims(s.clock.now(), nil))), 401, "kid")
 
 	// A key of another kind in the place of one, both without a name.
-	s.key = rsaKey(t, "")
-	s.issuer.rotate(s.key)
+	s.key = oidctest.RSA(t, "")
+	s.issuer.Rotate(s.key)
 	s.clock.advance(time.Minute)
 	s.accepted(s.token(nil))
-	s.key = rsaKey(t, "")
-	s.issuer.rotate(s.key)
+	s.key = oidctest.RSA(t, "")
+	s.issuer.Rotate(s.key)
 	s.clock.advance(time.Minute)
 	s.accepted(s.token(nil))
 }
@@ -294,10 +295,10 @@ func TestAnIssuersNewKeysAreFound(t *testing.T) {
 // A withdrawn key counts until the keys are asked for again, and a token under it no longer than the cache keeps it.
 func TestAWithdrawnKeyCountsNoMoreAfterAnHour(t *testing.T) {
 	t.Parallel()
-	s := newSetup(t, rsaKey(t, "k1"))
+	s := newSetup(t, oidctest.RSA(t, "k1"))
 	raw := s.token(map[string]any{"exp": s.clock.now().Add(24 * time.Hour).Unix()})
 	s.accepted(raw)
-	s.issuer.rotate(ecKey(t, "k2"))
+	s.issuer.Rotate(oidctest.ECDSA(t, "k2"))
 	s.clock.advance(50 * time.Minute)
 	s.accepted(raw)
 	s.clock.advance(11 * time.Minute)
@@ -306,13 +307,13 @@ func TestAWithdrawnKeyCountsNoMoreAfterAnHour(t *testing.T) {
 
 func TestForgedTokensDontMakeTheServerHammerAnIssuer(t *testing.T) {
 	t.Parallel()
-	s := newSetup(t, rsaKey(t, "k1"))
+	s := newSetup(t, oidctest.RSA(t, "k1"))
 	s.accepted(s.token(nil))
 	s.clock.advance(time.Minute)
-	forger := ecKey(t, "")
+	forger := oidctest.ECDSA(t, "")
 	forge := func() string {
-		forger.id = strconv.FormatInt(time.Now().UnixNano(), 36)
-		return forger.sign(t, encode(t, s.issuer.said(s.clock.now(), nil)))
+		forger.ID = strconv.FormatInt(time.Now().UnixNano(), 36)
+		return forger.Sign(t, oidctest.JSON(t, s.issuer.Claims(s.clock.now(), nil)))
 	}
 	s.refused(forge(), 401, "kid")
 	var tokens []string
@@ -329,13 +330,13 @@ func TestForgedTokensDontMakeTheServerHammerAnIssuer(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := s.issuer.requests("/keys"); n != 2 {
+	if n := s.issuer.Requests("/keys"); n != 2 {
 		t.Errorf("the keys were asked for %d times, want once for the good token and once for the forged", n)
 	}
 	s.accepted(s.token(nil)) // whose key is known needs no issuer
 	// An honest new key is found as soon as the pause is over.
-	s.key = ecKey(t, "k2")
-	s.issuer.rotate(s.key)
+	s.key = oidctest.ECDSA(t, "k2")
+	s.issuer.Rotate(s.key)
 	s.refused(s.token(nil), 503, "try again")
 	s.clock.advance(11 * time.Second)
 	s.accepted(s.token(nil))
@@ -343,21 +344,21 @@ func TestForgedTokensDontMakeTheServerHammerAnIssuer(t *testing.T) {
 
 func TestAnIssuerThatCantBeReached(t *testing.T) {
 	t.Parallel()
-	s := newSetup(t, rsaKey(t, "k1"))
+	s := newSetup(t, oidctest.RSA(t, "k1"))
 	raw := s.token(map[string]any{"exp": s.clock.now().Add(48 * time.Hour).Unix()})
-	s.issuer.set(func() { s.issuer.down = true })
+	s.issuer.Set(func() { s.issuer.Down = true })
 	for range 3 {
 		s.refused(raw, 503, "can't be asked")
 	}
-	if n := s.issuer.requests("/.well-known/openid-configuration"); n != 1 {
+	if n := s.issuer.Requests("/.well-known/openid-configuration"); n != 1 {
 		t.Errorf("%d requests within the pause, want one", n)
 	}
-	s.issuer.set(func() { s.issuer.down = false })
+	s.issuer.Set(func() { s.issuer.Down = false })
 	s.clock.advance(11 * time.Second)
 	s.accepted(raw)
 
 	// Keys that came once are used for a day.
-	s.issuer.close()
+	s.issuer.Close()
 	s.clock.advance(23 * time.Hour)
 	s.accepted(raw)
 	s.clock.advance(2 * time.Hour)
@@ -369,32 +370,34 @@ func TestAnIssuerThatAnswersBadly(t *testing.T) {
 	t.Parallel()
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a server without TLS was asked for keys") }))
 	t.Cleanup(elsewhere.Close)
-	for name, spoil := range map[string]func(*issuer){
-		"another issuer's document": func(i *issuer) { i.document["issuer"] = "https://evil.example.org" },
-		"keys without TLS":          func(i *issuer) { i.document["jwks_uri"] = elsewhere.URL },
-		"a redirect to plain http":  func(i *issuer) { i.document["jwks_uri"] = i.url + "/moved" },
-		"no keys' place":            func(i *issuer) { i.document["jwks_uri"] = nil },
-		"a file":                    func(i *issuer) { i.document["jwks_uri"] = "file:///etc/passwd" },
-		"a place with nothing":      func(i *issuer) { i.document["jwks_uri"] = i.url + "/nothing" },
-		"no keys":                   func(i *issuer) { i.keys = nil },
-		"a secret":                  func(i *issuer) { i.keys = []any{map[string]string{"kty": "oct", "kid": "k1", "k": "c2VjcmV0"}} },
-		"a key for encryption": func(i *issuer) {
-			k := i.keys[0].(jose.JSONWebKey)
-			k.Use = "enc"
-			i.keys = []any{k}
+	for name, spoil := range map[string]func(*oidctest.Issuer){
+		"another issuer's document": func(i *oidctest.Issuer) { i.Document["issuer"] = "https://evil.example.org" },
+		"keys without TLS":          func(i *oidctest.Issuer) { i.Document["jwks_uri"] = elsewhere.URL },
+		"a redirect to plain http":  func(i *oidctest.Issuer) { i.Document["jwks_uri"] = i.URL + "/moved" },
+		"no keys' place":            func(i *oidctest.Issuer) { i.Document["jwks_uri"] = nil },
+		"a file":                    func(i *oidctest.Issuer) { i.Document["jwks_uri"] = "file:///etc/passwd" },
+		"a place with nothing":      func(i *oidctest.Issuer) { i.Document["jwks_uri"] = i.URL + "/nothing" },
+		"no keys":                   func(i *oidctest.Issuer) { i.Keys = nil },
+		"a secret": func(i *oidctest.Issuer) {
+			i.Keys = []any{map[string]string{"kty": "oct", "kid": "k1", "k": "c2VjcmV0"}}
 		},
-		"an endless document": func(i *issuer) { i.document["x"] = strings.Repeat("x", 2<<20) },
+		"a key for encryption": func(i *oidctest.Issuer) {
+			k := i.Keys[0].(jose.JSONWebKey)
+			k.Use = "enc"
+			i.Keys = []any{k}
+		},
+		"an endless document": func(i *oidctest.Issuer) { i.Document["x"] = strings.Repeat("x", 2<<20) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newSetup(t, rsaKey(t, "k1"))
+			s := newSetup(t, oidctest.RSA(t, "k1"))
 			spoil(s.issuer)
 			s.refused(s.token(nil), 503, "can't be asked")
 		})
 	}
 	t.Run("a certificate nobody knows", func(t *testing.T) {
 		t.Parallel()
-		s := newSetup(t, rsaKey(t, "k1"))
+		s := newSetup(t, oidctest.RSA(t, "k1"))
 		v, err := oidc.New(oidc.Config{Rules: func() []events.Trust { return s.rules }, Logger: slog.New(slog.DiscardHandler), Clock: s.clock.now})
 		if err != nil {
 			t.Fatal(err)
@@ -404,8 +407,8 @@ func TestAnIssuerThatAnswersBadly(t *testing.T) {
 	})
 	t.Run("keys of unknown kinds beside a good one", func(t *testing.T) {
 		t.Parallel()
-		s := newSetup(t, rsaKey(t, "k1"))
-		s.issuer.keys = append([]any{map[string]string{"kty": "OKP", "crv": "Ed448", "x": "AA"}, map[string]string{"kty": "new"}, "what"}, s.issuer.keys...)
+		s := newSetup(t, oidctest.RSA(t, "k1"))
+		s.issuer.Keys = append([]any{map[string]string{"kty": "OKP", "crv": "Ed448", "x": "AA"}, map[string]string{"kty": "new"}, "what"}, s.issuer.Keys...)
 		s.accepted(s.token(nil))
 	})
 }
@@ -422,7 +425,7 @@ func TestTheCAFileHasToBeOne(t *testing.T) {
 // The grants of a rule are not what a caller may change.
 func TestAnIdentityIsACopy(t *testing.T) {
 	t.Parallel()
-	s := newSetup(t, ecKey(t, "k1"))
+	s := newSetup(t, oidctest.ECDSA(t, "k1"))
 	before := maps.Clone(s.rules[0].Claims)
 	who, err := s.Verify(t.Context(), s.token(nil))
 	if err != nil {
