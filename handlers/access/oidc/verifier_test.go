@@ -248,10 +248,16 @@ func TestAllRulesThatMatchCountAndOnlyThoseThatThereAre(t *testing.T) {
 		!who.Principal.MayServer(events.RoleReader) || !who.Principal.May(events.RolePublisher, "acme-web") || who.Principal.MayServer(events.RoleOperator) {
 		t.Errorf("%+v, %v", who, err)
 	}
+	if !who.Principal.Alive() {
+		t.Error("the credentials have ended at once")
+	}
 	// The token is in the cache; that its rules end counts nevertheless.
 	s.rules = []events.Trust{first, third}
 	if who, err := s.Authenticate(t.Context(), raw); err != nil || who.MayServer(events.RoleReader) {
 		t.Errorf("after the end of a rule: %+v, %v", who, err)
+	}
+	if who.Principal.Alive() {
+		t.Error("what began under a rule goes on after its end")
 	}
 	s.rules = []events.Trust{third}
 	s.refused(raw, 401, "claims")
@@ -263,8 +269,14 @@ func TestAllRulesThatMatchCountAndOnlyThoseThatThereAre(t *testing.T) {
 	// And it expires there.
 	s.rules = []events.Trust{first}
 	s.accepted(raw)
+	if who, err = s.Verify(t.Context(), raw); err != nil || !who.Principal.Alive() {
+		t.Errorf("%+v, %v", who, err)
+	}
 	s.clock.advance(6 * time.Minute)
 	s.refused(raw, 401, "expired")
+	if who.Principal.Alive() {
+		t.Error("what began with a token goes on after the token's time")
+	}
 }
 
 func TestAnIssuersNewKeysAreFound(t *testing.T) {
