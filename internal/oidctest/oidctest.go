@@ -82,6 +82,7 @@ type Issuer struct {
 	Keys     []any          // members of the JWK set
 	Document map[string]any // instead of and beside issuer and jwks_uri
 	Down     bool           // it answers 503
+	Moved    string         // where /moved leads
 
 	mu    sync.Mutex
 	asked map[string]int // requests, by path
@@ -102,7 +103,7 @@ func New(t testing.TB, keys ...Key) *Issuer {
 	return i
 }
 
-// ServeHTTP answers discovery, keys, and /moved, which leads to the keys by plain http.
+// ServeHTTP answers discovery, keys and /moved.
 func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -119,7 +120,7 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/keys":
 		_ = json.NewEncoder(w).Encode(map[string]any{"keys": i.Keys})
 	case "/moved":
-		http.Redirect(w, r, "http://"+r.Host+"/keys", http.StatusFound)
+		http.Redirect(w, r, i.Moved, http.StatusFound)
 	default:
 		http.NotFound(w, r)
 	}

@@ -385,7 +385,7 @@ func TestAnIssuerThatAnswersBadly(t *testing.T) {
 	for name, spoil := range map[string]func(*oidctest.Issuer){
 		"another issuer's document": func(i *oidctest.Issuer) { i.Document["issuer"] = "https://evil.example.org" },
 		"keys without TLS":          func(i *oidctest.Issuer) { i.Document["jwks_uri"] = elsewhere.URL },
-		"a redirect to plain http":  func(i *oidctest.Issuer) { i.Document["jwks_uri"] = i.URL + "/moved" },
+		"a redirect to plain http":  func(i *oidctest.Issuer) { i.Document["jwks_uri"], i.Moved = i.URL+"/moved", elsewhere.URL },
 		"no keys' place":            func(i *oidctest.Issuer) { i.Document["jwks_uri"] = nil },
 		"a file":                    func(i *oidctest.Issuer) { i.Document["jwks_uri"] = "file:///etc/passwd" },
 		"a place with nothing":      func(i *oidctest.Issuer) { i.Document["jwks_uri"] = i.URL + "/nothing" },
