@@ -100,28 +100,51 @@ func NewACME(cfg ACMEConfig) (*ACME, error) {
 	return &ACME{manager: manager, domains: cfg.Domains, log: cfg.Log, cut: cut, failing: map[string]bool{}}, nil
 }
 
-// Run gets the certificate of each domain, so that the first client needn't wait and an operator sees at once what is wrong; then it
-// waits for ctx to end, and ends what is being asked of the authority. The listeners have to be open before.
+// lookInterval is how often Run sees to the certificates. The renewals have timers of their own.
+const lookInterval = 12 * time.Hour
+
+// Run gets the certificate of each domain, so that the first client needn't wait and an operator sees at once what is wrong. Until
+// ctx ends it then looks from time to time whether they are renewed; at the end it cuts what is being asked of the authority. The
+// listeners have to be open before.
 func (a *ACME) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, a.cut)
 	defer stop()
-	for _, domain := range a.domains {
-		if ctx.Err() != nil {
-			break
+	ticker := time.NewTicker(lookInterval)
+	defer ticker.Stop()
+	for first := true; ; first = false {
+		for _, domain := range a.domains {
+			a.see(ctx, domain, first)
 		}
-		// What a usual client says: the certificate it gets is the one of an elliptic curve.
-		hello := &tls.ClientHelloInfo{ServerName: domain, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}}
-		cert, err := a.manager.GetCertificate(hello)
-		if ctx.Err() != nil {
-			break
-		}
-		a.note(domain, err)
-		if err == nil && cert.Leaf != nil {
-			a.log.Info("there is a certificate by ACME", "domain", domain, "until", cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
 		}
 	}
-	<-ctx.Done()
-	return nil
+}
+
+// see gets the certificate of a domain, from the authority where there is none yet.
+func (a *ACME) see(ctx context.Context, domain string, first bool) {
+	if ctx.Err() != nil {
+		return
+	}
+	// What a usual client says: the certificate it gets is the one of an elliptic curve.
+	hello := &tls.ClientHelloInfo{ServerName: domain, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}}
+	cert, err := a.manager.GetCertificate(hello)
+	if ctx.Err() != nil {
+		return
+	}
+	if a.note(domain, err); err != nil {
+		return
+	}
+	leaf := cert.Leaf
+	attrs := []any{"domain", domain, "until", leaf.NotAfter.UTC().Format(time.RFC3339)}
+	switch lifetime := leaf.NotAfter.Sub(leaf.NotBefore); {
+	case time.Until(leaf.NotAfter) < lifetime/6: // renewals begin at a third, or 30 days
+		a.log.Error("the certificate by ACME ends soon, and could not be renewed so far", attrs...)
+	case first:
+		a.log.Info("there is a certificate by ACME", attrs...)
+	}
 }
 
 // Certificate is for Config. A handshake for a name that has no certificate yet waits until there is one; other names than the

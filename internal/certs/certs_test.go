@@ -50,7 +50,10 @@ func sign(t *testing.T, template *x509.Certificate, by *authority) (*x509.Certif
 	if template.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<62)); err != nil {
 		t.Fatal(err)
 	}
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	if template.NotBefore.IsZero() {
+		template.NotBefore = time.Now().Add(-time.Hour)
+	}
+	template.NotAfter = time.Now().Add(time.Hour)
 	parent, signer := template, key
 	if by != nil {
 		parent, signer = by.cert, by.key
@@ -340,6 +343,49 @@ func TestFilesThatCannotBeUsedAreNamed(t *testing.T) {
 		if _, err := certs.New(test.cfg); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want that it names %s", what, err, test.want)
 		}
+	}
+}
+
+// An authority that has been away for long is said to be, while there is still time.
+func TestACertificateThatIsNotRenewedIsLogged(t *testing.T) {
+	t.Parallel()
+	const domain = "images.example.test"
+	for name, test := range map[string]struct {
+		age    time.Duration // it has an hour left
+		line   string
+		others string
+	}{
+		"near its end":  {23 * time.Hour, "could not be renewed", "there is a certificate"},
+		"far from that": {time.Hour, "there is a certificate", "could not be renewed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, log := t.TempDir(), &logged{}
+			_, key, text := sign(t, &x509.Certificate{DNSNames: []string{domain}, NotBefore: time.Now().Add(-test.age)}, newAuthority(t, "ca"))
+			der, err := x509.MarshalECPrivateKey(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// As autocert keeps it.
+			write(t, filepath.Join(dir, domain), append(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), text...))
+			a, err := certs.NewACME(certs.ACMEConfig{Domains: []string{domain}, Directory: "https://127.0.0.1:1/", CacheDir: dir, Log: log.logger()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_ = a.Run(ctx)
+			}()
+			for deadline := time.Now().Add(30 * time.Second); log.count(test.line) == 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			}
+			cancel()
+			<-done
+			if log.count(test.line) != 1 || log.count(test.others) != 0 {
+				t.Errorf("the log says:\n%s", log.text.String())
+			}
+		})
 	}
 }
 
