@@ -3,12 +3,18 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -211,24 +217,70 @@ func TestCertificatesAreReloaded(t *testing.T) {
 	}
 }
 
-func TestAClientCertificateOfAnotherAuthorityIsRefused(t *testing.T) {
-	t.Parallel()
-	flags := nodeFlags(t)
-	ours, _ := pairIn(t, "ours.example")
-	flags.TLSClientCA = ours
-	node := startWith(t, flags, testHooks{}, slog.New(slog.DiscardHandler))
-	client := trusting(t, node.CertFile)
-	if resp := get(t, client, node.HTTPSURL+"/healthz"); resp.StatusCode != 200 {
-		t.Errorf("without a certificate: %s", resp.Status)
+// clientAuthority makes an authority in a PEM file, and certificates of it for clients.
+func clientAuthority(t *testing.T) (caFile string, issue func(name string) tls.Certificate) {
+	t.Helper()
+	create := func(template, parent *x509.Certificate, key, by *ecdsa.PrivateKey) []byte {
+		template.SerialNumber, template.NotBefore, template.NotAfter = big.NewInt(time.Now().UnixNano()), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
 	}
-	others, err := tls.LoadX509KeyPair(pairIn(t, "others.example"))
+	newKey := func() *ecdsa.PrivateKey {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	key := newKey()
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: "clients"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	ca, err := x509.ParseCertificate(create(template, template, key, key))
 	if err != nil {
 		t.Fatal(err)
 	}
-	client.Transport.(*http.Transport).TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &others, nil }
-	if resp, err := client.Get(node.HTTPSURL + "/healthz"); err == nil {
-		_ = resp.Body.Close()
-		t.Errorf("with a certificate of nobody we know: %s", resp.Status)
+	caFile = filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return caFile, func(name string) tls.Certificate {
+		own := newKey()
+		return tls.Certificate{PrivateKey: own, Certificate: [][]byte{create(&x509.Certificate{Subject: pkix.Name{CommonName: name},
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, ca, own, key)}}
+	}
+}
+
+// A client certificate stands for the principal of its common name; another authority's doesn't get through the handshake.
+func TestClientCertificates(t *testing.T) {
+	t.Parallel()
+	caFile, issue := clientAuthority(t)
+	_, others := clientAuthority(t)
+	flags := nodeFlags(t)
+	flags.TLSClientCA = caFile
+	node := startWith(t, flags, testHooks{}, slog.New(slog.DiscardHandler))
+	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	operator := map[string]any{"name": "host-1", "roles": []any{map[string]any{"role": "operator"}}}
+	if resp := p.call("POST", "/api/principals", operator, nil); resp.StatusCode != 201 {
+		t.Fatalf("POST /api/principals: %d", resp.StatusCode)
+	}
+	known, nobody, stranger := issue("host-1"), issue("host-2"), others("host-1")
+	for name, test := range map[string]struct {
+		cert *tls.Certificate
+		want int // 0: the handshake fails
+	}{"of a principal": {&known, 200}, "of nobody": {&nobody, 401}, "none": {nil, 401}, "of another authority": {&stranger, 0}} {
+		client := trusting(t, node.CertFile)
+		if test.cert != nil {
+			client.Transport.(*http.Transport).TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return test.cert, nil }
+		}
+		resp, err := client.Get(node.HTTPSURL + "/api/projections")
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		if (err != nil) != (test.want == 0) || err == nil && resp.StatusCode != test.want {
+			t.Errorf("a certificate %s: %v, %v, want %d", name, resp, err, test.want)
+		}
 	}
 }
 
