@@ -19,6 +19,7 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/blob"
 	"github.com/imgsrv/imgsrv/store/catalog"
@@ -48,6 +49,9 @@ type Config struct {
 
 	// Webhooks, optional, knows targets and secrets; without it there are no routes for webhooks.
 	Webhooks Webhooks
+
+	// SigningKey, optional, signs the checksums of versions; without it there are no signatures.
+	SigningKey *provenance.Key
 
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
