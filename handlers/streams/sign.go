@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/imgsrv/imgsrv/handlers/streams/signed"
+	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/incus"
 )
 
@@ -20,7 +20,7 @@ const (
 
 // signing keeps signed states of documents, so that each is signed once.
 type signing struct {
-	signer *signed.Signer // nil: there are no signed documents
+	signer *sjson.Signer // nil: there are no signed documents
 	mu     sync.Mutex
 	known  map[signedState]*content
 }
@@ -36,7 +36,7 @@ func (s *signing) plain(path string) string {
 	if s.signer == nil {
 		return path
 	}
-	if plain, ok := signed.Plain(path); ok {
+	if plain, ok := sjson.Plain(path); ok {
 		return plain
 	}
 	return path
@@ -54,7 +54,7 @@ func (s *signing) of(plainPath string, c *content) (*content, error) {
 	body := c.body
 	var err error
 	if plainPath == incus.IndexPath {
-		if body, err = signed.Index(body); err != nil {
+		if body, err = sjson.Index(body); err != nil {
 			return nil, err
 		}
 	}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/problem"
-	"github.com/imgsrv/imgsrv/handlers/streams/signed"
+	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/incus"
 )
 
@@ -29,7 +29,7 @@ type Config struct {
 	// QueryTimeout is how long a request waits for PostgreSQL before it gets the known documents; 0: two seconds.
 	QueryTimeout time.Duration
 	// Signer, optional, signs the documents for clients that check them; without it there are no .sjson ones.
-	Signer *signed.Signer
+	Signer *sjson.Signer
 }
 
 type handler struct {
@@ -41,7 +41,7 @@ type handler struct {
 // New makes the handler of /streams/v1/; it looks at the whole path of a request.
 //
 // GET and HEAD answer 200 or 304, with the documents as they were when PostgreSQL answered last; with a Signer also clear-signed,
-// under names that end in .sjson, and its public key under signed.KeyPath. 404: another path. 405: another
+// under names that end in .sjson, and its public key under sjson.KeyPath. 404: another path. 405: another
 // method. 503: PostgreSQL has not answered since the start.
 func New(cfg Config) http.Handler {
 	db := &database{pool: cfg.Pool, log: cfg.Log, pause: cmp.Or(cfg.RetryPause, time.Second), timeout: cmp.Or(cfg.QueryTimeout, 2*time.Second)}
@@ -54,7 +54,7 @@ func New(cfg Config) http.Handler {
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	asked := strings.TrimPrefix(r.URL.Path, "/")
-	isKey := h.signing.signer != nil && asked == signed.KeyPath
+	isKey := h.signing.signer != nil && asked == sjson.KeyPath
 	path := h.signing.plain(asked)
 	document, ok := h.documents[path]
 	if !ok && !isKey {

@@ -1,6 +1,6 @@
-// Package signed clear-signs simplestreams documents with OpenPGP, for clients that check them (.sjson). It knows how documents
+// Package sjson clear-signs simplestreams documents with OpenPGP, for clients that check them (.sjson). It knows how documents
 // are named and nothing of what is listed in them, nor of HTTP.
-package signed
+package sjson
 
 import (
 	"bytes"
