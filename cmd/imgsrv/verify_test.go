@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -12,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/imgsrv/imgsrv/internal/pgtest"
 )
 
 // olderAndLatest are debian 1.0.0 and 2.0.0, which is latest, with the server's public key.
@@ -222,5 +225,68 @@ func TestWhatSomebodyChangedOnTheWayIsRefused(t *testing.T) {
 				t.Errorf("the folder holds %v, %v", there, err)
 			}
 		})
+	}
+}
+
+func TestAServerSignsWithTheKeysItIsGiven(t *testing.T) {
+	t.Parallel()
+	keys := t.TempDir()
+	flags := ServerFlags{Listen: "127.0.0.1:0", MetricsPath: "/metrics", SigningKey: filepath.Join(keys, "sums.key"), StreamsSigningKey: filepath.Join(keys, "streams.asc")}
+	var printed []string
+	for range 2 { // two nodes, one key
+		flags.DataDir, flags.PostgresURL = t.TempDir(), pgtest.URL(t)
+		node, err := StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := node.Stop(); err != nil {
+				t.Errorf("stop the node: %v", err)
+			}
+		})
+		if exists(filepath.Join(flags.DataDir, "signing.key")) {
+			t.Error("a key was made in the data folder all the same")
+		}
+		code, out, errs := command(t.Context(), "signing-key", "--server", node.HTTPURL)
+		if code != 0 {
+			t.Fatalf("signing-key: exit code %d: %s", code, errs)
+		}
+		for path, begin := range map[string]string{"index.sjson": "-----BEGIN PGP SIGNED MESSAGE-----\n", "images.sjson": "-----BEGIN PGP SIGNED MESSAGE-----\n",
+			"signing-key.asc": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n"} {
+			answer, err := http.Get(node.HTTPURL + "/streams/v1/" + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := io.ReadAll(answer.Body)
+			_ = answer.Body.Close()
+			if err != nil || answer.StatusCode != http.StatusOK || !strings.HasPrefix(string(text), begin) {
+				t.Errorf("%s: %s %v\n%s", path, answer.Status, err, text)
+			}
+			out += path + "\n" + string(text)
+		}
+		printed = append(printed, out)
+	}
+	if printed[0] != printed[1] {
+		t.Errorf("two nodes with the same keys say\n%s\nand\n%s", printed[0], printed[1])
+	}
+	for _, file := range []string{flags.SigningKey, flags.StreamsSigningKey} {
+		if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: %v, %v", file, info, err)
+		}
+		bad := flags
+		bad.DataDir, bad.PostgresURL = t.TempDir(), pgtest.URL(t)
+		if err := os.WriteFile(file, []byte("no key\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		node, err := StartNode(t.Context(), bad, slog.New(slog.DiscardHandler))
+		if err == nil {
+			t.Errorf("a server starts with what is no key in %s", file)
+			_ = node.Stop()
+		} else if !strings.Contains(err.Error(), "signing-key") {
+			t.Errorf("the error names no flag: %v", err)
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
