@@ -52,6 +52,8 @@ type Config struct {
 
 	// SigningKey, optional, signs the checksums of versions; without it there are no signatures.
 	SigningKey *provenance.Key
+	// SignedStreams says that the simplestreams documents are there clear-signed too, for the OpenAPI document.
+	SignedStreams bool
 
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator

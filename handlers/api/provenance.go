@@ -110,6 +110,9 @@ func (s *server) handMadeProvenance() []*huma.Operation {
 		Summary:     "Checksums of a version's files",
 		Description: "As `sha256sum -c` reads them, with the names that downloads are saved under (Content-Disposition). The version may be named by an alias.",
 		Parameters:  ofVersion, Responses: text("The checksums", 400, 401, 404, 503)}}
+	if s.SignedStreams {
+		ops = append(ops, signedStreams()...)
+	}
 	if s.SigningKey == nil {
 		return ops
 	}
@@ -123,4 +126,23 @@ func (s *server) handMadeProvenance() []*huma.Operation {
 			Description: "As a .pub file of minisign. Pin it once, from where you trust it: a key from the same server as the files proves nothing about them.",
 			Parameters:  []*huma.Param{headerParameter("If-None-Match", "ETag of an earlier answer", "", false)},
 			Responses:   text("The key", 401)})
+}
+
+// signedStreams describes the clear-signed documents of handlers/streams.
+func signedStreams() []*huma.Operation {
+	var ops []*huma.Operation
+	for _, d := range []struct{ id, name, mediaType, summary string }{
+		{"index", "index.sjson", "text/plain", "Simplestreams index, clear-signed"},
+		{"images", "images.sjson", "text/plain", "Simplestreams images, clear-signed"},
+		{"key", "signing-key.asc", "application/pgp-keys", "The public key of the clear-signed documents"},
+	} {
+		out := responses("200", "The document", 400, 503)
+		out["200"].Content = map[string]*huma.MediaType{d.mediaType: {Schema: &huma.Schema{Type: huma.TypeString}}}
+		ops = append(ops, &huma.Operation{OperationID: "streams-signed-" + d.id, Method: http.MethodGet, Path: "/streams/v1/" + d.name,
+			Tags: []string{tagStreams}, Security: []map[string][]string{{}}, Summary: d.summary,
+			Description: "For clients that check documents by OpenPGP; Incus and LXD don't.",
+			Parameters:  []*huma.Param{minSequenceParameter(), headerParameter("If-None-Match", "ETag of an earlier answer", "", false)},
+			Responses:   with(out, "304", &huma.Response{Description: "Not changed since the ETag in If-None-Match"})})
+	}
+	return ops
 }

@@ -163,9 +163,10 @@ func TestChecksumsWaitForASequence(t *testing.T) {
 func TestRoutesOfProvenanceAreDescribedWhereTheyAre(t *testing.T) {
 	t.Parallel()
 	change, _ := signing(t)
-	with, without := newStoppedNode(t, change), newStoppedNode(t)
+	with, without := newStoppedNode(t, change, func(cfg *api.Config) { cfg.SignedStreams = true }), newStoppedNode(t)
 	const folder = "/api/images/{image}/versions/{version}/"
-	for path, always := range map[string]bool{folder + "SHA256SUMS": true, folder + "SHA256SUMS.minisig": false, "/api/signing-key": false} {
+	for path, always := range map[string]bool{folder + "SHA256SUMS": true, folder + "SHA256SUMS.minisig": false, "/api/signing-key": false,
+		"/streams/v1/index.sjson": false, "/streams/v1/images.sjson": false, "/streams/v1/signing-key.asc": false} {
 		for n, want := range map[*node]bool{with: true, without: always} {
 			if _, ok := n.want(n.do(http.MethodGet, "/openapi.json", nil), 200)["paths"].(map[string]any)[path]; ok != want {
 				t.Errorf("%s is described: %v, want %v", path, ok, want)
