@@ -79,7 +79,7 @@ func (s *server) askedVersion(r *http.Request) (catalog.VersionRow, error) {
 	if err != nil {
 		return catalog.VersionRow{}, notFoundAs(err, gone)
 	}
-	if !maySee(r.Context(), row.Visibility) {
+	if !maySee(r.Context(), row.Manifest.Image, row.Visibility) {
 		return catalog.VersionRow{}, gone
 	}
 	return row, nil
