@@ -185,16 +185,21 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
+	keys, err := n.signingKeys(flags, dataDir)
+	if err != nil {
+		return err
+	}
 	router, err := api.New(api.Config{
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
-		Webhooks: webhooks, TrustRules: trust.rules, OIDC: trust.verifier, CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
+		Webhooks: webhooks, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
+		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
 		MaxUploadBytes: flags.MaxUploadBytes, Version: version(),
 	})
 	if err != nil {
 		return err
 	}
 	router.Mount(tus.BasePath, uploads)
-	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log})
+	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log, Signer: keys.streams})
 	router.Mount("/streams/v1/", api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams))
 
 	n.router = router
