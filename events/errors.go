@@ -25,6 +25,7 @@ const (
 	CodeJobNotFailed      Code = "job-not-failed"     // only failed jobs can be retried
 	CodeJobRefused        Code = "job-refused"        // the content itself was refused: a retry can't help
 	CodeStepOutOfOrder    Code = "step-out-of-order"  // the job is not where the step belongs
+	CodeSubscriberExists  Code = "subscriber-exists"  // its key can't be given out again
 )
 
 // Error is a refusal: a code for programs, a text for people, and, for invalid commands, the fields.

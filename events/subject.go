@@ -18,6 +18,8 @@ const (
 	KindAlias    = "alias"
 	KindWebhook  = "webhook"
 	KindDelivery = "delivery"
+
+	KindSubscriber = "subscriber"
 )
 
 // Entity names what a fact is about. All facts of one entity share one subject.
@@ -43,6 +45,9 @@ func ImageEntity(image string) Entity { return Entity{KindImage, image} }
 
 // AliasEntity names an alias of an image.
 func AliasEntity(image, alias string) Entity { return Entity{KindAlias, image + "/" + alias} }
+
+// SubscriberEntity names a subscriber.
+func SubscriberEntity(name string) Entity { return Entity{KindSubscriber, name} }
 
 // Subject is the entity's NATS subject: each part of the id is one token, escaped.
 func (e Entity) Subject() string {
