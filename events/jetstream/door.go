@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nkeys"
 
@@ -96,16 +95,9 @@ func (d *door) Check(c server.ClientAuthentication) bool {
 }
 
 // provenKey is the public key of a user whose secret half the client has shown to have, by a signature over the
-// server's nonce. The JWT of a credentials file only carries the key: what its user may do is for the events to say.
+// server's nonce.
 func provenKey(opts *server.ClientOpts, nonce []byte) (key string, ok bool) {
 	key = opts.Nkey
-	if opts.JWT != "" {
-		claims, err := jwt.DecodeUserClaims(opts.JWT)
-		if err != nil {
-			return "", false
-		}
-		key = claims.Subject
-	}
 	if len(nonce) == 0 || !nkeys.IsValidPublicUserKey(key) {
 		return "", false
 	}

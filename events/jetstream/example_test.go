@@ -14,7 +14,7 @@ import (
 )
 
 // A service that wants to know of each publication, and goes on where it was after a restart. Its credentials are
-// what `imgsrv subscribers add mirror --all --output mirror.creds` wrote.
+// what `imgsrv subscribers add mirror --all --output mirror.nk` wrote.
 func ExampleSubscribe() {
 	url, credentials, stop := exampleServer("mirror")
 	defer stop()
@@ -88,7 +88,7 @@ func exampleServer(subscriber string) (url, credentials string, stop func()) {
 	if err != nil {
 		panic(err)
 	}
-	credentials = filepath.Join(dir, subscriber+".creds")
+	credentials = filepath.Join(dir, subscriber+".nk")
 	if err := os.WriteFile(credentials, file, 0o600); err != nil {
 		panic(err)
 	}

@@ -1,6 +1,9 @@
 package jetstream
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -14,23 +17,28 @@ const (
 	ConsumerRedelivery  = "webhook-redeliveries" // handlers/webhooks: requests to deliver an event again
 )
 
-// request is something that a subscriber may ask of its own consumer, and of no other.
+// request is something that a subscriber may ask, of its own consumer and of no other.
 type request struct {
-	prefix, suffix string // of the subject, around the consumer's name
-	response       server.ServiceRespType
+	subjects string // with %s for the consumer's name
+	response server.ServiceRespType
 }
 
-func (r request) subject(consumer string) string { return r.prefix + consumer + r.suffix }
+func (r request) subject(consumer string) string {
+	return strings.ReplaceAll(r.subjects, "%s", consumer)
+}
 
 // requests are all of them. Making, changing, removing and pausing consumers is not among them: the server makes
 // a subscriber's consumer, and what it filters is the subscriber's permission.
 func requests() []request {
-	api := "$JS.API.CONSUMER."
+	api := "$JS.API."
 	return []request{
-		{api + "INFO." + StreamName + ".", "", server.Singleton},
-		{api + "MSG.NEXT." + StreamName + ".", "", server.Streamed},
-		{api + "RESET." + StreamName + ".", "", server.Singleton}, // begin again at an earlier event
-		{"$JS.ACK." + StreamName + ".", ".>", server.Singleton},
+		// How many streams and consumers there are, and how much they take. Clients ask whether there is JetStream; and
+		// nats-server answers an account that doesn't import this by itself, and all other requests with it, that there is none.
+		{api + "INFO", server.Singleton},
+		{api + "CONSUMER.INFO." + StreamName + ".%s", server.Singleton},
+		{api + "CONSUMER.MSG.NEXT." + StreamName + ".%s", server.Streamed},
+		{api + "CONSUMER.RESET." + StreamName + ".%s", server.Singleton}, // begin again at an earlier event
+		{"$JS.ACK." + StreamName + ".%s.>", server.Singleton},
 	}
 }
 
@@ -73,4 +81,30 @@ func importFor(s events.Subscriber, account, streams *server.Account) error {
 		}
 	}
 	return nil
+}
+
+// AccountConfig is a subscriber's account as nats-server reads it in the accounts of its configuration: for a
+// server that isn't the embedded one. docs/nats-server.conf is the rest of such a configuration.
+func AccountConfig(s events.Subscriber) string {
+	var b strings.Builder
+	list := func(what string, subjects []string) {
+		fmt.Fprintf(&b, "        %s: [\n", what)
+		for _, subject := range subjects {
+			fmt.Fprintf(&b, "          %q\n", subject)
+		}
+		b.WriteString("        ]\n")
+	}
+	publish, subscribe := Permissions(s)
+	fmt.Fprintf(&b, "  SUBSCRIBER_%s {\n    users: [{\n      nkey: %s\n      permissions {\n", s.Name, s.PublicKey)
+	list("publish", publish)
+	list("subscribe", subscribe)
+	b.WriteString("      }\n    }]\n    imports: [\n")
+	for _, subject := range publish {
+		fmt.Fprintf(&b, "      { service: { account: IMGSRV, subject: %q } }\n", subject)
+	}
+	for _, subject := range s.Subjects() {
+		fmt.Fprintf(&b, "      { stream: { account: IMGSRV, subject: %q } }\n", subject)
+	}
+	b.WriteString("    ]\n  }\n")
+	return b.String()
 }

@@ -46,7 +46,7 @@ func operations() []operation {
 	consumer := `{"stream_name":"` + jetstream.StreamName + `","config":{"durable_name":"%s","ack_policy":"explicit"}}`
 	push := `{"stream_name":"` + jetstream.StreamName + `","config":{"durable_name":"%s","ack_policy":"none","deliver_subject":"imgsrv.events.alias.debian.x"}}`
 	read := []operation{
-		{"publish", api + "INFO", "", "od", false},
+		{"publish", api + "INFO", "", "rfod", false},
 		{"publish", api + "STREAM.NAMES", "", "o", false},
 		{"publish", api + "STREAM.LIST", "", "o", false},
 		{"publish", api + "STREAM.INFO.@", "", "od", false},
@@ -276,7 +276,7 @@ func TestAPublicKeyAloneOpensNothing(t *testing.T) {
 
 // elsewhere are answers that a subscriber has sent to a subject of somebody else's. NATS asks no permission for
 // the subject of an answer: in one account with the stream, each of these would be stored or believed.
-func elsewhere(t *testing.T, site *natstest.Site, nc *nats.Conn, name string) {
+func elsewhere(t *testing.T, log *jetstream.Log, nc *nats.Conn, name string) {
 	t.Helper()
 	api := "$JS.API.CONSUMER."
 	for _, reply := range []string{
@@ -308,7 +308,7 @@ func elsewhere(t *testing.T, site *natstest.Site, nc *nats.Conn, name string) {
 	if _, err := js.Consumer(t.Context(), jetstream.StreamName, name); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := site.Log.Head(t.Context()); err != nil {
+	if _, err := log.Head(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -342,8 +342,8 @@ func TestAnswersSentElsewhereArriveNowhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	elsewhere(t, site, restricted, "restricted")
-	elsewhere(t, site, unrestricted, "free")
+	elsewhere(t, site.Log, restricted, "restricted")
+	elsewhere(t, site.Log, unrestricted, "free")
 	if head, err := site.Log.Head(t.Context()); err != nil || head != before {
 		t.Errorf("the head is %d (%v), want %d: an answer was appended", head, err, before)
 	}

@@ -206,8 +206,11 @@ func (s *Subscribers) Add(ctx context.Context, add events.Subscriber) (added eve
 	if add.Images == nil {
 		add.Images = []string{}
 	}
-	if add.PublicKey, credentials, err = newCredentials(add.Name); err != nil {
-		return add, nil, 0, err
+	if add.PublicKey, credentials, err = newCredentials(); err != nil {
+		return add, nil, 0, fmt.Errorf("add subscriber %s: %w", add.Name, err)
+	}
+	if _, err := events.AddSubscriber(add, events.Current[events.Subscriber]{}); err != nil {
+		return add, nil, 0, err // before its name is part of a subject
 	}
 	sequence, err = s.log.Decide(ctx, Cause{Actor: add.AddedBy}, func(ctx context.Context) ([]events.Change, error) {
 		current, err := s.log.Subscriber(ctx, add.Name)
@@ -227,6 +230,9 @@ func (s *Subscribers) Add(ctx context.Context, add events.Subscriber) (added eve
 
 // Remove shuts somebody out: when it returns, this node has cut their connections.
 func (s *Subscribers) Remove(ctx context.Context, name, by string, at time.Time) (events.Sequence, error) {
+	if events.CheckSubscriberName(name) != nil {
+		return 0, events.Refuse(events.CodeNotFound, "there is no subscriber %q", name)
+	}
 	sequence, err := s.log.Decide(ctx, Cause{Actor: by}, func(ctx context.Context) ([]events.Change, error) {
 		current, err := s.log.Subscriber(ctx, name)
 		if err != nil {

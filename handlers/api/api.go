@@ -49,6 +49,9 @@ type Config struct {
 	// Webhooks, optional, knows targets and secrets; without it there are no routes for webhooks.
 	Webhooks Webhooks
 
+	// Subscribers, optional, knows who may read events over NATS; without it there are no routes for them.
+	Subscribers *jetstream.Subscribers
+
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
 
@@ -131,6 +134,9 @@ func New(cfg Config) (chi.Router, error) {
 	s.history()
 	if s.Webhooks != nil {
 		s.webhooks()
+	}
+	if s.Subscribers != nil {
+		s.subscribers()
 	}
 	s.projectionRoutes()
 	s.bytes(router)

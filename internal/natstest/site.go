@@ -79,7 +79,7 @@ func Add(t testing.TB, subscribers *jetstream.Subscribers, s events.Subscriber) 
 	if err != nil {
 		t.Fatalf("add subscriber %s: %v", s.Name, err)
 	}
-	path := filepath.Join(t.TempDir(), s.Name+".creds")
+	path := filepath.Join(t.TempDir(), s.Name+".nk")
 	if err := os.WriteFile(path, credentials, 0o600); err != nil {
 		t.Fatal(err)
 	}
