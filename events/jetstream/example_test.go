@@ -82,8 +82,11 @@ func exampleServer(subscriber string) (url, credentials string, stop func()) {
 	}
 	subscribers := jetstream.NewSubscribers(log, server, quiet)
 	following, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- subscribers.Run(following) }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = subscribers.Run(following) // until the example ends
+	}()
 	_, file, _, err := subscribers.Add(ctx, events.Subscriber{Name: subscriber, MaxPending: 1, AddedBy: "admin"})
 	if err != nil {
 		panic(err)
