@@ -20,6 +20,9 @@ const (
 	KindDelivery = "delivery"
 
 	KindSubscriber = "subscriber"
+
+	KindPrincipal = "principal"
+	KindToken     = "token"
 )
 
 // Entity names what a fact is about. All facts of one entity share one subject.
@@ -48,6 +51,12 @@ func AliasEntity(image, alias string) Entity { return Entity{KindAlias, image + 
 
 // SubscriberEntity names a subscriber.
 func SubscriberEntity(name string) Entity { return Entity{KindSubscriber, name} }
+
+// PrincipalEntity names a principal.
+func PrincipalEntity(name string) Entity { return Entity{KindPrincipal, name} }
+
+// TokenEntity names a token.
+func TokenEntity(id string) Entity { return Entity{KindToken, id} }
 
 // Subject is the entity's NATS subject: each part of the id is one token, escaped.
 func (e Entity) Subject() string {

@@ -10,7 +10,6 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
-	"github.com/imgsrv/imgsrv/handlers/problem"
 )
 
 // Paths of subscribers.
@@ -75,24 +74,14 @@ type subscribersOutput struct {
 // GET /api/subscribers: 200; POST: 201 with Location, credentials and Imgsrv-Sequence, 409 the name is taken, 422 a broken
 // rule; DELETE /api/subscribers/{name}: 204 with Imgsrv-Sequence, 404.
 func (s *server) subscribers() {
-	operate(s, huma.Operation{OperationID: "list-subscribers", Method: http.MethodGet, Path: pathSubscribers, Summary: "List who reads events over NATS"}, forAdmins(s.listSubscribers))
-	operate(s, huma.Operation{
+	operate(s, events.RoleAdmin, huma.Operation{OperationID: "list-subscribers", Method: http.MethodGet, Path: pathSubscribers, Summary: "List who reads events over NATS"}, s.listSubscribers)
+	operate(s, events.RoleAdmin, huma.Operation{
 		OperationID: "add-subscriber", Method: http.MethodPost, Path: pathSubscribers, DefaultStatus: http.StatusCreated, Summary: "Let a subscriber read events over NATS",
 		Description: "The answer has its credentials, once. The subscriber may read events about versions, images and aliases, of the images that it names or of all, and use the durable consumer of its name, which is made here.",
 		Errors:      []int{http.StatusBadRequest, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity},
-	}, forAdmins(s.addSubscriber))
-	operate(s, huma.Operation{OperationID: "remove-subscriber", Method: http.MethodDelete, Path: pathSubscriber, DefaultStatus: http.StatusNoContent,
-		Summary: "Remove a subscriber", Description: "Its connections to the embedded NATS server are cut, and its position is forgotten."}, forAdmins(s.removeSubscriber))
-}
-
-// forAdmins refuses who isn't an admin of the server, before the handler.
-func forAdmins[I, O any](handler func(context.Context, *I) (*O, error)) func(context.Context, *I) (*O, error) {
-	return func(ctx context.Context, in *I) (*O, error) {
-		if !access.From(ctx).MayServer(events.RoleAdmin) {
-			return nil, problem.New(problem.CodeForbidden, "this needs the role admin on the server")
-		}
-		return handler(ctx, in)
-	}
+	}, s.addSubscriber)
+	operate(s, events.RoleAdmin, huma.Operation{OperationID: "remove-subscriber", Method: http.MethodDelete, Path: pathSubscriber, DefaultStatus: http.StatusNoContent,
+		Summary: "Remove a subscriber", Description: "Its connections to the embedded NATS server are cut, and its position is forgotten."}, s.removeSubscriber)
 }
 
 func (s *server) addSubscriber(ctx context.Context, in *addSubscriberInput) (*subscriberAddedOutput, error) {
