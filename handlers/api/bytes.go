@@ -27,7 +27,9 @@ const (
 func (s *server) bytes(router chi.Router) {
 	router.Group(func(r chi.Router) {
 		r.Use(Authenticate(s.Guard, s.Log), MinSequence(s.Events, s.MinSequenceWait, s.Log, s.CatalogProjection))
-		for path, serve := range map[string]func(http.ResponseWriter, *http.Request) error{pathFormat: s.serveFormat, pathBlob: s.serveBlob} {
+		for path, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
+			pathFormat: s.serveFormat, pathAttached: s.serveAttachment, pathBlob: s.serveBlob,
+		} {
 			handler := func(w http.ResponseWriter, r *http.Request) {
 				if err := serve(w, r); err != nil {
 					problem.Write(w, r, s.Log.With("request_id", requestID(r.Context())), translate(err))
@@ -55,17 +57,21 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	if !maySee(r.Context(), row.Visibility) {
 		return gone
 	}
-	d := download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt, cache: cacheForever,
-		name: strings.Join([]string{row.Image, row.Version, row.Variant, row.Format}, "-")}
+	return s.send(w, r, download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,
+		cache: cacheOf(row.Visibility, row.ByAlias), name: strings.Join([]string{row.Image, row.Version, row.Variant, row.Format}, "-")})
+}
+
+// cacheOf says how long a file may be kept by those whom its image's visibility lets see it.
+func cacheOf(visibility events.Visibility, byAlias bool) string {
 	switch {
-	case row.Visibility != events.Public && row.ByAlias:
-		d.cache = cacheOwnAsk
-	case row.Visibility != events.Public:
-		d.cache = cacheOwn
-	case row.ByAlias:
-		d.cache = cacheRevalidate
+	case visibility != events.Public && byAlias:
+		return cacheOwnAsk
+	case visibility != events.Public:
+		return cacheOwn
+	case byAlias:
+		return cacheRevalidate
 	}
-	return s.send(w, r, d)
+	return cacheForever
 }
 
 // serveBlob is GET and HEAD /cas/sha256/{2 hex}/{64 hex}: as serveFormat, for the bytes of any published version
