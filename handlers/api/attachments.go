@@ -74,7 +74,7 @@ func (s *server) serveAttachment(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return notFoundAs(err, gone)
 	}
-	if !maySee(r.Context(), row.Visibility) {
+	if !maySee(r.Context(), row.Image, row.Visibility) {
 		return gone
 	}
 	return s.send(w, r, download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,

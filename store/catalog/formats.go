@@ -61,17 +61,19 @@ FROM (
     SELECT 2, image, version, '', name, digest, size_bytes, media_type FROM catalog.attachments WHERE digest = $1
 ) AS f
 JOIN catalog.images i ON i.name = f.image
+WHERE ` + visible + `
 ORDER BY public DESC, f.preference, f.image, f.version, f.variant, f.format
 LIMIT 1`
 
-// Blob finds a blob that some published version names, as a format or an attachment; where several do, a public
-// one speaks for it, and a format before an attachment.
-// Errors: ErrNotFound, ErrUnavailable.
-func (c *Catalog) Blob(ctx context.Context, digest events.Digest) (BlobRow, error) {
+// Blob finds a blob that some published version names, as a format or an attachment, of a public image or one of
+// the readable ones; where several do, a public one speaks for it, and a format before an attachment. Errors:
+// ErrNotFound, ErrUnavailable.
+func (c *Catalog) Blob(ctx context.Context, digest events.Digest, readable Readable) (BlobRow, error) {
+	outer, inner := readable.args()
 	row, err := one(ctx, c, func(row pgx.CollectableRow) (BlobRow, error) {
 		var b BlobRow
 		return b, row.Scan(&b.Digest, &b.Size, &b.MediaType, &b.Public)
-	}, blobStatement, string(digest))
+	}, blobStatement, string(digest), outer, inner)
 	if err != nil {
 		return BlobRow{}, explain(err, "find blob %q", digest)
 	}
