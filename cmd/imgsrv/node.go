@@ -129,7 +129,11 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 
-	directory := access.NewDirectory(access.DirectoryConfig{Log: events, Logger: n.log})
+	trust, err := n.startTrust(ctx, flags, events)
+	if err != nil {
+		return err
+	}
+	directory := access.NewDirectory(access.DirectoryConfig{Log: events, Logger: n.log, Trusted: trust.rules.Has})
 	if err := directory.CatchUp(ctx); err != nil {
 		return fmt.Errorf("read who may do what: %w", err)
 	}
@@ -139,7 +143,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		}
 	}
 	n.background("directory of principals and tokens", directory.Run)
-	guard := directory.Guard(nil)
+	guard := directory.Guard(trust.verifier.Authenticate)
 
 	pool, err := n.connectPostgres(ctx, flags, dataDir)
 	if err != nil {
@@ -184,7 +188,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	router, err := api.New(api.Config{
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
-		Webhooks: webhooks, CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
+		Webhooks: webhooks, TrustRules: trust.rules, OIDC: trust.verifier, CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
 		MaxUploadBytes: flags.MaxUploadBytes, Version: version(),
 	})
 	if err != nil {

@@ -68,7 +68,7 @@ func TestTables(t *testing.T) {
 			"a 1 published",
 			"  version     http://h/v",
 			"  disk.qcow2  http://h/d  192 KiB",
-			"  notes.md    http://h/n  1.00 KiB",
+			"  notes.md    http://h/n  1.0 KiB",
 			"  Incus, LXD  REMOTE:a/1",
 			"              REMOTE:a",
 		}},

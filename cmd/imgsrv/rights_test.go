@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+
+	"github.com/imgsrv/imgsrv/internal/oidctest"
 )
 
 // caller is somebody with certain credentials.
@@ -19,6 +21,7 @@ type caller struct {
 	header string // Authorization
 	bad    bool   // credentials that aren't good any more, or never were
 	roles  []string
+	oidc   bool // the credentials are an OIDC token
 }
 
 // holds says whether the caller has one of the roles, by its short name: publisher/a is a publisher on team-a-*.
@@ -72,6 +75,14 @@ func takes(roles ...string) rule {
 	}
 }
 
+// exchanges is what takes an OIDC token, and no other.
+func exchanges(c caller, ok int) int {
+	if c.oidc {
+		return ok
+	}
+	return 401
+}
+
 // publishes is what a publisher of team-a-* may do where the path names the image.
 var publishes = takes("publisher/a", "publisher", "admin")
 
@@ -105,7 +116,11 @@ var (
 // to think about who may use it.
 func TestEveryRouteAsksForItsRights(t *testing.T) {
 	t.Parallel()
-	node, err := startNode(t.Context(), nodeFlags(t), slog.New(slog.DiscardHandler), testHooks{})
+	key := oidctest.ECDSA(t, "k1")
+	issuer := oidctest.New(t, key)
+	flags := nodeFlags(t)
+	flags.OIDCCAFile = issuer.CAFile
+	node, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{})
 	needPostgres(t, err)
 	t.Cleanup(func() {
 		if err := node.Stop(); err != nil {
@@ -147,7 +162,7 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 	blob := strings.TrimPrefix(published.Variants[0].Formats[0].BlobURL, node.HTTPURL)
 	variant := published.Variants[0].Name
 
-	callers := everyCaller(t, p)
+	callers := append(jobCallers(t, p, issuer, key), everyCaller(t, p)...)
 	adminsToken := callers[len(callers)-1]
 	if adminsToken.name != "admin" {
 		t.Fatal("the last caller is not the admin")
@@ -243,6 +258,12 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "GET /api/tokens/{id}", path: "/api/tokens/" + who.TokenID, rule: administer, ok: 200},
 		{route: "DELETE /api/tokens/{id}", path: "/api/tokens/" + gone, rule: administer, ok: 404},
 		{route: "POST /api/tokens/{id}/rotate", path: "/api/tokens/" + gone + "/rotate", rule: administer, ok: 404},
+
+		{route: "POST /api/tokens/exchange", body: map[string]any{"ttl": "never"}, rule: exchanges, ok: 422},
+		{route: "GET /api/trust-rules", rule: administer, ok: 200},
+		{route: "POST /api/trust-rules", body: map[string]any{"name": "x", "issuer": "x", "audience": "x", "claims": map[string]string{}, "roles": []any{}}, rule: administer, ok: 422},
+		{route: "GET /api/trust-rules/{id}", path: "/api/trust-rules/" + gone, rule: administer, ok: 404},
+		{route: "DELETE /api/trust-rules/{id}", path: "/api/trust-rules/" + gone, rule: administer, ok: 404},
 
 		{route: "* /streams/v1/*", path: "GET /streams/v1/images.json", rule: open, ok: 200},
 		{route: "* /streams/v1/*", path: "GET /streams/v1/index.json", rule: open, ok: 200},
@@ -369,4 +390,49 @@ func publishedAt(t *testing.T, p *publisher, image string) string {
 	}
 	t.Fatalf("image %s has no event of its publication", image)
 	return ""
+}
+
+// Who may not read a private image can't find out what is in it by its digest.
+func TestGuessingDigestsRevealsNothing(t *testing.T) {
+	t.Parallel()
+	node, err := startNode(t.Context(), nodeFlags(t), slog.New(slog.DiscardHandler), testHooks{})
+	needPostgres(t, err)
+	t.Cleanup(func() {
+		if err := node.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	admin := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	secret := file{format: "disk.raw", data: []byte(rawDisk(4096))}
+	secret.sha256 = digestOf(secret.data)
+	body := vm("team-a-secret", "1", nil, secret)
+	body["visibility"] = "private"
+	admin.publish(body, secret)
+	cas := "/cas/sha256/" + secret.sha256[:2] + "/" + secret.sha256
+
+	as := func(name, images string) *publisher {
+		var issued struct{ Token string }
+		admin.call("POST", "/api/principals", map[string]any{"name": name, "roles": []any{map[string]any{"role": "publisher", "images": images}}}, nil)
+		admin.call("POST", "/api/tokens", map[string]any{"principal": name}, &issued)
+		return &publisher{t: t, base: node.HTTPURL, token: issued.Token}
+	}
+	mine, other := as("a", "team-a-*"), as("b", "team-b-*")
+	if session := mine.open(vm("team-a-copy", "1", nil, secret)); session.Files[0].State != "present" {
+		t.Errorf("who may read the bytes has to send them again: %+v", session.Files)
+	}
+	session := other.open(vm("team-b-copy", "1", nil, secret))
+	if session.Files[0].State != "pending" {
+		t.Errorf("another publisher is told that the bytes are there: %+v", session.Files)
+	}
+	if resp := other.call("GET", cas, nil, nil); resp.StatusCode != 404 {
+		t.Errorf("another publisher gets the bytes: %d", resp.StatusCode)
+	}
+	// Who has the bytes may publish them, and then read them.
+	other.upload(session, secret)
+	if job := other.await(session); job.State != "succeeded" {
+		t.Fatalf("job %s: %+v", job.State, job.Error)
+	}
+	if resp := other.call("GET", cas, nil, nil); resp.StatusCode != 200 {
+		t.Errorf("its own bytes: %d", resp.StatusCode)
+	}
 }

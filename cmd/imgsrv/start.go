@@ -34,6 +34,7 @@ type ServerFlags struct {
 	Verbosity      string   `help:"Least level that is logged: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
 	MetricsListen  string   `help:"Address of the metrics listener, host:port; empty for none." default:"127.0.0.1:9464" placeholder:"ADDR"`
 	MetricsPath    string   `help:"Path of the metrics in Prometheus's text format." default:"/metrics" placeholder:"PATH"`
+	OIDCCAFile     string   `name:"oidc-ca-file" help:"PEM file of certificates to trust beside the system's when OIDC issuers are asked for their keys: for a cluster's own." placeholder:"FILE"`
 	WebhookAllow   []string `help:"Target that webhooks may have although it is private or without TLS: address, CIDR prefix, HOST or HOST:PORT; may be repeated." placeholder:"TARGET"`
 }
 
