@@ -29,6 +29,7 @@ type ServerFlags struct {
 	PostgresURL    string   `name:"postgres-url" help:"PostgreSQL to keep the projections in: postgres://USER:PASSWORD@HOST/DATABASE. Without it imgsrv starts a private one in <data-dir>/postgres." placeholder:"URL"`
 	NATSURL        string   `name:"nats-url" help:"NATS server with JetStream to keep the events in. Without it imgsrv runs one itself, with its store in <data-dir>/nats." placeholder:"URL"`
 	NATSListen     string   `name:"nats-listen" help:"Where the embedded NATS server listens for subscribers, host:port; empty for in-process only. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
+	LimitFlags
 	MaxUploadBytes int64    `help:"Largest file that may be uploaded, in bytes; 0: no cap." default:"0" placeholder:"BYTES"`
 	LogFormat      string   `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
 	Verbosity      string   `help:"Least level that is logged: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`

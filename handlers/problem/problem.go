@@ -41,6 +41,11 @@ const (
 	CodeRebuilding     events.Code = "rebuild-running"
 	CodeNotEmpty       events.Code = "not-empty"
 	CodeInternal       events.Code = "internal-error"
+
+	CodeTooManyRequests events.Code = "too-many-requests"
+	CodeTooManyUploads  events.Code = "too-many-uploads"
+	CodeTooManySessions events.Code = "too-many-sessions"
+	CodeQuota           events.Code = "quota-exhausted"
 )
 
 type entry struct {
@@ -83,6 +88,10 @@ var table = map[events.Code]entry{
 	CodePrecondition:             {http.StatusPreconditionFailed, "The precondition does not hold"},
 	CodeTimeout:                  {http.StatusRequestTimeout, "The request took too long"},
 	CodeNotEmpty:                 {http.StatusConflict, "The stream has another history"},
+	CodeTooManyRequests:          {http.StatusTooManyRequests, "Too many requests"},
+	CodeTooManyUploads:           {http.StatusTooManyRequests, "Too many uploads at once"},
+	CodeTooManySessions:          {http.StatusTooManyRequests, "Too many open upload sessions"},
+	CodeQuota:                    {http.StatusTooManyRequests, "The bytes of this day are used up"},
 	CodeInternal:                 {http.StatusInternalServerError, "Internal error"},
 }
 
@@ -124,7 +133,8 @@ func (d *Details) ContentType(string) string { return ContentType }
 func (d *Details) GetHeaders() http.Header {
 	h := http.Header{"Cache-Control": {"no-store"}}
 	if d.retryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(int(d.retryAfter.Seconds())))
+		seconds := (d.retryAfter + time.Second - 1) / time.Second // a client that comes a moment early comes in vain
+		h.Set("Retry-After", strconv.Itoa(int(seconds)))
 	}
 	if d.Status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="imgsrv"`)
@@ -145,6 +155,12 @@ func New(code events.Code, detail string) *Details {
 	return d
 }
 
+// After says when trying again has a chance; it is sent in whole seconds, rounded up.
+func (d *Details) After(wait time.Duration) *Details {
+	d.retryAfter = max(wait, time.Second)
+	return d
+}
+
 // OfStatus makes a problem of a status that a library chose. Several codes may share a status; the one meant
 // here is the general one.
 func OfStatus(status int, detail string) *Details {
@@ -154,6 +170,7 @@ func OfStatus(status int, detail string) *Details {
 		http.StatusPreconditionFailed: CodePrecondition, http.StatusRequestEntityTooLarge: CodeTooLarge,
 		http.StatusUnsupportedMediaType: CodeUnsupported, http.StatusRequestedRangeNotSatisfiable: CodeRange,
 		http.StatusUnprocessableEntity: events.CodeInvalid, http.StatusServiceUnavailable: CodeUnavailable,
+		http.StatusTooManyRequests: CodeTooManyRequests,
 	}
 	code, ok := general[status]
 	switch {
