@@ -20,15 +20,15 @@ type StartCmd struct {
 
 // ServerFlags say what a server is made of and where it listens.
 type ServerFlags struct {
-	Listen         string   `help:"Address of the HTTP listener, host:port." default:"127.0.0.1:8080" placeholder:"ADDR"`
-	TLSListen      string   `name:"tls-listen" help:"Address of the HTTPS listener, host:port; empty for none. Incus and LXD need HTTPS." default:"127.0.0.1:8443" placeholder:"ADDR"`
-	TLSCert        string   `name:"tls-cert" help:"Certificate chain of the HTTPS listener, PEM file. Without it a self-signed one is made and kept in <data-dir>/tls/cert.pem." placeholder:"FILE"`
-	TLSKey         string   `name:"tls-key" help:"Private key of --tls-cert, PEM file." placeholder:"FILE"`
-	DataDir        string   `help:"Folder of all that this server keeps; made where it is missing." default:".imgsrv" placeholder:"DIR"`
-	StorageDir     string   `help:"Folder of the image files. Uploads, ingress and blobs lie below it, so that publishing is a rename. Default: <data-dir>/storage." placeholder:"DIR"`
-	PostgresURL    string   `name:"postgres-url" help:"PostgreSQL to keep the projections in: postgres://USER:PASSWORD@HOST/DATABASE. Without it imgsrv starts a private one in <data-dir>/postgres." placeholder:"URL"`
-	NATSURL        string   `name:"nats-url" help:"NATS server with JetStream to keep the events in. Without it imgsrv runs one itself, with its store in <data-dir>/nats." placeholder:"URL"`
-	NATSListen     string   `name:"nats-listen" help:"Where the embedded NATS server listens for subscribers, host:port; empty for in-process only. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
+	Listen      string `help:"Address of the HTTP listener, host:port." default:"127.0.0.1:8080" placeholder:"ADDR"`
+	TLSListen   string `name:"tls-listen" help:"Address of the HTTPS listener, host:port; empty for none. Incus and LXD need HTTPS." default:"127.0.0.1:8443" placeholder:"ADDR"`
+	TLSCert     string `name:"tls-cert" help:"Certificate chain of the HTTPS listener, PEM file. Without it a self-signed one is made and kept in <data-dir>/tls/cert.pem." placeholder:"FILE"`
+	TLSKey      string `name:"tls-key" help:"Private key of --tls-cert, PEM file." placeholder:"FILE"`
+	DataDir     string `help:"Folder of all that this server keeps; made where it is missing." default:".imgsrv" placeholder:"DIR"`
+	StorageDir  string `help:"Folder of the image files. Uploads, ingress and blobs lie below it, so that publishing is a rename. Default: <data-dir>/storage." placeholder:"DIR"`
+	PostgresURL string `name:"postgres-url" help:"PostgreSQL to keep the projections in: postgres://USER:PASSWORD@HOST/DATABASE. Without it imgsrv starts a private one in <data-dir>/postgres." placeholder:"URL"`
+	NATSURL     string `name:"nats-url" help:"NATS server with JetStream to keep the events in. Without it imgsrv runs one itself, with its store in <data-dir>/nats." placeholder:"URL"`
+	NATSListen  string `name:"nats-listen" help:"Where the embedded NATS server listens for subscribers, host:port; empty for in-process only. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
 	LimitFlags
 	MaxUploadBytes int64    `help:"Largest file that may be uploaded, in bytes; 0: no cap." default:"0" placeholder:"BYTES"`
 	LogFormat      string   `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`

@@ -141,6 +141,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		})
 		defer stopWatching()
+		defer interruptible.left()
 	}
 	answer := &answerWriter{ResponseWriter: w, request: r, expires: h.now().Add(h.idle)}
 	h.tusd.ServeHTTP(answer, r)

@@ -67,6 +67,16 @@ func (b *body) interrupt(cause error) {
 	_ = b.control.SetReadDeadline(time.Unix(1, 0)) // not possible on a writer without deadlines, as in some tests
 }
 
+// left is called when the handler is done. The server reads on for a while before it sends the answer; of a body that
+// was ended it shall not wait for more.
+func (b *body) left() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cause != nil {
+		_ = b.control.SetReadDeadline(time.Unix(1, 0)) // as in interrupt; tusd has moved it
+	}
+}
+
 type bodyKey struct{}
 
 // locker keeps uploads apart in this process, which owns the data folder: lock files with process ids

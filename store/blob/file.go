@@ -121,6 +121,6 @@ func space(dir string) (free, total int64, err error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, 0, os.NewSyscallError("statfs", err)
 	}
-	block := uint64(st.Bsize)                                       //nolint:unconvert // field types differ between systems
+	block := uint64(st.Bsize)                                              //nolint:unconvert // field types differ between systems
 	return int64(uint64(st.Bavail) * block), int64(st.Blocks * block), nil //nolint:unconvert // as above
 }
