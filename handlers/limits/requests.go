@@ -95,7 +95,7 @@ func (l *Requests) admit(r *http.Request, principal access.Principal, authentica
 		return nil
 	case principal.Name == "":
 		of, key = l.addresses, bucketKey(address, r.RemoteAddr)
-	case r.Method == http.MethodPatch:
+	case r.Method == http.MethodPatch && principal.MaySomewhere(events.RolePublisher):
 		// A tus client may send many: the number of those at once is limited, and each is paid for with its bytes.
 		return nil
 	}
