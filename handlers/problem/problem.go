@@ -135,8 +135,7 @@ func (d *Details) ContentType(string) string { return ContentType }
 func (d *Details) GetHeaders() http.Header {
 	h := http.Header{"Cache-Control": {"no-store"}}
 	if d.retryAfter > 0 {
-		seconds := (d.retryAfter + time.Second - 1) / time.Second // a client that comes a moment early comes in vain
-		h.Set("Retry-After", strconv.Itoa(int(seconds)))
+		h.Set("Retry-After", strconv.Itoa(int(d.retryAfter.Seconds())))
 	}
 	if d.Status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="imgsrv"`)
@@ -157,9 +156,9 @@ func New(code events.Code, detail string) *Details {
 	return d
 }
 
-// After says when trying again has a chance; it is sent in whole seconds, rounded up.
+// After says when it is worth to try again; it changes the problem, and returns it. Seconds are rounded up.
 func (d *Details) After(wait time.Duration) *Details {
-	d.retryAfter = max(wait, time.Second)
+	d.retryAfter = max(time.Second, (wait + time.Second - 1).Truncate(time.Second))
 	return d
 }
 

@@ -76,7 +76,7 @@ func serve(w http.ResponseWriter, r *http.Request, c *content) {
 	// Clients keep the documents by a clock of their own. Caches on the way must ask each time: who has just published expects
 	// to see the version, and asking costs them a 304.
 	header.Set("Cache-Control", "no-cache")
-	header.Set("Vary", "Accept-Encoding")
+	header.Add("Vary", "Accept-Encoding")
 	etag, body := c.etag, c.body
 	if c.zipped != nil && acceptsGzip(r.Header.Values("Accept-Encoding")) {
 		// Other bytes, other strong tag (RFC 9110, section 8.8.3.3).
