@@ -29,6 +29,19 @@ func (d *Directory) Guard(oidc func(ctx context.Context, raw string) (Principal,
 	return &Guard{directory: d, oidc: oidc}
 }
 
+type (
+	authenticatedKey struct{}
+	authentication   struct {
+		principal Principal
+		err       error
+	}
+)
+
+// Authenticated carries what Authenticate has found out to those who ask again about the same request.
+func Authenticated(ctx context.Context, p Principal, err error) context.Context {
+	return context.WithValue(ctx, authenticatedKey{}, authentication{p, err})
+}
+
 // Directory is where the guard looks.
 func (g *Guard) Directory() *Directory { return g.directory }
 
@@ -37,6 +50,9 @@ func (g *Guard) Directory() *Directory { return g.directory }
 // common name is a principal's. Without any of them it is nobody, which is no error; credentials that aren't
 // good are a 401.
 func (g *Guard) Authenticate(r *http.Request) (Principal, error) {
+	if seen, ok := r.Context().Value(authenticatedKey{}).(authentication); ok {
+		return seen.principal, seen.err
+	}
 	header := r.Header.Get("Authorization")
 	if header == "" {
 		if p, ok := g.byCertificate(r); ok {
