@@ -179,9 +179,10 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	router.Mount(tus.BasePath, uploads)
 	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log})
-	router.Mount("/streams/v1/", api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams))
+	router.Mount("/streams/v1/", api.Authenticate(guard, n.log)(api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams)))
 
-	if err := n.serve(ctx, flags, dataDir, router, tele); err != nil {
+	// Outermost: nothing inside may see a token that stands in a path.
+	if err := n.serve(ctx, flags, dataDir, access.PathToken(router), tele); err != nil {
 		return err
 	}
 	n.Took = time.Since(began)
