@@ -108,7 +108,6 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if n.Token = token; made {
 		n.NewToken = token
 	}
-	guard := access.NewGuard(token)
 
 	n.StorageDir = flags.StorageDir
 	if n.StorageDir == "" {
@@ -127,6 +126,18 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
+
+	directory := access.NewDirectory(access.DirectoryConfig{Log: events, Logger: n.log})
+	if err := directory.CatchUp(ctx); err != nil {
+		return fmt.Errorf("read who may do what: %w", err)
+	}
+	if id, known := directory.AddBuiltIn(token); known {
+		if _, why, _ := directory.Token(id); why != "" {
+			n.log.Info("the token in admin.token is not good any more", "reason", why, "remedy", "where no other admin's token is left, remove the file and start again")
+		}
+	}
+	n.background("directory of principals and tokens", directory.Run)
+	guard := directory.Guard(nil)
 
 	pool, err := n.connectPostgres(ctx, flags, dataDir)
 	if err != nil {

@@ -53,12 +53,11 @@ func (s *server) getHistory(ctx context.Context, in *historyInput) (*historyOutp
 	if events.CheckImageName(in.Image) != nil || in.Version != "" && events.CheckVersionName(in.Version) != nil {
 		return nil, gone
 	}
-	all := access.From(ctx).MaySeePrivate()
 	head, err := s.Events.Head(ctx)
 	if err != nil {
 		return nil, err
 	}
-	audience := newAudience(s.Events, all)
+	audience := newAudience(s.Events, access.From(ctx))
 	var found []events.Event
 	keep := func(event events.Event) error {
 		visible, err := audience.maySee(ctx, event)
@@ -77,7 +76,7 @@ func (s *server) getHistory(ctx context.Context, in *historyInput) (*historyOutp
 	if err := s.readPast(ctx, head, subjects, keep); err != nil {
 		return nil, err
 	}
-	if all {
+	if audience.sessionsOf(in.Image) {
 		for sessions := range slices.Chunk(sessionsOf(found), sessionsAtOnce) {
 			var subjects []string
 			for _, id := range sessions {

@@ -315,7 +315,10 @@ func TestTheDocumentDescribesEveryRoute(t *testing.T) {
 		GET/streams/v1/index.json GET/streams/v1/images.json GET/healthz GET/readyz
 		GET/api/events GET/api/events/{sequence} GET/api/events/export POST/api/events/import GET/api/images/{image}/history
 		GET/api/projections GET/api/projections/{name}/replay POST/api/projections/{name}/verify POST/api/projections/{name}/skip
-		GET/api/projections/{name}/rebuild POST/api/projections/{name}/rebuild DELETE/api/projections/{name}/rebuild`)
+		GET/api/projections/{name}/rebuild POST/api/projections/{name}/rebuild DELETE/api/projections/{name}/rebuild
+		GET/api/whoami GET/api/principals POST/api/principals GET/api/principals/{name} DELETE/api/principals/{name}
+		POST/api/principals/{name}/roles DELETE/api/principals/{name}/roles
+		GET/api/tokens POST/api/tokens GET/api/tokens/{id} DELETE/api/tokens/{id} POST/api/tokens/{id}/rotate`)
 	documented := map[string]bool{}
 	for path, item := range fromJSON["paths"].(map[string]any) {
 		for method, op := range item.(map[string]any) {
