@@ -7,6 +7,9 @@ import (
 	"path"
 	"regexp"
 	"strings"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/problem"
 )
 
 // PathTokenBase is the path below which a token stands in the path: /r/{token}/streams/v1/index.json. It is for clients
@@ -53,6 +56,11 @@ func PathToken(next http.Handler) http.Handler {
 func PathTokenFrom(ctx context.Context) (token string, ok bool) {
 	token, ok = ctx.Value(pathTokenKey{}).(string)
 	return token, ok
+}
+
+// NothingHere is the problem of a path that nothing is behind.
+func NothingHere() error {
+	return problem.New(events.CodeNotFound, "there is nothing at this path; /openapi.yaml lists what there is")
 }
 
 // cutPathToken gives the token and the path after it; a token "" and a path where there is nothing for what can't be read so.
