@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 
@@ -53,6 +54,7 @@ type Node struct {
 
 	log     *slog.Logger
 	failed  chan error
+	router  chi.Router
 	closers []closer // in start order; stopped in reverse
 	stop    sync.Once
 	stopErr error
@@ -192,6 +194,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log})
 	router.Mount("/streams/v1/", api.Authenticate(guard, n.log)(api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams)))
 
+	n.router = router
 	// Outermost: nothing inside may see a token that stands in a path.
 	if err := n.serve(ctx, flags, dataDir, access.PathToken(router), tele); err != nil {
 		return err

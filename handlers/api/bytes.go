@@ -118,7 +118,8 @@ func (s *server) send(w http.ResponseWriter, r *http.Request, d download) error 
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("ETag", `"`+string(d.digest)+`"`)
 	h.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(sum)+":") // RFC 9530
-	if _, ok := access.PathTokenFrom(r.Context()); ok {                          // whatever the image is: the address holds a token, which can end
+	if _, ok := access.PathTokenFrom(r.Context()); ok {
+		// Whatever the image is: the address holds a token, which can end.
 		d.cache = strings.Replace(d.cache, "public", "private", 1)
 	}
 	h.Set("Cache-Control", d.cache)
