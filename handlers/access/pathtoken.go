@@ -33,6 +33,11 @@ type pathTokenKey struct{}
 // looked at here.
 func PathToken(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.Referer(), PathTokenBase) { // the address of one of those requests
+			r = r.WithContext(r.Context())
+			r.Header = r.Header.Clone()
+			r.Header.Del("Referer")
+		}
 		if !strings.HasPrefix(r.URL.Path, PathTokenBase) {
 			next.ServeHTTP(w, r)
 			return
@@ -45,9 +50,7 @@ func PathToken(next http.Handler) http.Handler {
 		inner := r.WithContext(context.WithValue(r.Context(), pathTokenKey{}, token))
 		inner.URL, inner.RequestURI = &u, u.RequestURI()
 		inner.Header = r.Header.Clone()
-		// One request, one token. A Referer would hold the address.
-		inner.Header.Del("Authorization")
-		inner.Header.Del("Referer")
+		inner.Header.Del("Authorization") // one request, one token
 		next.ServeHTTP(w, inner)
 	})
 }

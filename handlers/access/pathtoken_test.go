@@ -91,6 +91,15 @@ func TestOtherPathsGoOnAsTheyAre(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s%v", path, diff, header)
 		}
 	}
+	r := httptest.NewRequest("GET", "/api/images", nil)
+	r.Header.Set("Referer", "https://host/r/"+pathToken+"/streams/v1/index.json")
+	if got, _ := through(r); got.Referer != "" {
+		t.Errorf("the address that the client came from: %s", got.Referer)
+	}
+	r.Header.Set("Referer", "https://host/a/page")
+	if got, _ := through(r); got.Referer != "https://host/a/page" {
+		t.Errorf("another address: %s", got.Referer)
+	}
 	if token, ok := access.PathTokenFrom(context.Background()); ok || token != "" {
 		t.Errorf("a token from nowhere: %q", token)
 	}
