@@ -364,3 +364,48 @@ func publishedAt(t *testing.T, p *publisher, image string) string {
 	t.Fatalf("image %s has no event of its publication", image)
 	return ""
 }
+
+// Who may not read a private image can't find out what is in it by its digest.
+func TestGuessingDigestsRevealsNothing(t *testing.T) {
+	t.Parallel()
+	node, err := startNode(t.Context(), nodeFlags(t), slog.New(slog.DiscardHandler), testHooks{})
+	needPostgres(t, err)
+	t.Cleanup(func() {
+		if err := node.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	admin := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	secret := file{format: "disk.raw", data: []byte(rawDisk(4096))}
+	secret.sha256 = digestOf(secret.data)
+	body := vm("team-a-secret", "1", nil, secret)
+	body["visibility"] = "private"
+	admin.publish(body, secret)
+	cas := "/cas/sha256/" + secret.sha256[:2] + "/" + secret.sha256
+
+	as := func(name, images string) *publisher {
+		var issued struct{ Token string }
+		admin.call("POST", "/api/principals", map[string]any{"name": name, "roles": []any{map[string]any{"role": "publisher", "images": images}}}, nil)
+		admin.call("POST", "/api/tokens", map[string]any{"principal": name}, &issued)
+		return &publisher{t: t, base: node.HTTPURL, token: issued.Token}
+	}
+	mine, other := as("a", "team-a-*"), as("b", "team-b-*")
+	if session := mine.open(vm("team-a-copy", "1", nil, secret)); session.Files[0].State != "present" {
+		t.Errorf("who may read the bytes has to send them again: %+v", session.Files)
+	}
+	session := other.open(vm("team-b-copy", "1", nil, secret))
+	if session.Files[0].State != "pending" {
+		t.Errorf("another publisher is told that the bytes are there: %+v", session.Files)
+	}
+	if resp := other.call("GET", cas, nil, nil); resp.StatusCode != 404 {
+		t.Errorf("another publisher gets the bytes: %d", resp.StatusCode)
+	}
+	// Who has the bytes may publish them, and then read them.
+	other.upload(session, secret)
+	if job := other.await(session); job.State != "succeeded" {
+		t.Fatalf("job %s: %+v", job.State, job.Error)
+	}
+	if resp := other.call("GET", cas, nil, nil); resp.StatusCode != 200 {
+		t.Errorf("its own bytes: %d", resp.StatusCode)
+	}
+}

@@ -285,6 +285,15 @@ func TestSessionsAndJobsGoOnWithoutPostgres(t *testing.T) {
 	n.finish(events.JobIDFor(id))
 	n.want(n.do(http.MethodGet, "/api/jobs/"+events.JobIDFor(id), nil), 200)
 	n.want(n.do(http.MethodPut, "/api/images/debian/aliases/stable", map[string]any{"version": "1"}), 200)
+
+	// Nor does it take a database to know who may do what.
+	n.want(n.do(http.MethodPost, "/api/principals", map[string]any{"name": "ci", "roles": []any{map[string]any{"role": "publisher", "images": "team-a-*"}}}), 201)
+	issued := n.want(n.do(http.MethodPost, "/api/tokens", map[string]any{"principal": "ci"}), 201)
+	ci := withToken(issued["token"].(string))
+	n.want(n.do(http.MethodPost, "/api/images", session("team-a-1", "1", []byte("x")), ci), 201)
+	n.problem(n.do(http.MethodPost, "/api/images", session("team-b-1", "1", []byte("x")), ci), 403, "forbidden")
+	n.want(n.do(http.MethodDelete, "/api/tokens/"+issued["id"].(string), nil), 204)
+	n.problem(n.do(http.MethodPost, "/api/images", session("team-a-2", "1", []byte("x")), ci), 401, "unauthorized")
 	a := n.do(http.MethodGet, "/api/images", nil)
 	n.problem(a, 503, "unavailable")
 	if a.Header.Get("Retry-After") == "" {
