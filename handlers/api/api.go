@@ -17,6 +17,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/handlers/access/oidc"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/blob"
@@ -47,6 +48,11 @@ type Config struct {
 
 	// Webhooks, optional, knows targets and secrets; without it there are no routes for webhooks.
 	Webhooks Webhooks
+
+	// TrustRules, optional, are those for OIDC tokens, and OIDC checks such tokens; without them there are no
+	// routes for trust rules.
+	TrustRules *oidc.Rules
+	OIDC       *oidc.Verifier
 
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
@@ -130,6 +136,9 @@ func New(cfg Config) (chi.Router, error) {
 	s.history()
 	if s.Webhooks != nil {
 		s.webhooks()
+	}
+	if s.TrustRules != nil {
+		s.trustRules()
 	}
 	s.projectionRoutes()
 	s.principals()

@@ -148,7 +148,7 @@ func TestPrivateDocumentsHaveValidatorsAndStayOutOfSharedCaches(t *testing.T) {
 	s := newPrivateSite(t)
 	a, b := reader("team-a"), reader("team-b")
 	first := s.as(a, imagesURL)
-	want := http.Header{"Etag": first.Header["Etag"], "Cache-Control": {"private, no-cache"}, "Vary": {"Accept-Encoding, Authorization"},
+	want := http.Header{"Etag": first.Header["Etag"], "Cache-Control": {"private, no-cache"}, "Vary": {"Accept-Encoding", "Authorization"},
 		"Content-Type": {"application/json"}, "Accept-Ranges": {"bytes"}, "Content-Length": first.Header["Content-Length"]}
 	if diff := cmp.Diff(want, first.Header); diff != "" || first.StatusCode != 200 {
 		t.Errorf("%d, headers (-want +got):\n%s", first.StatusCode, diff)

@@ -92,10 +92,10 @@ func serve(w http.ResponseWriter, r *http.Request, c *content) {
 	// Clients keep the documents by a clock of their own. Caches on the way must ask each time: who has just published expects
 	// to see the version, and asking costs them a 304.
 	header.Set("Cache-Control", "no-cache")
-	header.Set("Vary", "Accept-Encoding")
+	header.Add("Vary", "Accept-Encoding")
 	if access.From(r.Context()).Name != "" { // also where it is the public document: it may be another one tomorrow
 		header.Set("Cache-Control", "private, no-cache")
-		header.Set("Vary", "Accept-Encoding, Authorization")
+		header.Add("Vary", "Authorization")
 	}
 	etag, body := c.etag, c.body
 	if c.zipped != nil && acceptsGzip(r.Header.Values("Accept-Encoding")) {
