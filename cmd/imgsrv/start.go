@@ -21,29 +21,32 @@ type StartCmd struct {
 
 // ServerFlags say what a server is made of and where it listens.
 type ServerFlags struct {
-	Listen         string        `help:"Address of the HTTP listener, host:port." default:"127.0.0.1:8080" placeholder:"ADDR"`
-	TLSListen      string        `name:"tls-listen" help:"Address of the HTTPS listener, host:port; empty for none. Incus and LXD need HTTPS." default:"127.0.0.1:8443" placeholder:"ADDR"`
-	TLSCert        string        `name:"tls-cert" help:"Certificate chain of the HTTPS listener, PEM file; read again when it changes, and on SIGHUP. Without it a self-signed one is made and kept in <data-dir>/tls/cert.pem." placeholder:"FILE"`
-	TLSKey         string        `name:"tls-key" help:"Private key of --tls-cert, PEM file." placeholder:"FILE"`
-	DataDir        string        `help:"Folder of all that this server keeps; made where it is missing." default:".imgsrv" placeholder:"DIR"`
-	StorageDir     string        `help:"Folder of the image files. Uploads, ingress and blobs lie below it, so that publishing is a rename. Default: <data-dir>/storage." placeholder:"DIR"`
-	PostgresURL    string        `name:"postgres-url" help:"PostgreSQL to keep the projections in: postgres://USER:PASSWORD@HOST/DATABASE. Without it imgsrv starts a private one in <data-dir>/postgres." placeholder:"URL"`
-	NATSURL        string        `name:"nats-url" help:"NATS server with JetStream to keep the events in. Without it imgsrv runs one itself, with its store in <data-dir>/nats." placeholder:"URL"`
-	NATSListen     string        `name:"nats-listen" help:"Where the embedded NATS server listens for subscribers, host:port; empty for in-process only. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
-	MaxUploadBytes int64         `help:"Largest file that may be uploaded, in bytes; 0: no cap." default:"0" placeholder:"BYTES"`
-	LogFormat      string        `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
-	Verbosity      string        `help:"Least level that is logged: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
-	MetricsListen  string        `help:"Address of the metrics listener, host:port; empty for none." default:"127.0.0.1:9464" placeholder:"ADDR"`
-	MetricsPath    string        `help:"Path of the metrics in Prometheus's text format." default:"/metrics" placeholder:"PATH"`
-	OIDCCAFile     string        `name:"oidc-ca-file" help:"PEM file of certificates to trust beside the system's when OIDC issuers are asked for their keys: for a cluster's own." placeholder:"FILE"`
-	WebhookAllow   []string      `help:"Target that webhooks may have although it is private or without TLS: address, CIDR prefix, HOST or HOST:PORT; may be repeated." placeholder:"TARGET"`
-	TLSClientCA    string        `name:"tls-client-ca" help:"Authorities of client certificates, PEM file. A client may then show a certificate of theirs; another's is refused." placeholder:"FILE"`
-	ACMEDomain     []string      `name:"acme-domain" help:"Host name to get a certificate for by ACME, in place of --tls-cert; may be repeated. The authority has to reach this server as that name, on port 443 or 80. You accept the authority's terms of service by it." placeholder:"NAME"`
-	ACMEEmail      string        `name:"acme-email" help:"Where the ACME authority may write to." placeholder:"ADDRESS"`
-	ACMEDirectory  string        `name:"acme-directory" help:"Directory of the ACME authority. Default: Let's Encrypt." placeholder:"URL"`
-	ACMECAFile     string        `name:"acme-ca-file" help:"What the ACME directory's own certificate is checked with, PEM file, in place of the system's authorities." placeholder:"FILE"`
-	HSTS           time.Duration `name:"hsts" help:"How long browsers shall use only HTTPS for this host, such as 8760h; 0: nothing is said of it." default:"0" placeholder:"DURATION"`
-	CORSOrigin     []string      `name:"cors-origin" help:"Site whose scripts may call this server from browsers, SCHEME://HOST[:PORT]; may be repeated. Alone, * is every site." placeholder:"ORIGIN"`
+	Listen            string        `help:"Address of the HTTP listener, host:port." default:"127.0.0.1:8080" placeholder:"ADDR"`
+	TLSListen         string        `name:"tls-listen" help:"Address of the HTTPS listener, host:port; empty for none. Incus and LXD need HTTPS." default:"127.0.0.1:8443" placeholder:"ADDR"`
+	TLSCert           string        `name:"tls-cert" help:"Certificate chain of the HTTPS listener, PEM file; read again when it changes, and on SIGHUP. Without it a self-signed one is made and kept in <data-dir>/tls/cert.pem." placeholder:"FILE"`
+	TLSKey            string        `name:"tls-key" help:"Private key of --tls-cert, PEM file." placeholder:"FILE"`
+	DataDir           string        `help:"Folder of all that this server keeps; made where it is missing." default:".imgsrv" placeholder:"DIR"`
+	StorageDir        string        `help:"Folder of the image files. Uploads, ingress and blobs lie below it, so that publishing is a rename. Default: <data-dir>/storage." placeholder:"DIR"`
+	PostgresURL       string        `name:"postgres-url" help:"PostgreSQL to keep the projections in: postgres://USER:PASSWORD@HOST/DATABASE. Without it imgsrv starts a private one in <data-dir>/postgres." placeholder:"URL"`
+	NATSURL           string        `name:"nats-url" help:"NATS server with JetStream to keep the events in. Without it imgsrv runs one itself, with its store in <data-dir>/nats." placeholder:"URL"`
+	NATSListen        string        `name:"nats-listen" help:"Where the embedded NATS server listens for subscribers (imgsrv subscribers add), host:port; empty for in-process only. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
+	MaxUploadBytes    int64         `help:"Largest file that may be uploaded, in bytes; 0: no cap." default:"0" placeholder:"BYTES"`
+	LogFormat         string        `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
+	Verbosity         string        `help:"Least level that is logged: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
+	MetricsListen     string        `help:"Address of the metrics listener, host:port; empty for none." default:"127.0.0.1:9464" placeholder:"ADDR"`
+	MetricsPath       string        `help:"Path of the metrics in Prometheus's text format." default:"/metrics" placeholder:"PATH"`
+	OIDCCAFile        string        `name:"oidc-ca-file" help:"PEM file of certificates to trust beside the system's when OIDC issuers are asked for their keys: for a cluster's own." placeholder:"FILE"`
+	WebhookAllow      []string      `help:"Target that webhooks may have although it is private or without TLS: address, CIDR prefix, HOST or HOST:PORT; may be repeated." placeholder:"TARGET"`
+	TLSClientCA       string        `name:"tls-client-ca" help:"Authorities of client certificates, PEM file. A client may then show a certificate of theirs; another's is refused." placeholder:"FILE"`
+	ACMEDomain        []string      `name:"acme-domain" help:"Host name to get a certificate for by ACME, in place of --tls-cert; may be repeated. The authority has to reach this server as that name, on port 443 or 80. You accept the authority's terms of service by it." placeholder:"NAME"`
+	ACMEEmail         string        `name:"acme-email" help:"Where the ACME authority may write to." placeholder:"ADDRESS"`
+	ACMEDirectory     string        `name:"acme-directory" help:"Directory of the ACME authority. Default: Let's Encrypt." placeholder:"URL"`
+	ACMECAFile        string        `name:"acme-ca-file" help:"What the ACME directory's own certificate is checked with, PEM file, in place of the system's authorities." placeholder:"FILE"`
+	HSTS              time.Duration `name:"hsts" help:"How long browsers shall use only HTTPS for this host, such as 8760h; 0: nothing is said of it." default:"0" placeholder:"DURATION"`
+	CORSOrigin        []string      `name:"cors-origin" help:"Site whose scripts may call this server from browsers, SCHEME://HOST[:PORT]; may be repeated. Alone, * is every site." placeholder:"ORIGIN"`
+	SigningKey        string        `help:"Secret key that signs the checksums of versions, a file in minisign's form without password; made where it is missing. Nodes that serve the same images need the same one. Default: <data-dir>/signing.key." placeholder:"FILE"`
+	StreamsSigningKey string        `help:"Secret key that clear-signs the simplestreams documents (.sjson), an armored OpenPGP key without passphrase; made where it is missing. Without it they are not signed." placeholder:"FILE"`
+	natsFlags         `embed:""`
 }
 
 // Run starts the server, says where everything is, and serves until ctx ends.

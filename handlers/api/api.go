@@ -19,6 +19,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/blob"
 	"github.com/imgsrv/imgsrv/store/catalog"
@@ -53,6 +54,13 @@ type Config struct {
 	// routes for trust rules.
 	TrustRules *oidc.Rules
 	OIDC       *oidc.Verifier
+	// SigningKey, optional, signs the checksums of versions; without it there are no signatures.
+	SigningKey *provenance.Key
+	// SignedStreams says that the simplestreams documents are there clear-signed too, for the OpenAPI document.
+	SignedStreams bool
+
+	// Subscribers, optional, knows who may read events over NATS; without it there are no routes for them.
+	Subscribers *jetstream.Subscribers
 
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
@@ -139,6 +147,9 @@ func New(cfg Config) (chi.Router, error) {
 	}
 	if s.TrustRules != nil {
 		s.trustRules()
+	}
+	if s.Subscribers != nil {
+		s.subscribers()
 	}
 	s.projectionRoutes()
 	s.principals()

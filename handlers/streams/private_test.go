@@ -358,3 +358,21 @@ func TestIndexAndImagesAreOfOneSet(t *testing.T) {
 		}
 	}
 }
+
+func TestSignedDocumentsAreOfTheReaderToo(t *testing.T) {
+	t.Parallel()
+	s := newPrivateSite(t)
+	s.Handler = newSignedHandler(t, s.site)
+	for _, test := range []struct {
+		who  access.Principal
+		want bool
+	}{{access.Principal{}, false}, {reader("team-a"), true}, {reader("team-b"), false}} {
+		for _, url := range []string{"/streams/v1/index.sjson", "/streams/v1/images.sjson"} {
+			r := s.as(test.who, url)
+			text := body(t, r)
+			if !strings.HasPrefix(text, "-----BEGIN PGP SIGNED MESSAGE-----") || strings.Contains(text, "team-a") != test.want || !strings.Contains(text, "deb:1:") {
+				t.Errorf("%s for %q: %d\n%s", url, test.who.Name, r.StatusCode, text)
+			}
+		}
+	}
+}

@@ -19,6 +19,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/incus"
 )
 
@@ -30,22 +31,26 @@ type Config struct {
 	RetryPause time.Duration
 	// QueryTimeout is how long a request waits for PostgreSQL before it gets the known documents; 0: two seconds.
 	QueryTimeout time.Duration
+	// Signer, optional, signs the documents for clients that check them; without it there are no .sjson ones.
+	Signer *sjson.Signer
 }
 
 type handler struct {
 	log       *slog.Logger
 	documents map[string]*document // by path, without the leading slash
 	private   *private
+	signing   signing
 }
 
 // New makes the handler of /streams/v1/; it looks at the whole path of a request.
 //
 // GET and HEAD answer 200 or 304, with the documents as they were when PostgreSQL answered last: those of the principal that
-// access.From finds in the request's context, who may read some private images, or else the public ones. 404: another path. 405:
-// another method. 503: PostgreSQL has not answered since the start.
+// access.From finds in the request's context, who may read some private images, or else the public ones. With a Signer they are
+// there also clear-signed, under names that end in .sjson, and its public key under sjson.KeyPath. 404: another path. 405: another
+// method. 503: PostgreSQL has not answered since the start.
 func New(cfg Config) http.Handler {
 	db := &database{pool: cfg.Pool, log: cfg.Log, pause: cmp.Or(cfg.RetryPause, time.Second), timeout: cmp.Or(cfg.QueryTimeout, 2*time.Second)}
-	h := &handler{log: cfg.Log, documents: map[string]*document{}, private: newPrivate(db)}
+	h := &handler{log: cfg.Log, documents: map[string]*document{}, private: newPrivate(db), signing: signing{signer: cfg.Signer}}
 	for _, path := range []string{incus.IndexPath, incus.ImagesPath} {
 		h.documents[path] = &document{db: db, path: path}
 	}
@@ -53,15 +58,21 @@ func New(cfg Config) http.Handler {
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path := strings.TrimPrefix(r.URL.Path, "/")
+	asked := strings.TrimPrefix(r.URL.Path, "/")
+	isKey := h.signing.signer != nil && asked == sjson.KeyPath
+	path := h.signing.plain(asked)
 	_, ok := h.documents[path]
-	if !ok {
+	if !ok && !isKey {
 		problem.Write(w, r, h.log, problem.New(events.CodeNotFound, "there is no such simplestreams document: clients begin at /"+incus.IndexPath))
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		problem.Write(w, r, h.log, problem.New(problem.CodeMethod, "a simplestreams document can only be read"))
+		return
+	}
+	if isKey {
+		h.signing.serveKey(w, r)
 		return
 	}
 	c, err := h.latest(r.Context(), path)
@@ -71,6 +82,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		problem.Write(w, r, h.log, err)
 		return
+	}
+	if path != asked {
+		if c, err = h.signing.of(path, c); err != nil {
+			problem.Write(w, r, h.log, err)
+			return
+		}
 	}
 	serve(w, r, c)
 }
@@ -88,7 +105,7 @@ func (h *handler) latest(ctx context.Context, path string) (*content, error) {
 // serve answers with the bytes, compressed for a client that takes them so.
 func serve(w http.ResponseWriter, r *http.Request, c *content) {
 	header := w.Header()
-	header.Set("Content-Type", "application/json")
+	header.Set("Content-Type", cmp.Or(c.mediaType, "application/json"))
 	// Clients keep the documents by a clock of their own. Caches on the way must ask each time: who has just published expects
 	// to see the version, and asking costs them a 304.
 	header.Set("Cache-Control", "no-cache")
