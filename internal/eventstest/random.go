@@ -124,6 +124,12 @@ func drawSession(t *rapid.T, image, version string, aliases *rapid.Generator[str
 			},
 		})
 	}
+	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"sbom.spdx.json", "notes.md", "disk.qcow2"}), 0, 2, rapid.ID).Draw(t, "attachments") {
+		session.Attachments = append(session.Attachments, events.UploadFile{Format: name, Size: 300, State: events.FilePending})
+	}
+	if rapid.Bool().Draw(t, "known attachment") { // one that is a format elsewhere
+		session.Attachments = append(session.Attachments, events.UploadFile{Format: "shared.txt", Size: 7, State: events.FilePresent, Digest: Digest("shared")})
+	}
 	return session
 }
 
