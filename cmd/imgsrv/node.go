@@ -166,7 +166,12 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		n.onStop("row counts of "+projector.Name(), stop)
 	}
 
-	uploads, err := tus.New(tus.Config{Log: events, Store: blobs, Guard: guard, MaxUploadBytes: flags.MaxUploadBytes, Logger: n.log})
+	limited, err := n.startLimits(ctx, flags.LimitFlags, events, blobs, tele)
+	if err != nil {
+		return err
+	}
+	uploads, err := tus.New(tus.Config{Log: events, Store: blobs, Guard: guard, MaxUploadBytes: flags.MaxUploadBytes, Logger: n.log,
+		Idle: flags.UploadExpiry, Stall: flags.UploadStallTimeout, Uploads: limited.uploads, Intake: limited.intake})
 	if err != nil {
 		return err
 	}
@@ -192,7 +197,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
-		MaxUploadBytes: flags.MaxUploadBytes, Version: version(),
+		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake,
 	})
 	if err != nil {
 		return err
@@ -219,6 +224,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 	}
 	if f.MaxUploadBytes < 0 {
 		return errors.New("--max-upload-bytes is a number of bytes from 0")
+	}
+	if err := f.LimitFlags.check(); err != nil {
+		return err
 	}
 	addresses := []struct{ flag, addr string }{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}
 	if f.NATSURL == "" {

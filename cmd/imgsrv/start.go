@@ -47,6 +47,7 @@ type ServerFlags struct {
 	SigningKey        string        `help:"Secret key that signs the checksums of versions, a file in minisign's form without password; made where it is missing. Nodes that serve the same images need the same one. Default: <data-dir>/signing.key." placeholder:"FILE"`
 	StreamsSigningKey string        `help:"Secret key that clear-signs the simplestreams documents (.sjson), an armored OpenPGP key without passphrase; made where it is missing. Without it they are not signed." placeholder:"FILE"`
 	natsFlags         `embed:""`
+	LimitFlags
 }
 
 // Run starts the server, says where everything is, and serves until ctx ends.

@@ -47,7 +47,12 @@ func (l *Log) raw(ctx context.Context, sequence events.Sequence) (*natsjs.RawStr
 // Read gives the events of some subjects (none: of all) to each, in order, from the first up to a sequence,
 // and returns: it doesn't wait for more. Only these events leave the server. An error of each ends it.
 func (l *Log) Read(ctx context.Context, upTo events.Sequence, subjects []string, each func(events.Event) error) error {
-	return l.scan(ctx, upTo, subjects, func(msg natsjs.Msg, meta *natsjs.MsgMetadata) error {
+	return l.ReadAfter(ctx, 0, upTo, subjects, each)
+}
+
+// ReadAfter is Read from the event after a sequence on.
+func (l *Log) ReadAfter(ctx context.Context, after, upTo events.Sequence, subjects []string, each func(events.Event) error) error {
+	return l.scanAfter(ctx, after, upTo, subjects, func(msg natsjs.Msg, meta *natsjs.MsgMetadata) error {
 		event, err := decode(msg.Headers(), msg.Data(), msg.Subject(), meta.Sequence.Stream)
 		if err != nil {
 			return &Undecodable{Event: event, Err: err}
@@ -57,12 +62,16 @@ func (l *Log) Read(ctx context.Context, upTo events.Sequence, subjects []string,
 }
 
 // scan is Read for messages as they are stored.
-func (l *Log) scan(ctx context.Context, upTo events.Sequence, subjects []string, each func(natsjs.Msg, *natsjs.MsgMetadata) error) (err error) {
-	if upTo == 0 {
+func (l *Log) scan(ctx context.Context, upTo events.Sequence, subjects []string, each func(natsjs.Msg, *natsjs.MsgMetadata) error) error {
+	return l.scanAfter(ctx, 0, upTo, subjects, each)
+}
+
+func (l *Log) scanAfter(ctx context.Context, after, upTo events.Sequence, subjects []string, each func(natsjs.Msg, *natsjs.MsgMetadata) error) (err error) {
+	if upTo <= after {
 		return nil
 	}
 	consumer, err := l.stream.CreateConsumer(ctx, natsjs.ConsumerConfig{
-		DeliverPolicy: natsjs.DeliverAllPolicy, AckPolicy: natsjs.AckNonePolicy, FilterSubjects: subjects,
+		DeliverPolicy: natsjs.DeliverByStartSequencePolicy, OptStartSeq: uint64(after) + 1, AckPolicy: natsjs.AckNonePolicy, FilterSubjects: subjects,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
 	})
 	if err != nil {

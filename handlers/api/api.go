@@ -18,6 +18,7 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
+	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/projections"
@@ -65,6 +66,11 @@ type Config struct {
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
 
+	// Requests, optional, limits how many requests a client may make, on all that is mounted on the router too.
+	Requests *limits.Requests
+	// Intake, optional, admits upload sessions; without it they are held against the free space of the storage only.
+	Intake *limits.Intake
+
 	// PingPostgres is asked by /readyz.
 	PingPostgres func(context.Context) error
 	// ExpiresAt, optional, tells when an idle session is going to expire.
@@ -102,7 +108,7 @@ type server struct {
 }
 
 // New makes the router with all routes of the package and the middlewares that every request passes:
-// RequestID, AccessLog, Metrics and Recover. Other handlers may be mounted on it; they then have the same
+// RequestID, AccessLog, Metrics, Recover and the limit of requests. Other handlers may be mounted on it; they then have the same
 // middlewares and problem documents for what isn't routed.
 func New(cfg Config) (chi.Router, error) {
 	if cfg.MinSequenceWait == 0 {
@@ -117,12 +123,15 @@ func New(cfg Config) (chi.Router, error) {
 	if cfg.Version == "" {
 		cfg.Version = "dev"
 	}
+	if cfg.Intake == nil {
+		cfg.Intake = limits.NewIntake(limits.IntakeConfig{Events: cfg.Events, Store: cfg.Blobs, Log: cfg.Log, Clock: cfg.Clock})
+	}
 	metrics, err := Metrics(cfg.Meter)
 	if err != nil {
 		return nil, err
 	}
 	router := chi.NewRouter()
-	router.Use(RequestID, AccessLog(cfg.Log), metrics, Recover(cfg.Log), middleware.GetHead, withBaseURL)
+	router.Use(RequestID, AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
 	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, cfg.Log, access.NothingHere())
 	})

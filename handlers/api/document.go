@@ -112,26 +112,26 @@ func handMade() []*huma.Operation {
 			Description: "tus 1.0 with the extensions creation, creation-with-upload, termination and expiration. Upload-Length is the declared size, Upload-Metadata the value that the session gave for the file.",
 			Parameters: []*huma.Param{tusHeader, headerParameter("Upload-Length", "Length of the file in bytes", "196608", true),
 				headerParameter("Upload-Metadata", "As the session's `tus.metadata` says", "session MDE5…,variant YW1k…,format ZGlz…", true)},
-			Responses: responses("201", "Created; Location is the upload", 400, 401, 403, 404, 409, 413, 503, 507)},
+			Responses: responses("201", "Created; Location is the upload", 400, 401, 403, 404, 409, 413, 429, 503, 507)},
 		&huma.Operation{OperationID: "tus-offset", Method: http.MethodHead, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
 			Summary: "Ask how far a tus upload has come", Parameters: []*huma.Param{upload, tusHeader},
-			Responses: responses("200", "Upload-Offset says how many bytes are safe", 401, 403, 404, 410, 503)},
+			Responses: responses("200", "Upload-Offset says how many bytes are safe", 401, 403, 404, 410, 429, 503)},
 		&huma.Operation{OperationID: "tus-append", Method: http.MethodPatch, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
 			Summary:     "Append to a tus upload",
 			Description: "With Content-Type application/offset+octet-stream. What arrived before a broken connection is kept. The answer to the last bytes of the last file comes once the session has been handed over.",
 			Parameters:  []*huma.Param{upload, tusHeader, headerParameter("Upload-Offset", "Where the bytes belong", "0", true)},
 			RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/offset+octet-stream": binary()}},
-			Responses:   responses("204", "Appended; Upload-Offset says how many bytes are safe", 400, 401, 403, 404, 409, 410, 413, 415, 423, 503, 507)},
+			Responses:   responses("204", "Appended; Upload-Offset says how many bytes are safe", 400, 401, 403, 404, 408, 409, 410, 413, 415, 423, 429, 503, 507)},
 		&huma.Operation{OperationID: "tus-terminate", Method: http.MethodDelete, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
 			Summary: "Drop the bytes of a tus upload", Parameters: []*huma.Param{upload, tusHeader},
-			Responses: responses("204", "Dropped; the file may be uploaded anew", 401, 403, 404, 409, 410, 423, 503)},
+			Responses: responses("204", "Dropped; the file may be uploaded anew", 401, 403, 404, 409, 410, 423, 429, 503)},
 	)
 	for _, name := range []string{"index.json", "images.json"} {
 		ops = append(ops, &huma.Operation{OperationID: "streams-" + name[:len(name)-len(".json")], Method: http.MethodGet, Path: "/streams/v1/" + name,
 			Tags: []string{tagStreams}, Security: []map[string][]string{{}}, Summary: "Simplestreams " + name,
 			Description: "For `incus remote add NAME https://HOST --protocol simplestreams`. Only public images.",
 			Parameters:  []*huma.Param{minSequenceParameter(), headerParameter("If-None-Match", "ETag of an earlier answer", "", false)},
-			Responses: with(responses("200", "The document", 400, 503), "304",
+			Responses: with(responses("200", "The document", 400, 429, 503), "304",
 				&huma.Response{Description: "Not changed since the ETag in If-None-Match"})})
 	}
 	return ops
@@ -161,7 +161,7 @@ func bytesParameters() []*huma.Param {
 }
 
 func bytesResponses(method string) map[string]*huma.Response {
-	out := responses("200", "The file", 400, 401, 404, 412, 416, 503)
+	out := responses("200", "The file", 400, 401, 404, 412, 416, 429, 503)
 	text := func(description string) *huma.Param {
 		return &huma.Param{Description: description, Schema: &huma.Schema{Type: huma.TypeString}}
 	}

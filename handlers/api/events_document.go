@@ -20,7 +20,7 @@ func handMadeEvents() []*huma.Operation {
 	content := func(mediaType string) map[string]*huma.MediaType {
 		return map[string]*huma.MediaType{mediaType: {Schema: &huma.Schema{Type: huma.TypeString}}}
 	}
-	stream, lines := responses("200", "The events, for as long as the client listens", 400, 401, 503), responses("200", "One event a line", 401, 403, 503)
+	stream, lines := responses("200", "The events, for as long as the client listens", 400, 401, 429, 503), responses("200", "One event a line", 401, 403, 429, 503)
 	stream["200"].Content, lines["200"].Content = content("text/event-stream"), content(mediaTypeLines)
 	return []*huma.Operation{
 		{OperationID: "follow-events", Method: http.MethodGet, Path: pathEvents, Tags: []string{tagEvents}, Security: anybody,
@@ -40,6 +40,6 @@ func handMadeEvents() []*huma.Operation {
 			Description: "Takes the lines of an export: same order, sequences, ids and times. When it breaks in the middle, the stream has the beginning and takes nothing else; the same request goes on. " +
 				"The bytes of the images don't come along.",
 			RequestBody: &huma.RequestBody{Required: true, Content: content(mediaTypeLines)},
-			Responses:   responses("200", "All of it is in the stream", 400, 401, 403, 409, 422, 503)},
+			Responses:   responses("200", "All of it is in the stream", 400, 401, 403, 409, 422, 429, 503)},
 	}
 }

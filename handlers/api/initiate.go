@@ -18,7 +18,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
-	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
@@ -85,7 +85,8 @@ type tusTarget struct {
 
 // initiate registers POST /api/images: 201 with Location and Imgsrv-Sequence; 400 what is no JSON, 401, 403,
 // 409 the version or a name is taken (status_url says by which session), 413 a declared size is over the cap
-// or the body over 1 MiB, 422 a broken rule or a reused Idempotency-Key, 503, 507 the storage lacks the room.
+// or the body over 1 MiB, 422 a broken rule or a reused Idempotency-Key, 429 too many
+// sessions or bytes, 503, 507 the storage lacks the room.
 func (s *server) initiate() {
 	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "open-upload-session", Method: http.MethodPost, Path: pathImages, DefaultStatus: http.StatusCreated,
@@ -105,6 +106,8 @@ func (s *server) openSession(ctx context.Context, in *initiateInput) (*initiateO
 		return nil, err
 	}
 	var opened events.Current[events.Upload]
+	var admission *limits.Admission
+	defer func() { admission.End() }()
 	folder := false
 	cause := jetstream.Cause{Key: "initiate " + session.ID, Actor: session.InitiatedBy, Correlation: session.ID}
 	sequence, err := s.Events.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
@@ -114,6 +117,9 @@ func (s *server) openSession(ctx context.Context, in *initiateInput) (*initiateO
 			return nil, err
 		}
 		opened.State = events.FoldUpload(events.Upload{}, changes[0].Fact)
+		if admission, err = s.admit(ctx, admission, opened.State); err != nil {
+			return nil, err
+		}
 		if !folder {
 			// Before the fact, so that whoever looks for abandoned sessions finds a folder for each.
 			folder = true
@@ -123,12 +129,27 @@ func (s *server) openSession(ctx context.Context, in *initiateInput) (*initiateO
 	})
 	if err != nil {
 		// Where the log's answer is unknown the session may exist, and the folder is then needed.
-		if folder && !errors.Is(err, jetstream.ErrUnavailable) && ctx.Err() == nil {
+		switch unknown := errors.Is(err, jetstream.ErrUnavailable) || ctx.Err() != nil; {
+		case folder && !unknown:
 			err = errors.Join(err, s.Blobs.RemoveSession(session.ID))
+		case folder:
+			admission.Opened()
 		}
 		return nil, err
 	}
+	if opened.Sequence == 0 {
+		admission.Opened()
+	}
 	return s.sessionAnswer(ctx, opened.State, max(sequence, opened.Sequence))
+}
+
+// admit takes the place of a session within the limits, in place of the one that an earlier try took.
+func (s *server) admit(ctx context.Context, before *limits.Admission, u events.Upload) (*limits.Admission, error) {
+	admission, err := s.Intake.Admit(ctx, u)
+	if err != nil {
+		return before, err
+	}
+	return admission, nil
 }
 
 // newSession makes a session of a request: defaults filled in, architectures under their canonical names, a
@@ -259,10 +280,8 @@ func (s *server) decideSession(ctx context.Context, u events.Upload, anyVisibili
 		return nil, before, err
 	}
 	cmd.Session = u
-	if changes, err = events.Initiate(cmd); err != nil {
-		return nil, before, err
-	}
-	return changes, before, s.checkSpace(u)
+	changes, err = events.Initiate(cmd)
+	return changes, before, err
 }
 
 // openedBefore looks whether the session that holds the version, or made it, was opened by the same request.
@@ -346,24 +365,6 @@ func first(texts ...string) string {
 		}
 	}
 	return ""
-}
-
-// checkSpace refuses a session that can't fit. Sessions under way are not counted: many are never finished.
-func (s *server) checkSpace(u events.Upload) error {
-	free, err := s.Blobs.Free()
-	if err != nil {
-		return err
-	}
-	for _, f := range u.Files() {
-		if f.State != events.FilePending {
-			continue
-		}
-		if f.Size > free { // subtracting keeps sums of declared sizes from overflowing
-			return problem.New(problem.CodeStorageFull, "the storage has no room for the declared files")
-		}
-		free -= f.Size
-	}
-	return nil
 }
 
 func isArchitecture(name string) bool {

@@ -74,9 +74,9 @@ func route(r *http.Request) string {
 	return "none"
 }
 
-// AccessLog writes one line for each request: at debug level for the probes, which come every few seconds,
-// at info level for all others. Headers and queries, where secrets may be, are never in it; of a token that stood in the
-// path it says only that there was one.
+// AccessLog writes one line for each request: at debug level for the probes, which come every few seconds, and
+// for what a limit refused, which would fill the log; at info level for all others. Headers and queries, where secrets may be, are never in it;
+// of a token that stood in the path it says only that there was one.
 func AccessLog(log *slog.Logger) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -86,7 +86,7 @@ func AccessLog(log *slog.Logger) func(http.Handler) http.Handler {
 			r = r.WithContext(ctx)
 			defer func() { // also for a request that panics its way out
 				level := slog.LevelInfo
-				if r.URL.Path == pathHealth || r.URL.Path == pathReady {
+				if r.URL.Path == pathHealth || r.URL.Path == pathReady || statusOf(wrapped) == http.StatusTooManyRequests {
 					level = slog.LevelDebug
 				}
 				log.LogAttrs(ctx, level, "request",

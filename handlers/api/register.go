@@ -113,7 +113,7 @@ func read[I, O any](s *server, op huma.Operation, needed []*projections.Runner, 
 	op.Method = http.MethodGet
 	op.Middlewares = huma.Middlewares{lift(Authenticate(s.Guard, s.Log))}
 	op.Security = []map[string][]string{{}, {securityBearer: {}}} // with or without
-	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusServiceUnavailable)
+	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusTooManyRequests, http.StatusServiceUnavailable)
 	if needed != nil {
 		op.Middlewares = append(op.Middlewares, lift(MinSequence(s.Events, s.MinSequenceWait, s.Log, needed...)))
 		op.Errors = append(op.Errors, http.StatusBadRequest)
@@ -147,7 +147,7 @@ func operate[I, O any](s *server, role events.Role, op huma.Operation, handler f
 
 func needCredentials(op *huma.Operation) {
 	op.Security = []map[string][]string{{securityBearer: {}}}
-	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable)
+	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable)
 }
 
 // register makes problems of a handler's errors, and logs what is our fault.

@@ -41,6 +41,11 @@ const (
 	CodeRebuilding     events.Code = "rebuild-running"
 	CodeNotEmpty       events.Code = "not-empty"
 	CodeInternal       events.Code = "internal-error"
+
+	CodeTooManyRequests events.Code = "too-many-requests"
+	CodeTooManyUploads  events.Code = "too-many-uploads"
+	CodeTooManySessions events.Code = "too-many-sessions"
+	CodeQuota           events.Code = "quota-exhausted"
 )
 
 type entry struct {
@@ -86,6 +91,10 @@ var table = map[events.Code]entry{
 	CodePrecondition:             {http.StatusPreconditionFailed, "The precondition does not hold"},
 	CodeTimeout:                  {http.StatusRequestTimeout, "The request took too long"},
 	CodeNotEmpty:                 {http.StatusConflict, "The stream has another history"},
+	CodeTooManyRequests:          {http.StatusTooManyRequests, "Too many requests"},
+	CodeTooManyUploads:           {http.StatusTooManyRequests, "Too many uploads at once"},
+	CodeTooManySessions:          {http.StatusTooManyRequests, "Too many open upload sessions"},
+	CodeQuota:                    {http.StatusTooManyRequests, "The bytes of this day are used up"},
 	CodeInternal:                 {http.StatusInternalServerError, "Internal error"},
 }
 
@@ -163,6 +172,7 @@ func OfStatus(status int, detail string) *Details {
 		http.StatusPreconditionFailed: CodePrecondition, http.StatusRequestEntityTooLarge: CodeTooLarge,
 		http.StatusUnsupportedMediaType: CodeUnsupported, http.StatusRequestedRangeNotSatisfiable: CodeRange,
 		http.StatusUnprocessableEntity: events.CodeInvalid, http.StatusServiceUnavailable: CodeUnavailable,
+		http.StatusTooManyRequests: CodeTooManyRequests,
 	}
 	code, ok := general[status]
 	switch {

@@ -61,6 +61,7 @@ var codes = map[string]events.Code{
 	"ERR_UPLOAD_INTERRUPTED":    problem.CodeLocked,
 	"ERR_MAX_SIZE_EXCEEDED":     problem.CodeTooLarge,
 	"ERR_UPLOAD_SIZE_EXCEEDED":  problem.CodeTooLarge,
+	"ERR_READ_TIMEOUT":          problem.CodeTimeout,
 	"ERR_INTERNAL_SERVER_ERROR": problem.CodeInternal,
 	"ERR_SERVER_SHUTDOWN":       problem.CodeUnavailable,
 }

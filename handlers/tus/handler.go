@@ -18,6 +18,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
@@ -48,8 +49,11 @@ type Config struct {
 	Log            *jetstream.Log
 	Store          *blob.Store
 	Guard          *access.Guard
-	MaxUploadBytes int64         // of one file; 0: no cap
-	Idle           time.Duration // a session without activity for so long expires; 0: 24 hours
+	MaxUploadBytes int64           // of one file; 0: no cap
+	Idle           time.Duration   // a session without activity for so long expires; 0: 24 hours
+	Stall          time.Duration   // a request of whose body no byte arrives for so long ends, resumably; 0: DefaultStall
+	Uploads        *limits.Uploads // optional
+	Intake         *limits.Intake  // optional; asked for room before an upload is created
 	Logger         *slog.Logger
 	Clock          func() time.Time // nil: time.Now
 }
@@ -57,23 +61,33 @@ type Config struct {
 // DefaultIdle is how long an upload may rest before its session expires.
 const DefaultIdle = 24 * time.Hour
 
+// DefaultStall is how long a request may bring no byte. However slowly they come, as long as they come it goes on:
+// what many slow requests can hold is bounded by their number.
+const DefaultStall = time.Minute
+
 // Handler serves [BasePath].
 type Handler struct {
-	log    *jetstream.Log
-	store  *blob.Store
-	guard  *access.Guard
-	images imageOf
-	idle   time.Duration
-	logger *slog.Logger
-	now    func() time.Time
-	tusd   http.Handler
+	log     *jetstream.Log
+	store   *blob.Store
+	guard   *access.Guard
+	images  imageOf
+	idle    time.Duration
+	stall   time.Duration
+	uploads *limits.Uploads
+	intake  *limits.Intake
+	logger  *slog.Logger
+	now     func() time.Time
+	tusd    http.Handler
 }
 
 // New makes the handler.
 func New(cfg Config) (*Handler, error) {
-	h := &Handler{log: cfg.Log, store: cfg.Store, guard: cfg.Guard, idle: cfg.Idle, logger: cfg.Logger, now: cfg.Clock}
+	h := &Handler{log: cfg.Log, store: cfg.Store, guard: cfg.Guard, idle: cfg.Idle, stall: cfg.Stall, uploads: cfg.Uploads, intake: cfg.Intake, logger: cfg.Logger, now: cfg.Clock}
 	if h.idle == 0 {
 		h.idle = DefaultIdle
+	}
+	if h.stall == 0 {
+		h.stall = DefaultStall
 	}
 	if h.now == nil {
 		h.now = time.Now
@@ -85,7 +99,7 @@ func New(cfg Config) (*Handler, error) {
 	composer.UseLocker(newLocker())
 	tusd, err := handler.NewHandler(handler.Config{
 		BasePath: BasePath, StoreComposer: composer, MaxSize: cfg.MaxUploadBytes, EnableExperimentalProtocol: true,
-		DisableDownload: true, DisableConcatenation: true, Cors: &handler.CorsConfig{Disable: true},
+		DisableDownload: true, DisableConcatenation: true, Cors: &handler.CorsConfig{Disable: true}, NetworkTimeout: h.stall,
 		// What tusd logs per request is in the access log; what it logs as an error, answers carry.
 		Logger:                     tusslog.New(tusslog.NewTextHandler(io.Discard, &tusslog.HandlerOptions{Level: tusslog.LevelError + 1})),
 		PreUploadCreateCallback:    h.beforeCreate,
@@ -113,8 +127,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		r = r.WithContext(access.With(r.Context(), principal))
 	}
+	// Any method: tusd lets X-HTTP-Method-Override have its way.
+	if r.Method == http.MethodPatch || r.ContentLength != 0 {
+		done, err := h.uploads.Begin(r.Context())
+		if err != nil {
+			problem.Write(w, r, h.logger, err)
+			return
+		}
+		defer done()
+	}
 	if r.Body != nil {
-		interruptible := &body{ReadCloser: r.Body, control: http.NewResponseController(w)}
+		interruptible := &body{ReadCloser: r.Body, control: http.NewResponseController(w), stall: h.stall}
 		r = r.WithContext(context.WithValue(r.Context(), bodyKey{}, interruptible))
 		r.Body = interruptible
 		stopWatching := context.AfterFunc(r.Context(), func() {
@@ -123,6 +146,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		})
 		defer stopWatching()
+		defer interruptible.left()
 	}
 	answer := &answerWriter{ResponseWriter: w, request: r, expires: h.now().Add(h.idle)}
 	h.tusd.ServeHTTP(answer, r)
@@ -159,8 +183,14 @@ func (h *Handler) beforeCreate(hook handler.HookEvent) (handler.HTTPResponse, ha
 	if !hook.Upload.SizeIsDeferred && hook.Upload.Size != file.Size {
 		return fail(events.Refuse(events.CodeFileMismatch, "Upload-Length is %d, declared were %d bytes for %s", hook.Upload.Size, file.Size, ref))
 	}
+	offset, err := h.Offset(session, n)
+	if h.intake != nil {
+		if err := h.intake.RoomFor(hook.Context, file.Size-offset, access.From(hook.Context).Name); err != nil {
+			return fail(err)
+		}
+	}
 	// A creation that carries bytes must not append them to what an earlier one left.
-	if offset, err := h.Offset(session, n); err == nil && offset > 0 && carriesBytes(hook.HTTPRequest.Header) {
+	if err == nil && offset > 0 && carriesBytes(hook.HTTPRequest.Header) {
 		return fail(problem.New(problem.CodeOffsetMismatch, fmt.Sprintf("the upload exists and has %d bytes: resume it at %s", offset, UploadURLPath(session, n))))
 	}
 	return handler.HTTPResponse{}, handler.FileInfoChanges{ID: uploadID(session, n), MetaData: handler.MetaData{

@@ -15,18 +15,20 @@ import (
 // ends where it is, with all bytes that arrived kept.
 var ErrStopping = errors.New("the server is stopping")
 
-// body is a request's body that can be ended from outside, also while a read waits for the client. tusd
-// has a way of its own for that, which reads a field that its handler may be writing.
+// body is a request's body that can be ended from outside, also while a read waits for the client, and that ends when
+// no byte comes for too long. tusd has ways of its own for both: the one reads a field that its handler may be
+// writing, the other begins with the second read, and waits for the first byte for ever.
 type body struct {
 	io.ReadCloser
 	control *http.ResponseController
+	stall   time.Duration
 
 	mu    sync.Mutex
 	cause error // what ended it
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	if cause := b.ended(); cause != nil {
+	if cause := b.begin(); cause != nil {
 		return 0, cause
 	}
 	n, err := b.ReadCloser.Read(p)
@@ -38,6 +40,16 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// begin sets the time that a read may take, unless the body was ended.
+func (b *body) begin() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cause == nil {
+		_ = b.control.SetReadDeadline(time.Now().Add(b.stall)) // as in interrupt
+	}
+	return b.cause
+}
+
 func (b *body) ended() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -47,12 +59,22 @@ func (b *body) ended() error {
 // interrupt makes this and each later Read fail with cause.
 func (b *body) interrupt(cause error) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.cause == nil {
 		b.cause = cause
 	}
-	b.mu.Unlock()
 	// Wakes a waiting Read. tusd moves the deadline after each read, but the next one looks at cause first.
 	_ = b.control.SetReadDeadline(time.Unix(1, 0)) // not possible on a writer without deadlines, as in some tests
+}
+
+// left is called when the handler is done. The server reads on for a while before it sends the answer; of a body that
+// was ended it shall not wait for more.
+func (b *body) left() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cause != nil {
+		_ = b.control.SetReadDeadline(time.Unix(1, 0)) // as in interrupt; tusd has moved it
+	}
 }
 
 type bodyKey struct{}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"time"
 )
 
@@ -15,6 +16,9 @@ type Retry struct {
 	First   time.Duration // 0 means 200 ms
 	Longest time.Duration // 0 means 15 s
 	Limit   int           // so many failures in a row without progress end it; 0 means 12, about two minutes
+	// Patience is how long in all a server may put a client off (429 with Retry-After) without progress in between. A
+	// wait that would be longer is not begun. 0 means 10 minutes.
+	Patience time.Duration
 	// Notice, if set, is called before each wait with the failure and its length.
 	Notice func(err error, wait time.Duration)
 }
@@ -29,6 +33,9 @@ func (r Retry) withDefaults() Retry {
 	if r.Limit <= 0 {
 		r.Limit = 12
 	}
+	if r.Patience <= 0 {
+		r.Patience = 10 * time.Minute
+	}
 	return r
 }
 
@@ -36,15 +43,20 @@ func (r Retry) withDefaults() Retry {
 type attempts struct {
 	Retry
 	failures int
+	putOff   time.Duration // by the server, without progress
 }
 
 // progress says that something went forward: the count begins anew.
-func (a *attempts) progress() { a.failures = 0 }
+func (a *attempts) progress() { a.failures, a.putOff = 0, 0 }
 
 // wait waits before the next attempt. It gives an error when there is to be none: the context's, or err at the limit.
 func (a *attempts) wait(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
+	}
+	var p *Problem
+	if errors.As(err, &p) && p.Status == http.StatusTooManyRequests && p.retryAfter > 0 {
+		return a.waitAsTold(ctx, p.retryAfter, err)
 	}
 	a.failures++
 	if a.failures >= a.Limit {
@@ -55,10 +67,24 @@ func (a *attempts) wait(ctx context.Context, err error) error {
 		wait = min(a.Longest, a.First<<shift)
 	}
 	wait -= time.Duration(rand.Int64N(int64(wait)/2 + 1)) //nolint:gosec // spreads load, guards nothing
-	var p *Problem
-	if errors.As(err, &p) && p.retryAfter > 0 {
+	if p != nil && p.retryAfter > 0 {
 		wait = max(wait, min(p.retryAfter, a.Longest))
 	}
+	return a.pause(ctx, wait, err)
+}
+
+// waitAsTold waits for as long as a server says whose limit was reached: it is well and knows when, so this counts as
+// no failure.
+func (a *attempts) waitAsTold(ctx context.Context, told time.Duration, err error) error {
+	if a.putOff+told > a.Patience {
+		return fmt.Errorf("%w (in %s)", err, told)
+	}
+	wait := told + time.Duration(rand.Int64N(int64(a.First)+1)) //nolint:gosec // as in wait
+	a.putOff += wait
+	return a.pause(ctx, wait, err)
+}
+
+func (a *attempts) pause(ctx context.Context, wait time.Duration, err error) error {
 	if a.Notice != nil {
 		a.Notice(err, wait)
 	}

@@ -120,17 +120,23 @@ func (s *Store) Check(ctx context.Context) error {
 
 // Free returns how many bytes an unprivileged process may still write, on the fullest of the store's file systems.
 func (s *Store) Free() (int64, error) {
-	least := int64(-1)
+	free, _, err := s.Space()
+	return free, err
+}
+
+// Space is Free with the size, in bytes, of that file system.
+func (s *Store) Space() (free, total int64, err error) {
+	free = -1
 	for _, dir := range []string{s.uploads(), s.jobs(), s.casTemp()} {
-		free, err := freeBytes(dir)
+		f, t, err := space(dir)
 		if err != nil {
-			return 0, fmt.Errorf("free space of %s: %w", dir, err)
+			return 0, 0, fmt.Errorf("free space of %s: %w", dir, err)
 		}
-		if least < 0 || free < least {
-			least = free
+		if free < 0 || f < free {
+			free, total = f, t
 		}
 	}
-	return least, nil
+	return free, total, nil
 }
 
 // sweep removes temporary files last touched before the given time, and folders whose removal was cut short.

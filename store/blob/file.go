@@ -115,11 +115,12 @@ func canCopyInstead(err error) bool {
 	return false
 }
 
-// freeBytes is what statfs(2) says an unprivileged process may still write.
-func freeBytes(dir string) (int64, error) {
+// space is what statfs(2) says of a file system: the bytes that an unprivileged process may still write, and its size.
+func space(dir string) (free, total int64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, os.NewSyscallError("statfs", err)
+		return 0, 0, os.NewSyscallError("statfs", err)
 	}
-	return int64(uint64(st.Bavail) * uint64(st.Bsize)), nil //nolint:unconvert // field types differ between systems
+	block := uint64(st.Bsize)                                              //nolint:unconvert // field types differ between systems
+	return int64(uint64(st.Bavail) * block), int64(st.Blocks * block), nil //nolint:unconvert // as above
 }

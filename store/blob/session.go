@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -58,6 +59,35 @@ func (s *Store) SessionActivity(session string) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("look at session %s: %w", session, err)
 	}
 	return last, nil
+}
+
+// Received says how many bytes of each of a session's files lie in its folder, by the file's number: those of which
+// there are none are absent. It counts what takes room on the disk, also where it isn't synced yet. Without the session:
+// fs.ErrNotExist.
+func (s *Store) Received(session string) (map[int]int64, error) {
+	if err := checkName("session", session); err != nil {
+		return nil, err
+	}
+	files, err := os.ReadDir(s.sessionFolder(session))
+	if err != nil {
+		return nil, fmt.Errorf("look at session %s: %w", session, err)
+	}
+	received := map[int]int64{}
+	for _, file := range files {
+		n, err := strconv.Atoi(file.Name())
+		if err != nil {
+			continue // the marker, a state, a temporary file
+		}
+		info, err := file.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // handed over meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look at session %s: %w", session, err)
+		}
+		received[n] = info.Size()
+	}
+	return received, nil
 }
 
 // RemoveSession removes a session with all its partial uploads. One that is not there is no error. It wins over a
