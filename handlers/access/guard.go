@@ -29,6 +29,19 @@ func (d *Directory) Guard(oidc func(ctx context.Context, raw string) (Principal,
 	return &Guard{directory: d, oidc: oidc}
 }
 
+type (
+	authenticatedKey struct{}
+	authentication   struct {
+		principal Principal
+		err       error
+	}
+)
+
+// Authenticated carries what Authenticate has found out to those who ask again about the same request.
+func Authenticated(ctx context.Context, p Principal, err error) context.Context {
+	return context.WithValue(ctx, authenticatedKey{}, authentication{p, err})
+}
+
 // Directory is where the guard looks.
 func (g *Guard) Directory() *Directory { return g.directory }
 
@@ -38,6 +51,9 @@ func (g *Guard) Directory() *Directory { return g.directory }
 // good are a 401. A token that stood in the path (PathToken) is the only one that counts; one that isn't good, or may do more
 // than read, is answered as a path where there is nothing: the client can do nothing else with it.
 func (g *Guard) Authenticate(r *http.Request) (Principal, error) {
+	if seen, ok := r.Context().Value(authenticatedKey{}).(authentication); ok {
+		return seen.principal, seen.err
+	}
 	if token, ok := PathTokenFrom(r.Context()); ok {
 		if p, why := g.directory.byToken(token); why == "" && p.OnlyReads() {
 			return p, nil

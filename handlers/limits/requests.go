@@ -62,8 +62,8 @@ func NewRequests(cfg RequestsConfig) *Requests {
 
 // Middleware answers a request over the limit with 429. It stands in front of all routes and asks by itself who makes
 // the request, rather than behind each route's own authentication: so no route, mounted handler or path without a
-// route can be forgotten, for the price of a second look at the credentials. It judges nothing else: a wrong token is
-// passed on, and refused by the route, or is no matter to it.
+// route can be forgotten. What it finds out the routes' own authentication finds in the context. It judges nothing else: a
+// wrong token is passed on, and refused by the route, or is no matter to it.
 func (l *Requests) Middleware(who func(*http.Request) (access.Principal, error)) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		if l == nil {
@@ -75,7 +75,7 @@ func (l *Requests) Middleware(who func(*http.Request) (access.Principal, error))
 				problem.Write(w, r.WithContext(access.With(r.Context(), principal)), l.cfg.Log, refused)
 				return
 			}
-			next.ServeHTTP(w, r)
+			next.ServeHTTP(w, r.WithContext(access.Authenticated(r.Context(), principal, err)))
 		})
 	}
 }

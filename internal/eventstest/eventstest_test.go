@@ -40,7 +40,7 @@ func TestRandomHistoriesMeetMostFacts(t *testing.T) {
 	t.Parallel()
 	seen := map[events.Type]bool{}
 	rapid.Check(t, func(t *rapid.T) {
-		for _, event := range eventstest.Draw(t, 40).Events {
+		for _, event := range eventstest.Draw(t, 80).Events {
 			seen[event.Type] = true
 		}
 	})

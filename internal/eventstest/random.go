@@ -17,7 +17,8 @@ func Draw(t *rapid.T, n int) *History {
 	versions := rapid.SampledFrom([]string{"1", "2", "12.5.0", "3~rc1+b"})
 	aliases := rapid.SampledFrom([]string{"latest", "stable", "edge"})
 	actions := rapid.SampledFrom([]string{"initiate", "file", "file", "complete", "advance", "advance", "advance", "finish", "finish",
-		"abort", "expire", "fail step", "fail job", "retry", "move alias", "remove alias", "skip event", "webhook", "delivery", "delivery", "subscriber"})
+		"abort", "expire", "fail step", "fail job", "retry", "move alias", "remove alias", "skip event", "webhook", "delivery", "delivery", "subscriber",
+		"access", "access"})
 	for range n {
 		action := actions.Draw(t, "action")
 		if action == "initiate" || len(h.ids) == 0 {
@@ -62,6 +63,8 @@ func (h *History) act(t *rapid.T, action, id, job string, images, versions, alia
 		return h.SkipEvent(t, "elsewhere", h.Head())
 	case "webhook":
 		return h.webhook(t)
+	case "access":
+		return h.access(t)
 	case "subscriber":
 		return h.subscriber(t)
 	case "delivery":
