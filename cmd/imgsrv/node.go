@@ -204,7 +204,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	router.Mount(tus.BasePath, uploads)
 	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log, Signer: keys.streams})
-	router.Mount("/streams/v1/", api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams))
+	router.Mount("/streams/v1/", api.Authenticate(guard, n.log)(api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams)))
 
 	n.router = router
 	if err := n.serve(ctx, flags, dataDir, router, tele, hooks); err != nil {

@@ -274,8 +274,8 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "GET /api/trust-rules/{id}", path: "/api/trust-rules/" + gone, rule: administer, ok: 404},
 		{route: "DELETE /api/trust-rules/{id}", path: "/api/trust-rules/" + gone, rule: administer, ok: 404},
 
-		{route: "* /streams/v1/*", path: "GET /streams/v1/images.json", rule: open, ok: 200},
-		{route: "* /streams/v1/*", path: "GET /streams/v1/index.json", rule: open, ok: 200},
+		{route: "* /streams/v1/*", path: "GET /streams/v1/images.json", rule: public, ok: 200},
+		{route: "* /streams/v1/*", path: "GET /streams/v1/index.json", rule: public, ok: 200},
 	}
 	sequence := publishedAt(t, p, "team-a-secret")
 	rowOf := map[string]bool{}

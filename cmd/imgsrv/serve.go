@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/browser"
 	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/certs"
@@ -105,7 +106,8 @@ func (n *Node) serve(ctx context.Context, flags ServerFlags, dataDir string, rou
 		n.MetricsURL = urlOf("http", l.Addr()) + flags.MetricsPath
 		n.serveOn("metrics", l, browser.Middleware(browser.Config{})(mux), hooks)
 	}
-	web := browser.Middleware(browser.Config{HSTS: flags.HSTS, Origins: flags.CORSOrigin})(router)
+	// Outermost: nothing inside may see a token that stands in a path.
+	web := access.PathToken(browser.Middleware(browser.Config{HSTS: flags.HSTS, Origins: flags.CORSOrigin})(router))
 	plain := web
 	var acme *certs.ACME
 	if flags.TLSListen != "" {

@@ -48,10 +48,17 @@ func (g *Guard) Directory() *Directory { return g.directory }
 // Authenticate finds out who makes a request: by a token in the Authorization header, as a bearer or as the
 // password of basic authentication (RFC 7617), or by a client certificate that the listener has verified, whose
 // common name is a principal's. Without any of them it is nobody, which is no error; credentials that aren't
-// good are a 401.
+// good are a 401. A token that stood in the path (PathToken) is the only one that counts; one that isn't good, or may do more
+// than read, is answered as a path where there is nothing: the client can do nothing else with it.
 func (g *Guard) Authenticate(r *http.Request) (Principal, error) {
 	if seen, ok := r.Context().Value(authenticatedKey{}).(authentication); ok {
 		return seen.principal, seen.err
+	}
+	if token, ok := PathTokenFrom(r.Context()); ok {
+		if p, why := g.directory.byToken(token); why == "" && p.OnlyReads() {
+			return p, nil
+		}
+		return Principal{}, NothingHere()
 	}
 	header := r.Header.Get("Authorization")
 	if header == "" {

@@ -15,7 +15,6 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 	"go.opentelemetry.io/otel/metric"
 
-	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
@@ -134,7 +133,7 @@ func New(cfg Config) (chi.Router, error) {
 	router := chi.NewRouter()
 	router.Use(RequestID, AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
 	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		problem.Write(w, r, cfg.Log, problem.New(events.CodeNotFound, "there is nothing at this path; /openapi.yaml lists what there is"))
+		problem.Write(w, r, cfg.Log, access.NothingHere())
 	})
 	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		allowMethods(w, r, router)

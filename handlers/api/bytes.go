@@ -5,11 +5,13 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 )
@@ -123,6 +125,10 @@ func (s *server) send(w http.ResponseWriter, r *http.Request, d download) error 
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("ETag", `"`+string(d.digest)+`"`)
 	h.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(sum)+":") // RFC 9530
+	if _, ok := access.PathTokenFrom(r.Context()); ok {
+		// Whatever the image is: the address holds a token, which can end.
+		d.cache = strings.Replace(d.cache, "public", "private", 1)
+	}
 	h.Set("Cache-Control", d.cache)
 
 	paced := &pacedWriter{ResponseWriter: w, request: r, log: s.Log, control: http.NewResponseController(w)}

@@ -75,7 +75,8 @@ func route(r *http.Request) string {
 }
 
 // AccessLog writes one line for each request: at debug level for the probes, which come every few seconds, and
-// for what a limit refused, which would fill the log; at info level for all others. Headers and queries, where secrets may be, are never in it.
+// for what a limit refused, which would fill the log; at info level for all others. Headers and queries, where secrets may be, are never in it;
+// of a token that stood in the path it says only that there was one.
 func AccessLog(log *slog.Logger) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -89,7 +90,7 @@ func AccessLog(log *slog.Logger) func(http.Handler) http.Handler {
 					level = slog.LevelDebug
 				}
 				log.LogAttrs(ctx, level, "request",
-					slog.String("method", r.Method), slog.String("route", route(r)), slog.String("path", r.URL.Path),
+					slog.String("method", r.Method), slog.String("route", route(r)), slog.String("path", access.ShownPath(r)),
 					slog.Int("status", statusOf(wrapped)), slog.Int("bytes", wrapped.BytesWritten()),
 					slog.Duration("duration", time.Since(started)), slog.String("principal", principal.Name),
 					slog.String("remote", r.RemoteAddr), slog.String("request_id", requestID(ctx)))

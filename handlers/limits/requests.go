@@ -88,8 +88,9 @@ func (l *Requests) admit(r *http.Request, principal access.Principal, authentica
 	}
 	address := clientAddress(r.RemoteAddr)
 	limit, of, key := RequestRate, l.principals, principal.Name
+	_, byPath := access.PathTokenFrom(r.Context()) // where it isn't good, that is a 404
 	switch {
-	case authentication != nil && problem.From(authentication).Status == http.StatusUnauthorized:
+	case authentication != nil && (byPath || problem.From(authentication).Status == http.StatusUnauthorized):
 		limit, of, key = Authentication, l.failures, bucketKey(address, r.RemoteAddr)
 	case authentication != nil: // who it is can't be told now; the route says so
 		return nil

@@ -186,3 +186,22 @@ func TestUploadsAtOnceAreCountedForEachPrincipal(t *testing.T) {
 		t.Errorf("after one has ended: %v", err)
 	}
 }
+
+// A token in the path that isn't good is a 404, and counts as any wrong token: nobody guesses without a limit.
+func TestWrongTokensInPathsAreLimited(t *testing.T) {
+	t.Parallel()
+	requests := limits.NewRequests(limits.RequestsConfig{PerSecond: 1, Burst: 5, Log: slog.New(slog.DiscardHandler), Clock: time.Now})
+	passed := 0
+	handler := access.PathToken(requests.Middleware(access.NewGuard("the-token").Authenticate)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed++ })))
+	refused := 0
+	for range 100 {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/r/wrong/streams/v1/index.json", nil))
+		if w.Code == http.StatusTooManyRequests {
+			refused++
+		}
+	}
+	if refused == 0 || passed == 0 {
+		t.Errorf("%d passed, %d were refused", passed, refused)
+	}
+}

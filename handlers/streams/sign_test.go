@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,13 +21,18 @@ import (
 
 func newSignedSite(t *testing.T) site {
 	t.Helper()
+	s := newSite(t)
+	s.Handler = newSignedHandler(t, s)
+	return s
+}
+
+func newSignedHandler(t *testing.T, s site) http.Handler {
+	t.Helper()
 	signer, _, err := sjson.Load(filepath.Join(t.TempDir(), "streams.key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSite(t)
-	s.Handler = streams.New(streams.Config{Pool: s.pool, Log: slog.New(slog.NewTextHandler(s.log, nil)), RetryPause: time.Nanosecond, Signer: signer})
-	return s
+	return streams.New(streams.Config{Pool: s.pool, Log: slog.New(slog.NewTextHandler(s.log, nil)), RetryPause: time.Nanosecond, Signer: signer})
 }
 
 // checked is the text of a clear-signed document, by the key that the server names.

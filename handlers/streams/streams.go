@@ -1,10 +1,12 @@
-// Package streams serves the simplestreams documents that Incus and LXD clients read. It passes on the bytes that the projection
-// of that name has made, and knows nothing of what is in them.
+// Package streams serves the simplestreams documents that Incus and LXD clients read. To everybody it passes on the bytes that the
+// projection of that name has made; for those who may read private images it has the projection make documents with these in
+// them. It knows nothing of how documents are made.
 package streams
 
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -15,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/incus"
@@ -35,17 +38,19 @@ type Config struct {
 type handler struct {
 	log       *slog.Logger
 	documents map[string]*document // by path, without the leading slash
+	private   *private
 	signing   signing
 }
 
 // New makes the handler of /streams/v1/; it looks at the whole path of a request.
 //
-// GET and HEAD answer 200 or 304, with the documents as they were when PostgreSQL answered last; with a Signer also clear-signed,
-// under names that end in .sjson, and its public key under sjson.KeyPath. 404: another path. 405: another
+// GET and HEAD answer 200 or 304, with the documents as they were when PostgreSQL answered last: those of the principal that
+// access.From finds in the request's context, who may read some private images, or else the public ones. With a Signer they are
+// there also clear-signed, under names that end in .sjson, and its public key under sjson.KeyPath. 404: another path. 405: another
 // method. 503: PostgreSQL has not answered since the start.
 func New(cfg Config) http.Handler {
 	db := &database{pool: cfg.Pool, log: cfg.Log, pause: cmp.Or(cfg.RetryPause, time.Second), timeout: cmp.Or(cfg.QueryTimeout, 2*time.Second)}
-	h := &handler{log: cfg.Log, documents: map[string]*document{}, signing: signing{signer: cfg.Signer}}
+	h := &handler{log: cfg.Log, documents: map[string]*document{}, private: newPrivate(db), signing: signing{signer: cfg.Signer}}
 	for _, path := range []string{incus.IndexPath, incus.ImagesPath} {
 		h.documents[path] = &document{db: db, path: path}
 	}
@@ -56,7 +61,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	asked := strings.TrimPrefix(r.URL.Path, "/")
 	isKey := h.signing.signer != nil && asked == sjson.KeyPath
 	path := h.signing.plain(asked)
-	document, ok := h.documents[path]
+	_, ok := h.documents[path]
 	if !ok && !isKey {
 		problem.Write(w, r, h.log, problem.New(events.CodeNotFound, "there is no such simplestreams document: clients begin at /"+incus.IndexPath))
 		return
@@ -70,7 +75,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.signing.serveKey(w, r)
 		return
 	}
-	c, err := document.latest(r.Context())
+	c, err := h.latest(r.Context(), path)
 	if err != nil {
 		if !errors.Is(err, r.Context().Err()) {
 			err = errors.Join(problem.New(problem.CodeUnavailable, "the simplestreams documents can't be read from PostgreSQL yet: try again"), err)
@@ -87,6 +92,16 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	serve(w, r, c)
 }
 
+// latest is the document for the principal of ctx.
+func (h *handler) latest(ctx context.Context, path string) (*content, error) {
+	if who := access.From(ctx); who.MaySomewhere(events.RoleReader) {
+		if c, err := h.private.latest(ctx, who, path); c != nil || err != nil {
+			return c, err
+		}
+	}
+	return h.documents[path].latest(ctx)
+}
+
 // serve answers with the bytes, compressed for a client that takes them so.
 func serve(w http.ResponseWriter, r *http.Request, c *content) {
 	header := w.Header()
@@ -95,6 +110,10 @@ func serve(w http.ResponseWriter, r *http.Request, c *content) {
 	// to see the version, and asking costs them a 304.
 	header.Set("Cache-Control", "no-cache")
 	header.Add("Vary", "Accept-Encoding")
+	if access.From(r.Context()).Name != "" { // also where it is the public document: it may be another one tomorrow
+		header.Set("Cache-Control", "private, no-cache")
+		header.Add("Vary", "Authorization")
+	}
 	etag, body := c.etag, c.body
 	if c.zipped != nil && acceptsGzip(r.Header.Values("Accept-Encoding")) {
 		// Other bytes, other strong tag (RFC 9110, section 8.8.3.3).

@@ -60,26 +60,32 @@ type Set struct {
 	Changed       Change
 }
 
-// Documents makes the simplestreams documents of all that is published. It is a function of its arguments alone, and their
-// order doesn't matter.
+// Documents makes the simplestreams documents that everybody may see, of all that is published. It is a function of its
+// arguments alone, and their order doesn't matter.
 //
 // Each product of a public image is listed with one version in it. Products of one fingerprint are listed once, as the first
 // one published, with the names of all: a client can't fetch a fingerprint that is listed twice.
 func Documents(products []Product, aliases []Alias, images []Image) (Set, error) {
-	public := map[string]Image{}
+	return DocumentsFor(products, aliases, images, func(string) bool { return false })
+}
+
+// DocumentsFor is Documents for somebody who may read also the private images that mayRead says; it isn't asked about public
+// ones. Their products are listed as if they were public: what is said of fingerprints and names holds over all of them together.
+func DocumentsFor(products []Product, aliases []Alias, images []Image, mayRead func(image string) bool) (Set, error) {
+	readable := map[string]Image{}
 	var set Set
 	for _, image := range images {
 		set.note(image.Changed)
-		if image.Visibility == events.Public {
-			public[image.Name] = image
+		if image.Visibility == events.Public || mayRead(image.Name) {
+			readable[image.Name] = image
 		}
 	}
 	for _, alias := range aliases {
-		if _, ok := public[alias.Image]; ok {
+		if _, ok := readable[alias.Image]; ok {
 			set.note(alias.Changed)
 		}
 	}
-	listed := list(products, public)
+	listed := list(products, readable)
 	for _, p := range listed {
 		set.note(p.Published)
 	}
@@ -93,7 +99,7 @@ func Documents(products []Product, aliases []Alias, images []Image) (Set, error)
 		if owners[i] != i {
 			continue
 		}
-		product, err := describe(p, public[p.Image], names[i])
+		product, err := describe(p, readable[p.Image], names[i])
 		if err != nil {
 			return Set{}, fmt.Errorf("list %s of %s %s: %w", p.Variant.Name(), p.Image, p.Version, err)
 		}
@@ -116,10 +122,10 @@ func (s *Set) note(c Change) {
 }
 
 // list picks the products that clients can use, in the order in which they were published.
-func list(products []Product, public map[string]Image) []Product {
+func list(products []Product, readable map[string]Image) []Product {
 	var listed []Product
 	for _, p := range products {
-		_, shown := public[p.Image]
+		_, shown := readable[p.Image]
 		architecture, known := incus.Canonical(p.Variant.Architecture)
 		if !shown || !known || p.Fingerprint == "" || rootType(p) == "" || p.Metadata.Format == "" {
 			continue

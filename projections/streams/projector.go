@@ -39,6 +39,9 @@ func (*Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) er
 	return derive(ctx, tx)
 }
 
+// touch tells readers that keep what they made of the tables (see [ReadRevision]) that these are others now.
+const touch = `UPDATE position SET revision = txid_current()`
+
 // change applies the events to the tables but not to the documents; false when none bears on them.
 func change(ctx context.Context, tx pgx.Tx, batch []events.Event) (bool, error) {
 	changes := changes{shown: map[string]shown{}}
@@ -59,6 +62,7 @@ func change(ctx context.Context, tx pgx.Tx, batch []events.Event) (bool, error) 
 	if changes.Len() == 0 {
 		return false, nil
 	}
+	changes.Queue(touch)
 	if err := tx.SendBatch(ctx, &changes.Batch).Close(); err != nil {
 		return false, fmt.Errorf("apply publications to the simplestreams tables: %w", err)
 	}
