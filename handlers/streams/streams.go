@@ -66,11 +66,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, h.log, err)
 		return
 	}
-	serve(w, r, c)
+	serve(w, r, h.log, c)
 }
 
 // serve answers with the bytes, compressed for a client that takes them so.
-func serve(w http.ResponseWriter, r *http.Request, c *content) {
+func serve(w http.ResponseWriter, r *http.Request, log *slog.Logger, c *content) {
 	header := w.Header()
 	header.Set("Content-Type", "application/json")
 	// Clients keep the documents by a clock of their own. Caches on the way must ask each time: who has just published expects
@@ -85,7 +85,7 @@ func serve(w http.ResponseWriter, r *http.Request, c *content) {
 		header.Set("Content-Length", strconv.Itoa(len(body)))
 	}
 	header.Set("ETag", `"`+etag+`"`)
-	http.ServeContent(w, r, "", c.modified, bytes.NewReader(body))
+	problem.ServeContent(w, r, log, c.modified, bytes.NewReader(body))
 }
 
 // acceptsGzip reads Accept-Encoding (RFC 9110, section 12.5.3). A client that doesn't name gzip doesn't get it, even if it
