@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -95,4 +96,36 @@ func FuzzSuggest(f *testing.F) {
 			t.Fatalf("the name %s promises %s, the file is %s", s.Format, want, kind)
 		}
 	})
+}
+
+// counted is a file of zeros with a beginning, and counts what is read of it.
+type counted struct {
+	head []byte
+	read int // bytes
+}
+
+func (c *counted) ReadAt(p []byte, offset int64) (int, error) {
+	c.read += len(p)
+	clear(p)
+	if offset < int64(len(c.head)) {
+		copy(p, c.head[offset:])
+	}
+	return len(p), nil
+}
+
+// TestCheckUnpacksNothing: what a server does with an archive is to look at a few bytes, whatever would come out of it.
+func TestCheckUnpacksNothing(t *testing.T) {
+	t.Parallel()
+	for format, head := range map[string]string{
+		"incus.tar.xz": "\xfd7zXZ\x00", "root.tar.gz": "\x1f\x8b", "disk.raw.zst": "\x28\xb5\x2f\xfd", "rootfs.squashfs": "hsqs\xff\xff\xff\xff",
+		"disk.qcow2": "QFI\xfb", "root.tar": strings.Repeat("\x00", 257) + "ustar", "disk.raw": "", "disk.vhd": "conectix",
+	} {
+		file := &counted{head: []byte(head)}
+		if err := imagefile.Check(format, file, 1<<50); err != nil {
+			t.Errorf("%s: %v", format, err)
+		}
+		if file.read > 1024 {
+			t.Errorf("%s: %d bytes were read", format, file.read)
+		}
+	}
 }
