@@ -102,7 +102,6 @@ func TestCompressedDisksAreTold(t *testing.T) {
 
 // An .xz block may ask for a dictionary of 4 GiB: the header of such a block is 40, for its property byte.
 func TestXZDictionaryIsNotAllottedAsTheFileAsks(t *testing.T) {
-	t.Parallel()
 	var packed bytes.Buffer
 	writer, err := xz.NewWriter(&packed)
 	if err != nil {
