@@ -50,3 +50,8 @@ func SubjectsAbout(kind string, images ...string) []string {
 	}
 	return subjects
 }
+
+// IsAboutAccess says whether facts of a kind tell who may do what: only administrators see them.
+func IsAboutAccess(kind string) bool {
+	return kind == KindPrincipal || kind == KindToken
+}

@@ -53,6 +53,14 @@ var registry = map[Type]codec{
 	"imgsrv.alias.removed.v1":            into[AliasRemoved](),
 	"imgsrv.projection.event_skipped.v1": into[ProjectionEventSkipped](),
 
+	"imgsrv.principal.created.v1":      into[PrincipalCreated](),
+	"imgsrv.principal.role_granted.v1": into[PrincipalRoleGranted](),
+	"imgsrv.principal.role_revoked.v1": into[PrincipalRoleRevoked](),
+	"imgsrv.principal.removed.v1":      into[PrincipalRemoved](),
+	"imgsrv.token.issued.v1":           into[TokenIssued](),
+	"imgsrv.token.used.v1":             into[TokenUsed](),
+	"imgsrv.token.revoked.v1":          into[TokenRevoked](),
+
 	"imgsrv.webhook.added.v1":           into[WebhookAdded](),
 	"imgsrv.webhook.removed.v1":         into[WebhookRemoved](),
 	"imgsrv.delivery.attempt_failed.v1": into[DeliveryAttemptFailed](),

@@ -18,6 +18,9 @@ const (
 	KindAlias    = "alias"
 	KindWebhook  = "webhook"
 	KindDelivery = "delivery"
+
+	KindPrincipal = "principal"
+	KindToken     = "token"
 )
 
 // Entity names what a fact is about. All facts of one entity share one subject.
@@ -43,6 +46,12 @@ func ImageEntity(image string) Entity { return Entity{KindImage, image} }
 
 // AliasEntity names an alias of an image.
 func AliasEntity(image, alias string) Entity { return Entity{KindAlias, image + "/" + alias} }
+
+// PrincipalEntity names a principal.
+func PrincipalEntity(name string) Entity { return Entity{KindPrincipal, name} }
+
+// TokenEntity names a token.
+func TokenEntity(id string) Entity { return Entity{KindToken, id} }
 
 // Subject is the entity's NATS subject: each part of the id is one token, escaped.
 func (e Entity) Subject() string {

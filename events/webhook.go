@@ -121,7 +121,7 @@ func checkTypeFilter(filter string) error {
 	case strings.Contains(prefix, "*"):
 		return fmt.Errorf("a type filter has one * at most, at its end")
 	case isUndelivered(KindOf(Type(filter))):
-		return fmt.Errorf("events about webhooks and deliveries are not delivered to webhooks")
+		return fmt.Errorf("events about webhooks, deliveries and access are not delivered to webhooks")
 	case isPrefix && (strings.HasPrefix(prefix, "imgsrv.") || strings.HasPrefix("imgsrv.", prefix)):
 		return nil
 	case isPrefix || !slices.Contains(Types(), Type(filter)):
@@ -131,7 +131,10 @@ func checkTypeFilter(filter string) error {
 }
 
 // isUndelivered: what a delivery leads to must not lead to a delivery, or one failure would breed the next.
-func isUndelivered(kind string) bool { return kind == KindWebhook || kind == KindDelivery }
+// Who may do what is for administrators only.
+func isUndelivered(kind string) bool {
+	return kind == KindWebhook || kind == KindDelivery || IsAboutAccess(kind)
+}
 
 // Wants says whether the webhook asks for an event.
 func (w Webhook) Wants(t Type, fact Fact) bool {

@@ -93,6 +93,12 @@ func TestEventsAndHistoryOnTheCommandLine(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "1: published") || !strings.Contains(out, "1: alias latest moved 2 → 1") {
 		t.Errorf("history: exit code %d, %s%s", code, out, errs)
 	}
+	code, out, errs = command(t.Context(), with(flags, "history", "debian", "--who")...)
+	for _, want := range []string{"admin                 2: opened upload session", "admin (by imgsrv)     2: published", "admin                 1: alias latest moved 2 → 1"} {
+		if code != 0 || !strings.Contains(out, want) {
+			t.Errorf("history --who: exit code %d, lacks %q: %s%s", code, want, out, errs)
+		}
+	}
 	code, out, errs = command(t.Context(), with(flags, "history", "debian/2")...)
 	if code != 0 || !strings.Contains(out, "  publish done") || strings.Contains(out, "debian/1") {
 		t.Errorf("history of a version: exit code %d, %s%s", code, out, errs)

@@ -10,6 +10,7 @@ import (
 type HistoryCmd struct {
 	clientFlags `embed:""`
 
+	Who  bool   `help:"Also say who did it, and for whom imgsrv did what it did by itself."`
 	What string `arg:"" name:"image[/version]" help:"Image, or image/version."`
 }
 
@@ -32,7 +33,15 @@ func (cmd *HistoryCmd) Run(ctx context.Context, t Terminal) error {
 		if line.Version != "" && version == "" {
 			about = line.Version + ": "
 		}
-		if _, err := fmt.Fprintf(t.Out, "%s  %-8s  %s\n", localTime(line.Time), printable(orDash(line.Actor)), printable(about+line.Text)); err != nil {
+		who := ""
+		if cmd.Who {
+			who = orDash(line.Who)
+			if line.Actor != line.Who {
+				who += " (by " + line.Actor + ")"
+			}
+			who = fmt.Sprintf("%-20s  ", printable(who))
+		}
+		if _, err := fmt.Fprintf(t.Out, "%s  %s%s\n", localTime(line.Time), who, printable(about+line.Text)); err != nil {
 			return fmt.Errorf("write the output: %w", err)
 		}
 	}

@@ -38,6 +38,8 @@ type grammar struct {
 	Events      EventsCmd      `cmd:"" help:"Follow what happens, look at an event, move a history between servers."`
 	History     HistoryCmd     `cmd:"" help:"Tell what happened to an image, or to one version."`
 	Projections ProjectionsCmd `cmd:"" help:"For operators: status of the projections, rebuild, verify, replay, skip."`
+	Principals  PrincipalsCmd  `cmd:"" help:"For admins: who may do what: people and services, and their roles."`
+	Tokens      TokensCmd      `cmd:"" help:"For admins: issue, list, rotate and revoke tokens."`
 	Webhooks    WebhooksCmd    `cmd:"" help:"Send events to URLs: add, list and remove webhooks, and see to what they didn't take."`
 }
 

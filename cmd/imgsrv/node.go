@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 
@@ -53,6 +54,7 @@ type Node struct {
 
 	log     *slog.Logger
 	failed  chan error
+	router  chi.Router
 	closers []closer // in start order; stopped in reverse
 	stop    sync.Once
 	stopErr error
@@ -108,7 +110,6 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if n.Token = token; made {
 		n.NewToken = token
 	}
-	guard := access.NewGuard(token)
 
 	n.StorageDir = flags.StorageDir
 	if n.StorageDir == "" {
@@ -127,6 +128,18 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
+
+	directory := access.NewDirectory(access.DirectoryConfig{Log: events, Logger: n.log})
+	if err := directory.CatchUp(ctx); err != nil {
+		return fmt.Errorf("read who may do what: %w", err)
+	}
+	if id, known := directory.AddBuiltIn(token); known {
+		if _, why, _ := directory.Token(id); why != "" {
+			n.log.Info("the token in admin.token is not good any more", "reason", why, "remedy", "where no other admin's token is left, remove the file and start again")
+		}
+	}
+	n.background("directory of principals and tokens", directory.Run)
+	guard := directory.Guard(nil)
 
 	pool, err := n.connectPostgres(ctx, flags, dataDir)
 	if err != nil {
@@ -181,6 +194,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log})
 	router.Mount("/streams/v1/", api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams))
 
+	n.router = router
 	if err := n.serve(ctx, flags, dataDir, router, tele); err != nil {
 		return err
 	}

@@ -74,3 +74,13 @@ func (l *Log) RemoveConsumer(ctx context.Context, name string) error {
 	}
 	return nil
 }
+
+// Principal reads the state of a principal: see [Log.Upload].
+func (l *Log) Principal(ctx context.Context, name string) (events.Current[events.Principal], error) {
+	return load(ctx, l, events.PrincipalEntity(name), events.FoldPrincipal)
+}
+
+// Token reads the state of a token: see [Log.Upload].
+func (l *Log) Token(ctx context.Context, id string) (events.Current[events.Token], error) {
+	return load(ctx, l, events.TokenEntity(id), events.FoldToken)
+}

@@ -2,6 +2,7 @@ package access_test
 
 import (
 	"context"
+	"encoding/base64"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 )
@@ -42,7 +44,7 @@ func TestTheAdminsTokenIsMadeOnceAndKeptPrivate(t *testing.T) {
 	}
 }
 
-func TestWhoMayWrite(t *testing.T) {
+func TestWhoMakesARequest(t *testing.T) {
 	t.Parallel()
 	guard := access.NewGuard("the-token")
 	for name, test := range map[string]struct {
@@ -50,13 +52,16 @@ func TestWhoMayWrite(t *testing.T) {
 		authenticate, writing int // status of the refusal; 0: none
 		principal             string
 	}{
-		"nobody":          {"", 0, 401, ""},
-		"the admin":       {"Bearer the-token", 0, 0, "admin"},
-		"in lower case":   {"bearer the-token", 0, 0, "admin"},
-		"another token":   {"Bearer the-token2", 401, 401, ""},
-		"an empty token":  {"Bearer ", 401, 401, ""},
-		"another scheme":  {"Basic the-token", 401, 401, ""},
-		"without a space": {"the-token", 401, 401, ""},
+		"nobody":                 {"", 0, 401, ""},
+		"the admin":              {"Bearer the-token", 0, 0, "admin"},
+		"in lower case":          {"bearer the-token", 0, 0, "admin"},
+		"another token":          {"Bearer the-token2", 401, 401, ""},
+		"an empty token":         {"Bearer ", 401, 401, ""},
+		"another scheme":         {"Digest the-token", 401, 401, ""},
+		"without a space":        {"the-token", 401, 401, ""},
+		"basic":                  {"Basic " + base64.StdEncoding.EncodeToString([]byte("anybody:the-token")), 0, 0, "admin"},
+		"basic, wrong":           {"Basic " + base64.StdEncoding.EncodeToString([]byte("the-token:wrong")), 401, 401, ""},
+		"basic, without a colon": {"Basic " + base64.StdEncoding.EncodeToString([]byte("the-token")), 401, 401, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -64,16 +69,16 @@ func TestWhoMayWrite(t *testing.T) {
 			if test.header != "" {
 				r.Header.Set("Authorization", test.header)
 			}
-			for call, want := range map[string]int{"Authenticate": test.authenticate, "Writer": test.writing} {
+			for call, want := range map[string]int{"Authenticate": test.authenticate, "Holder": test.writing} {
 				ask := guard.Authenticate
-				if call == "Writer" {
-					ask = guard.Writer
+				if call == "Holder" {
+					ask = func(r *http.Request) (access.Principal, error) { return guard.Holder(r, events.RolePublisher) }
 				}
 				p, err := ask(r)
 				switch {
-				case want == 0 && (err != nil || p.Name != test.principal || p.MayWrite() != (p.Name == "admin") || p.MaySeePrivate() != p.MayWrite()):
+				case want == 0 && (err != nil || p.Name != test.principal || p.MayServer(events.RoleAdmin) != (p.Name == "admin")):
 					t.Errorf("%s: %+v, %v", call, p, err)
-				case want != 0 && (err == nil || problem.From(err).Status != want || p.MayWrite()):
+				case want != 0 && (err == nil || problem.From(err).Status != want || p.MaySomewhere(events.RoleReader)):
 					t.Errorf("%s: %+v, %v, want status %d", call, p, err, want)
 				}
 			}

@@ -44,13 +44,13 @@ type removedOutput struct {
 // 403, 404 no such image or published version, 409 the name is another thing's, 413, 415, 422, 503; and
 // DELETE: 204 with Imgsrv-Sequence, 401, 403, 404, 503.
 func (s *server) aliases() {
-	write(s, huma.Operation{
+	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "move-alias", Method: http.MethodPut, Path: pathAlias, Tags: []string{tagImages}, Summary: "Point an alias at a version",
 		Description: "Makes the alias or moves it, forward or back. Moving it to where it points changes nothing.",
 		Errors: []int{http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusRequestEntityTooLarge,
 			http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity},
 	}, s.moveAlias)
-	write(s, huma.Operation{
+	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "remove-alias", Method: http.MethodDelete, Path: pathAlias, DefaultStatus: http.StatusNoContent, Tags: []string{tagImages},
 		Summary: "Remove an alias", Description: "The version that it names stays.",
 		Errors: []int{http.StatusNotFound},

@@ -133,6 +133,8 @@ func New(cfg Config) (chi.Router, error) {
 		s.webhooks()
 	}
 	s.projectionRoutes()
+	s.principals()
+	s.tokens()
 	s.bytes(router)
 	if err := s.document(router); err != nil {
 		return nil, err

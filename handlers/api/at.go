@@ -63,14 +63,14 @@ func (s *server) pastOf(ctx context.Context, image, at string) (*past.Catalog, e
 	if err != nil {
 		return nil, 0, err
 	}
-	if now.Sequence == 0 || !maySee(ctx, now.State.Visibility) {
+	if now.Sequence == 0 || !maySee(ctx, image, now.State.Visibility) {
 		return nil, 0, gone
 	}
 	then, err := s.fold(ctx, sequence, past.Subjects(image))
 	if err != nil {
 		return nil, 0, err
 	}
-	if found, ok := then.Image(image); !ok || !maySee(ctx, found.Visibility) {
+	if found, ok := then.Image(image); !ok || !maySee(ctx, image, found.Visibility) {
 		return nil, 0, gone
 	}
 	return then, sequence, nil
@@ -78,7 +78,7 @@ func (s *server) pastOf(ctx context.Context, image, at string) (*past.Catalog, e
 
 // pastOfAll is the whole catalog as it stood. It reads the events of all images, so it takes a token.
 func (s *server) pastOfAll(ctx context.Context, at string) (*past.Catalog, events.Sequence, error) {
-	if !access.From(ctx).MaySeePrivate() {
+	if access.From(ctx).Name == "" {
 		return nil, 0, problem.New(problem.CodeUnauthorized, "the list of all images as it was needs a token; a single image's past does not")
 	}
 	sequence, err := s.moment(ctx, at)
@@ -113,7 +113,7 @@ func (s *server) pastImages(ctx context.Context, in *pageInput) (*imagesOutput, 
 		return nil, err
 	}
 	asOf := asOf(sequence)
-	images, next := then.Images(in.After, in.Limit, func(i catalog.Image) bool { return maySee(ctx, i.Visibility) })
+	images, next := then.Images(in.After, in.Limit, func(i catalog.Image) bool { return maySee(ctx, i.Name, i.Visibility) })
 	out := &imagesOutput{Link: nextLink(ctx, pathImages, next, in.Limit, "at", asOf.AtSequence), AtHeader: asOf, Body: imagesPage{Images: []imageSummary{}, Next: next}}
 	for _, image := range images {
 		out.Body.Images = append(out.Body.Images, imageSummaryOf(ctx, image))

@@ -52,7 +52,7 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return notFoundAs(err, gone)
 	}
-	if !maySee(r.Context(), row.Visibility) {
+	if !maySee(r.Context(), row.Image, row.Visibility) {
 		return gone
 	}
 	d := download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt, cache: cacheForever,
@@ -77,15 +77,12 @@ func (s *server) serveBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || prefix != hexed[:2] {
 		return gone
 	}
-	row, err := s.Catalog.Blob(r.Context(), digest)
+	row, err := s.Catalog.Blob(r.Context(), digest, readable(r.Context()))
 	if err != nil {
 		return notFoundAs(err, gone)
 	}
 	d := download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, cache: cacheForever, name: "sha256-" + hexed}
 	if !row.Public {
-		if !maySee(r.Context(), events.Private) {
-			return gone
-		}
 		d.cache = cacheOwn
 	}
 	return s.send(w, r, d)

@@ -18,6 +18,7 @@ const (
 	tagDownload = "Downloads"
 	tagStreams  = "Incus and LXD"
 	tagOperate  = "Operation"
+	tagAccess   = "Access"
 	tagEvents   = "Events"
 )
 
@@ -34,10 +35,11 @@ func describeAPI(doc *huma.OpenAPI) {
 		{Name: tagPublish, Description: "Upload sessions and the jobs that publish them"},
 		{Name: tagStreams, Description: "The simplestreams remote"},
 		{Name: tagEvents, Description: "Following what happens, and what happened"},
-		{Name: tagOperate, Description: "Probes"},
+		{Name: tagOperate, Description: "Probes, projections and webhooks"},
+		{Name: tagAccess, Description: "Who may do what: principals, their roles and tokens"},
 	}
 	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{securityBearer: {
-		Type: "http", Scheme: "bearer", Description: "The admin's token, which the first start prints and keeps in `admin.token` in its data folder.",
+		Type: "http", Scheme: "bearer", Description: "A token of a principal (`POST /api/tokens`); the first one is an admin's, which the first start prints and keeps in `admin.token` in its data folder. It may also be the password of basic authentication.",
 	}}
 }
 

@@ -68,10 +68,11 @@ func (s *server) events(router chi.Router) {
 	if s.EventPatience == 0 {
 		s.EventPatience = defaultPatience
 	}
-	reader, writer := Authenticate(s.Guard, s.Log), RequireWriter(s.Guard, s.Log)
+	reader := Authenticate(s.Guard, s.Log)
 	router.With(reader).Get(pathEvents, s.follow)
-	router.With(writer).Get(pathExport, s.exportEvents)
-	router.With(writer).Post(pathImport, s.importEvents)
+	router.With(RequireServerRole(s.Guard, s.Log, events.RoleOperator)).Get(pathExport, s.exportEvents)
+	// A history says who may do what.
+	router.With(RequireServerRole(s.Guard, s.Log, events.RoleAdmin)).Post(pathImport, s.importEvents)
 	read(s, huma.Operation{
 		OperationID: "get-event", Path: pathEvent, Tags: []string{tagEvents}, Summary: "Get an event",
 		Description: "Without a token only events that the catalog shows too: of versions, images and aliases that are public.",
@@ -83,9 +84,9 @@ func (s *server) getEvent(ctx context.Context, in *eventInput) (*eventOutput, er
 	gone := missing("there is no event %d", in.Sequence)
 	event, ok, err := s.Events.At(ctx, events.Sequence(in.Sequence))
 	var unreadable *jetstream.Undecodable
-	all := access.From(ctx).MaySeePrivate()
+	audience := newAudience(s.Events, access.From(ctx))
 	switch {
-	case errors.As(err, &unreadable) && all: // what a newer release wrote can be looked at all the same
+	case errors.As(err, &unreadable) && audience.all: // what a newer release wrote can be looked at all the same
 	case errors.As(err, &unreadable):
 		return nil, gone
 	case err != nil:
@@ -93,7 +94,7 @@ func (s *server) getEvent(ctx context.Context, in *eventInput) (*eventOutput, er
 	case !ok:
 		return nil, gone
 	default:
-		visible, err := newAudience(s.Events, all).maySee(ctx, event)
+		visible, err := audience.maySee(ctx, event)
 		if err != nil {
 			return nil, err
 		}

@@ -8,13 +8,16 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 )
 
-// audience decides which events a reader may see. With a token it is all of them; without one, the facts of
-// versions, images and aliases that the catalog shows too, of images that are public.
+// audience decides which events somebody may see: of versions, images and aliases, what the catalog shows too;
+// of upload sessions and jobs, and of versions that aren't published, who publishes or operates that image; of
+// blobs, webhooks and projections operators; and of access administrators.
 type audience struct {
 	log    *jetstream.Log
+	who    access.Principal
 	all    bool
 	images map[string]shown // as far as they were asked for
 }
@@ -25,17 +28,35 @@ type shown struct {
 	asOf   events.Sequence
 }
 
-func newAudience(log *jetstream.Log, all bool) *audience {
-	return &audience{log: log, all: all, images: map[string]shown{}}
+func newAudience(log *jetstream.Log, who access.Principal) *audience {
+	return &audience{log: log, who: who, all: who.MayServer(events.RoleAdmin), images: map[string]shown{}}
 }
 
-// publicKinds are the kinds of entities that a reader without a token hears of.
-func publicKinds() []string { return []string{events.KindVersion, events.KindImage, events.KindAlias} }
+// mayHearOf says whether the audience may see some fact of a kind of entity.
+func (a *audience) mayHearOf(kind string) bool {
+	switch {
+	case a.all || kind == events.KindVersion || kind == events.KindImage || kind == events.KindAlias:
+		return true
+	case events.IsAboutAccess(kind):
+		return false
+	case kind == events.KindUpload || kind == events.KindJob:
+		return a.who.MaySomewhere(events.RolePublisher) || a.who.MaySomewhere(events.RoleOperator)
+	}
+	return a.who.MayServer(events.RoleOperator)
+}
+
+// sessionsOf says whether the audience may see how versions of an image come to be.
+func (a *audience) sessionsOf(image string) bool {
+	return a.who.May(events.RolePublisher, image) || a.who.May(events.RoleOperator, image)
+}
 
 // maySee also keeps the images' visibility up to date, so that it is to be called for each event in turn.
 func (a *audience) maySee(ctx context.Context, event events.Event) (bool, error) {
 	if a.all {
 		return true, nil
+	}
+	if !a.mayHearOf(events.KindOf(event.Type)) {
+		return false, nil
 	}
 	var name string
 	var own events.Visibility // what the fact itself says of its image; "" for nothing
@@ -43,15 +64,20 @@ func (a *audience) maySee(ctx context.Context, event events.Event) (bool, error)
 	case events.VersionFact:
 		v := fact.VersionState()
 		if v.State == events.StateReserved || v.State == events.StateReleased || v.Manifest == nil {
-			return false, nil // who is going to publish what is nobody else's business
+			return a.sessionsOf(v.Image), nil // who is going to publish what is nobody else's business
 		}
 		name, own = v.Image, v.Manifest.Visibility
 	case events.ImageFact:
 		name, own = fact.ImageState().Name, fact.ImageState().Visibility
 	case events.AliasFact:
 		name = fact.AliasState().Image
+	case events.UploadFact, events.JobFact:
+		return a.sessionsOf(events.ImageOf(fact)), nil
 	default:
-		return false, nil
+		return true, nil // of those that mayHearOf lets through
+	}
+	if a.who.May(events.RoleReader, name) {
+		return true, nil
 	}
 	now, known := a.images[name]
 	if !known {
@@ -136,8 +162,8 @@ func (f eventFilter) subjects(a *audience) (subjects []string, some bool) {
 	}
 	kinds := []string{}
 	for kind := range wanted {
-		ofImages := slices.Contains(publicKinds(), kind) || kind == events.KindUpload || kind == events.KindJob
-		if (a.all || slices.Contains(publicKinds(), kind)) && (len(f.images) == 0 || ofImages) {
+		ofImages := slices.Contains([]string{events.KindVersion, events.KindImage, events.KindAlias, events.KindUpload, events.KindJob}, kind)
+		if a.mayHearOf(kind) && (len(f.images) == 0 || ofImages) {
 			kinds = append(kinds, kind)
 		}
 	}

@@ -40,7 +40,7 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, s.Log, err)
 		return
 	}
-	audience := newAudience(s.Events, access.From(ctx).MaySeePrivate())
+	audience := newAudience(s.Events, access.From(ctx))
 	subjects, some := filter.subjects(audience)
 	if !some {
 		problem.Write(w, r, s.Log, problem.New(problem.CodeUnauthorized, "without a token there are only events of versions, images and aliases; with this filter none is left"))
@@ -98,6 +98,10 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request) {
 		case err != nil:
 			s.Log.WarnContext(ctx, "a follower of the events was cut", "error", err, "request_id", requestID(ctx))
 			out.comment("the event log is away; come back")
+			return
+		}
+		if !audience.who.Alive() {
+			out.comment("the credentials are no longer good, or may do something else now; come back")
 			return
 		}
 		if !s.sendEvents(ctx, out, audience, filter, batch) {

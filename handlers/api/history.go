@@ -31,7 +31,8 @@ type historyEvent struct {
 	Sequence uint64    `json:"sequence"`
 	Time     time.Time `json:"time"`
 	Type     string    `json:"type" example:"imgsrv.alias.moved.v2"`
-	Actor    string    `json:"actor,omitempty" doc:"Who"`
+	Actor    string    `json:"actor,omitempty" doc:"Who did it: a principal, or imgsrv for what follows by itself"`
+	Who      string    `json:"who,omitempty" doc:"The principal behind it: the actor, or whoever opened the session that it follows from"`
 	Version  string    `json:"version,omitempty" doc:"The version that it is about"`
 	Text     string    `json:"text" doc:"What happened, for people" example:"alias latest moved 12.4.0 → 12.5.0"`
 }
@@ -53,12 +54,11 @@ func (s *server) getHistory(ctx context.Context, in *historyInput) (*historyOutp
 	if events.CheckImageName(in.Image) != nil || in.Version != "" && events.CheckVersionName(in.Version) != nil {
 		return nil, gone
 	}
-	all := access.From(ctx).MaySeePrivate()
 	head, err := s.Events.Head(ctx)
 	if err != nil {
 		return nil, err
 	}
-	audience := newAudience(s.Events, all)
+	audience := newAudience(s.Events, access.From(ctx))
 	var found []events.Event
 	keep := func(event events.Event) error {
 		visible, err := audience.maySee(ctx, event)
@@ -77,7 +77,7 @@ func (s *server) getHistory(ctx context.Context, in *historyInput) (*historyOutp
 	if err := s.readPast(ctx, head, subjects, keep); err != nil {
 		return nil, err
 	}
-	if all {
+	if audience.sessionsOf(in.Image) {
 		for sessions := range slices.Chunk(sessionsOf(found), sessionsAtOnce) {
 			var subjects []string
 			for _, id := range sessions {
@@ -89,19 +89,44 @@ func (s *server) getHistory(ctx context.Context, in *historyInput) (*historyOutp
 		}
 	}
 	slices.SortFunc(found, func(a, b events.Event) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	behind := principalsBehind(found)
 	out := &historyOutput{Body: historyPage{Image: in.Image, Events: []historyEvent{}}}
 	for _, line := range story.Tell(found) {
 		if in.Version != "" && line.Version != in.Version && line.From != in.Version {
 			continue
 		}
 		out.Body.Events = append(out.Body.Events, historyEvent{Sequence: uint64(line.Sequence), Time: line.Time, Type: string(line.Type),
-			Actor: line.Actor, Version: line.Version, Text: line.Text})
+			Actor: line.Actor, Who: behind[line.Sequence], Version: line.Version, Text: line.Text})
 	}
 	if len(out.Body.Events) == 0 {
 		return nil, gone
 	}
 	return out, nil
 }
+
+// principalsBehind names, for each event, whose doing it is in the end.
+func principalsBehind(found []events.Event) map[events.Sequence]string {
+	opened := map[string]string{} // by correlation, which is the session's id
+	for _, event := range found {
+		switch fact := event.Fact.(type) {
+		case events.UploadFact:
+			opened[event.Correlation] = fact.UploadState().InitiatedBy
+		case events.VersionPublished:
+			opened[event.Correlation] = fact.Manifest.PublishedBy
+		}
+	}
+	behind := map[events.Sequence]string{}
+	for _, event := range found {
+		behind[event.Sequence] = event.Actor
+		if by := opened[event.Correlation]; event.Actor == byItself && by != "" {
+			behind[event.Sequence] = by
+		}
+	}
+	return behind
+}
+
+// byItself is the actor of what nobody asked for at that moment.
+const byItself = "imgsrv"
 
 // sessionsOf are the upload sessions that held or made the versions among some events.
 func sessionsOf(found []events.Event) []string {

@@ -285,6 +285,15 @@ func TestSessionsAndJobsGoOnWithoutPostgres(t *testing.T) {
 	n.finish(events.JobIDFor(id))
 	n.want(n.do(http.MethodGet, "/api/jobs/"+events.JobIDFor(id), nil), 200)
 	n.want(n.do(http.MethodPut, "/api/images/debian/aliases/stable", map[string]any{"version": "1"}), 200)
+
+	// Nor does it take a database to know who may do what.
+	n.want(n.do(http.MethodPost, "/api/principals", map[string]any{"name": "ci", "roles": []any{map[string]any{"role": "publisher", "images": "team-a-*"}}}), 201)
+	issued := n.want(n.do(http.MethodPost, "/api/tokens", map[string]any{"principal": "ci"}), 201)
+	ci := withToken(issued["token"].(string))
+	n.want(n.do(http.MethodPost, "/api/images", session("team-a-1", "1", []byte("x")), ci), 201)
+	n.problem(n.do(http.MethodPost, "/api/images", session("team-b-1", "1", []byte("x")), ci), 403, "forbidden")
+	n.want(n.do(http.MethodDelete, "/api/tokens/"+issued["id"].(string), nil), 204)
+	n.problem(n.do(http.MethodPost, "/api/images", session("team-a-2", "1", []byte("x")), ci), 401, "unauthorized")
 	a := n.do(http.MethodGet, "/api/images", nil)
 	n.problem(a, 503, "unavailable")
 	if a.Header.Get("Retry-After") == "" {
@@ -315,7 +324,10 @@ func TestTheDocumentDescribesEveryRoute(t *testing.T) {
 		GET/streams/v1/index.json GET/streams/v1/images.json GET/healthz GET/readyz
 		GET/api/events GET/api/events/{sequence} GET/api/events/export POST/api/events/import GET/api/images/{image}/history
 		GET/api/projections GET/api/projections/{name}/replay POST/api/projections/{name}/verify POST/api/projections/{name}/skip
-		GET/api/projections/{name}/rebuild POST/api/projections/{name}/rebuild DELETE/api/projections/{name}/rebuild`)
+		GET/api/projections/{name}/rebuild POST/api/projections/{name}/rebuild DELETE/api/projections/{name}/rebuild
+		GET/api/whoami GET/api/principals POST/api/principals GET/api/principals/{name} DELETE/api/principals/{name}
+		POST/api/principals/{name}/roles DELETE/api/principals/{name}/roles
+		GET/api/tokens POST/api/tokens GET/api/tokens/{id} DELETE/api/tokens/{id} POST/api/tokens/{id}/rotate`)
 	documented := map[string]bool{}
 	for path, item := range fromJSON["paths"].(map[string]any) {
 		for method, op := range item.(map[string]any) {

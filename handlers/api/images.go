@@ -85,7 +85,7 @@ func (s *server) listImages(ctx context.Context, in *pageInput) (*imagesOutput, 
 	if in.At != "" {
 		return s.pastImages(ctx, in)
 	}
-	images, next, err := s.Catalog.Images(ctx, catalog.ImageFilter{IncludePrivate: access.From(ctx).MaySeePrivate(), After: in.After, Limit: in.Limit})
+	images, next, err := s.Catalog.Images(ctx, catalog.ImageFilter{Readable: readable(ctx), After: in.After, Limit: in.Limit})
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +94,11 @@ func (s *server) listImages(ctx context.Context, in *pageInput) (*imagesOutput, 
 		out.Body.Images = append(out.Body.Images, imageSummaryOf(ctx, image))
 	}
 	return out, nil
+}
+
+// readable are the private images that the caller may read.
+func readable(ctx context.Context) catalog.Readable {
+	return catalog.ReadableBy(access.From(ctx).Readable())
 }
 
 // visibleImage reads an image that the caller may see.
@@ -106,7 +111,7 @@ func (s *server) visibleImage(ctx context.Context, name string) (catalog.Image, 
 	if err != nil {
 		return image, notFoundAs(err, gone)
 	}
-	if !maySee(ctx, image.Visibility) {
+	if !maySee(ctx, image.Name, image.Visibility) {
 		return image, gone
 	}
 	return image, nil

@@ -85,7 +85,7 @@ type tusTarget struct {
 // 409 the version or a name is taken (status_url says by which session), 413 a declared size is over the cap
 // or the body over 1 MiB, 422 a broken rule or a reused Idempotency-Key, 503, 507 the storage lacks the room.
 func (s *server) initiate() {
-	write(s, huma.Operation{
+	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "open-upload-session", Method: http.MethodPost, Path: pathImages, DefaultStatus: http.StatusCreated,
 		Tags: []string{tagPublish}, Summary: "Open an upload session for a new version",
 		Description: "Declares a version with its variants and files. Upload each pending file to its `tus` target; the publication starts by itself once all are there.",
@@ -95,6 +95,9 @@ func (s *server) initiate() {
 }
 
 func (s *server) openSession(ctx context.Context, in *initiateInput) (*initiateOutput, error) {
+	if err := access.Need(access.From(ctx), in.Body.Image, events.RolePublisher); err != nil {
+		return nil, err
+	}
 	session, err := s.newSession(ctx, in)
 	if err != nil {
 		return nil, err
@@ -297,12 +300,22 @@ func (s *server) markPresent(ctx context.Context, u events.Upload) (events.Uploa
 			if err != nil && !errors.As(err, &wrongSize) {
 				return u, err
 			}
-			if there { // a lost blob is taken in again
+			if there && s.mayKnow(ctx, f.Declared) { // a lost blob is taken in again
 				f.State, f.Digest = events.FilePresent, f.Declared
 			}
 		}
 	}
 	return u, nil
+}
+
+// mayKnow says whether the caller may hear that a blob is there: who guesses digests learns nothing. Where the
+// database can't tell, the bytes are uploaded once more.
+func (s *server) mayKnow(ctx context.Context, digest events.Digest) bool {
+	if access.From(ctx).MayServer(events.RoleReader) {
+		return true
+	}
+	_, err := s.Catalog.Blob(ctx, digest, readable(ctx))
+	return err == nil
 }
 
 // makeMetadata makes the Incus metadata tarball of each variant that has a root and brings none. It is made now,

@@ -96,11 +96,12 @@ func (s *server) jobs() {
 		}
 		return &jobOutput{Sequence: uint64(job.Sequence), Body: jobStatusOf(ctx, job.State)}, nil
 	})
-	write(s, huma.Operation{
+	write(s, events.RoleReader, huma.Operation{
 		OperationID: "retry-job", Method: http.MethodPost, Path: pathRetry, DefaultStatus: http.StatusAccepted, Tags: []string{tagPublish},
-		Summary:     "Retry a failed job",
-		Description: "Goes on at the step that failed, with the files that were uploaded. Refused content stays refused.",
-		Errors:      []int{http.StatusNotFound, http.StatusConflict},
+		Summary: "Retry a failed job",
+		Description: "Goes on at the step that failed, with the files that were uploaded. Refused content stays refused. Takes the role publisher or operator of the job's image, and that of a" +
+			" reader to find it.",
+		Errors: []int{http.StatusNotFound, http.StatusConflict},
 	}, s.retryJob)
 }
 
@@ -111,12 +112,12 @@ func (s *server) listJobs(ctx context.Context, in *jobsInput) (*jobsOutput, erro
 	}
 	out := &jobsOutput{Body: jobsPage{Jobs: []jobStatus{}, Next: next}}
 	for _, row := range jobs {
-		if !access.From(ctx).MaySeePrivate() {
+		if !access.From(ctx).MayServer(events.RoleReader) {
 			upload, err := s.Events.Upload(ctx, row.Job.UploadID)
 			if err != nil {
 				return nil, err
 			}
-			if !maySee(ctx, upload.State.Visibility) {
+			if !maySee(ctx, upload.State.Image, upload.State.Visibility) {
 				continue
 			}
 		}
@@ -141,7 +142,7 @@ func (s *server) visibleJob(ctx context.Context, id string) (job events.Current[
 	if err != nil {
 		return job, upload, err
 	}
-	if !maySee(ctx, current.State.Visibility) {
+	if !maySee(ctx, current.State.Image, current.State.Visibility) {
 		return job, upload, missing("there is no job %s", id)
 	}
 	return job, current.State, nil
@@ -163,6 +164,12 @@ func (s *server) retryJob(ctx context.Context, in *idInput) (*retriedOutput, err
 		}
 		upload, err := s.Events.Upload(ctx, current.State.UploadID)
 		if err != nil {
+			return nil, err
+		}
+		if !maySee(ctx, upload.State.Image, upload.State.Visibility) {
+			return nil, missing("there is no job %s", in.ID)
+		}
+		if err := access.Need(access.From(ctx), upload.State.Image, events.RolePublisher, events.RoleOperator); err != nil {
 			return nil, err
 		}
 		version, err := s.Events.Version(ctx, current.State.Image, current.State.Version)

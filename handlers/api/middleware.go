@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 )
@@ -163,10 +164,27 @@ func Authenticate(guard *access.Guard, log *slog.Logger) func(http.Handler) http
 	return authenticate(guard.Authenticate, log)
 }
 
-// RequireWriter is Authenticate for what changes something: nobody is a 401, a principal without the right
-// a 403.
-func RequireWriter(guard *access.Guard, log *slog.Logger) func(http.Handler) http.Handler {
-	return authenticate(guard.Writer, log)
+// RequireRole is Authenticate for what needs a role: nobody is a 401, a principal without the role a 403. Where
+// the route has an image, the role is needed on it.
+func RequireRole(guard *access.Guard, log *slog.Logger, role events.Role) func(http.Handler) http.Handler {
+	return authenticate(func(r *http.Request) (access.Principal, error) {
+		p, err := guard.Holder(r, role)
+		if image := param(r, "image"); err == nil && image != "" {
+			err = access.Need(p, image, role)
+		}
+		return p, err
+	}, log)
+}
+
+// RequireServerRole is RequireRole for what concerns no single image.
+func RequireServerRole(guard *access.Guard, log *slog.Logger, role events.Role) func(http.Handler) http.Handler {
+	return authenticate(func(r *http.Request) (access.Principal, error) {
+		p, err := guard.Holder(r, role)
+		if err == nil {
+			err = access.Need(p, "", role)
+		}
+		return p, err
+	}, log)
 }
 
 func authenticate(who func(*http.Request) (access.Principal, error), log *slog.Logger) func(http.Handler) http.Handler {

@@ -146,9 +146,15 @@ func parts(t testing.TB) (api.Config, *node) {
 		}
 		return r
 	}
+	directory := access.NewDirectory(access.DirectoryConfig{Log: n.events, Logger: slog.New(slog.DiscardHandler)})
+	directory.AddBuiltIn(adminToken)
+	following, stop := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() { _ = directory.Run(following) })
+	t.Cleanup(func() { stop(); done.Wait() })
 	n.catalog, n.jobs, n.streams = runner(catalogprojection.New()), runner(jobsprojection.New()), runner(streamsprojection.New())
 	return api.Config{
-		Log: log, Meter: noop.Meter{}, Guard: access.NewGuard(adminToken), Events: n.events, Catalog: catalog.New(n.pool), Blobs: n.blobs,
+		Log: log, Meter: noop.Meter{}, Guard: directory.Guard(nil), Events: n.events, Catalog: catalog.New(n.pool), Blobs: n.blobs,
 		Offsets: intakes{n.blobs}, CatalogProjection: n.catalog, JobsProjection: n.jobs, StreamsProjection: n.streams, PingPostgres: n.pool.Ping,
 	}, n
 }

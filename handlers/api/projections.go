@@ -152,10 +152,10 @@ type skipOutput struct {
 // one runs), follow, stop; POST …/verify: 200 also when rows differ, 409 during a rebuild; GET …/replay: JSON lines; POST …/skip:
 // 204, 409 unless the projection stands at that event. All 401, 403, 404, 503.
 func (s *server) projectionRoutes() {
-	operate(s, huma.Operation{
+	operate(s, events.RoleOperator, huma.Operation{
 		OperationID: "list-projections", Method: http.MethodGet, Path: pathProjections, Summary: "How the projections are doing",
 	}, s.listProjections)
-	operate(s, huma.Operation{
+	operate(s, events.RoleOperator, huma.Operation{
 		OperationID: "rebuild-projection", Method: http.MethodPost, Path: pathRebuild, DefaultStatus: http.StatusAccepted, Summary: "Derive a projection's tables anew",
 		Description: "Beside the live tables, whose place the new ones take once they have caught up. Goes on where an earlier one was stopped.",
 		Errors:      []int{http.StatusNotFound, http.StatusConflict},
@@ -169,7 +169,7 @@ func (s *server) projectionRoutes() {
 		}
 		return progressOf(p), nil
 	})
-	operate(s, huma.Operation{
+	operate(s, events.RoleOperator, huma.Operation{
 		OperationID: "follow-rebuild", Method: http.MethodGet, Path: pathRebuild, Summary: "How far a rebuild is", Errors: []int{http.StatusNotFound},
 	}, func(_ context.Context, in *projectionInput) (*rebuildOutput, error) {
 		p, err := s.projection(in.Name)
@@ -178,7 +178,7 @@ func (s *server) projectionRoutes() {
 		}
 		return progressOf(p), nil
 	})
-	operate(s, huma.Operation{
+	operate(s, events.RoleOperator, huma.Operation{
 		OperationID: "stop-rebuild", Method: http.MethodDelete, Path: pathRebuild, DefaultStatus: http.StatusOK, Summary: "Stop a rebuild that this node does",
 		Description: "What is done stays, and the next rebuild goes on there. The live tables stay as they are.",
 		Errors:      []int{http.StatusNotFound},
@@ -190,18 +190,18 @@ func (s *server) projectionRoutes() {
 		p.Stop()
 		return progressOf(p), nil
 	})
-	operate(s, huma.Operation{
+	operate(s, events.RoleOperator, huma.Operation{
 		OperationID: "verify-projection", Method: http.MethodPost, Path: pathVerify, DefaultStatus: http.StatusOK, Summary: "Compare a projection with its events",
 		Description: "Derives the tables again, up to the position of the live ones, and compares all rows. The answer comes at the end.",
 		Errors:      []int{http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity},
 	}, s.verifyProjection)
-	operate(s, huma.Operation{
+	operate(s, events.RoleOperator, huma.Operation{
 		OperationID: "replay-projection", Method: http.MethodGet, Path: pathReplay, Summary: "What events do to a projection's tables",
 		Description: "Changes nothing. One JSON object a line for each event: the rows that applying it inserts, updates or deletes. A line with an `error` is the last one.",
 		Errors:      []int{http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity},
 		Responses:   map[string]*huma.Response{"200": {Description: "JSON lines", Content: map[string]*huma.MediaType{"application/jsonl": {Schema: &huma.Schema{Type: huma.TypeString}}}}},
 	}, s.replayProjection)
-	operate(s, huma.Operation{
+	operate(s, events.RoleOperator, huma.Operation{
 		OperationID: "skip-event", Method: http.MethodPost, Path: pathSkip, DefaultStatus: http.StatusNoContent, Summary: "Let a projection leave an event out",
 		Description: "For good, in rebuilds too. Only the event that the projection stands at, because it can't be applied. An event records it.",
 		Errors:      []int{http.StatusNotFound, http.StatusConflict, http.StatusBadRequest, http.StatusUnprocessableEntity, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType},

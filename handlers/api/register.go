@@ -132,12 +132,32 @@ func read[I, O any](s *server, op huma.Operation, needed []*projections.Runner, 
 	register(s, op, handler)
 }
 
-// write registers an operation that needs the right to write. The right is looked at before anything else.
-func write[I, O any](s *server, op huma.Operation, handler func(context.Context, *I) (*O, error)) {
-	op.Middlewares = huma.Middlewares{lift(RequireWriter(s.Guard, s.Log))}
+// write registers an operation that needs a role. The role is looked at before anything else: where the path names
+// an image, on that image; where it names none, on any, and the handler asks for the right one with
+// [access.Need].
+func write[I, O any](s *server, role events.Role, op huma.Operation, handler func(context.Context, *I) (*O, error)) {
+	op.Middlewares = huma.Middlewares{lift(RequireRole(s.Guard, s.Log, role))}
+	op.Description = strings.TrimSpace(op.Description + " Takes the role " + string(role) + " of the image.")
+	needCredentials(&op)
+	register(s, op, handler)
+}
+
+// operate registers an operation that takes a role on the whole server, reads too.
+func operate[I, O any](s *server, role events.Role, op huma.Operation, handler func(context.Context, *I) (*O, error)) {
+	op.Tags = []string{tagOperate}
+	if role == events.RoleAdmin {
+		op.Tags = []string{tagAccess}
+	}
+	op.Middlewares = huma.Middlewares{lift(RequireServerRole(s.Guard, s.Log, role))}
+	op.Description = strings.TrimSpace(op.Description + " Takes the role " + string(role) + " on the whole server.")
+	op.Errors = append(op.Errors, http.StatusNotFound)
+	needCredentials(&op)
+	register(s, op, handler)
+}
+
+func needCredentials(op *huma.Operation) {
 	op.Security = []map[string][]string{{securityBearer: {}}}
 	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable)
-	register(s, op, handler)
 }
 
 // register makes problems of a handler's errors, and logs what is our fault.

@@ -76,7 +76,7 @@ func (s *server) uploads() {
 		}
 		return s.uploadAnswer(ctx, upload)
 	})
-	write(s, huma.Operation{
+	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "abort-upload", Method: http.MethodDelete, Path: pathUpload, DefaultStatus: http.StatusOK, Tags: []string{tagPublish},
 		Summary:     "Abort an upload session",
 		Description: "Ends an open session and frees its version. A session whose files are all there is being published and can't be aborted. Aborting twice is once.",
@@ -91,11 +91,17 @@ func (s *server) abortUpload(ctx context.Context, in *idInput) (*uploadOutput, e
 	cause := jetstream.Cause{Key: "abort " + in.ID, Actor: access.From(ctx).Name, Correlation: in.ID}
 	var upload events.Current[events.Upload]
 	sequence, err := s.Events.Decide(ctx, cause, func(ctx context.Context) (changes []events.Change, err error) {
-		if upload, err = s.Events.Upload(ctx, in.ID); err != nil || upload.State.State == events.SessionAborted {
+		if upload, err = s.Events.Upload(ctx, in.ID); err != nil {
 			return nil, err
 		}
-		if upload.Sequence == 0 {
+		if upload.Sequence == 0 || !maySee(ctx, upload.State.Image, upload.State.Visibility) {
 			return nil, missing("there is no upload session %s", in.ID)
+		}
+		if err := access.Need(access.From(ctx), upload.State.Image, events.RolePublisher); err != nil {
+			return nil, err
+		}
+		if upload.State.State == events.SessionAborted {
+			return nil, nil
 		}
 		version, err := s.Events.Version(ctx, upload.State.Image, upload.State.Version)
 		if err != nil {
@@ -122,14 +128,15 @@ func (s *server) visibleUpload(ctx context.Context, id string) (upload events.Cu
 	if upload, err = s.Events.Upload(ctx, id); err != nil {
 		return upload, err
 	}
-	if upload.Sequence == 0 || !maySee(ctx, upload.State.Visibility) {
+	if upload.Sequence == 0 || !maySee(ctx, upload.State.Image, upload.State.Visibility) {
 		return upload, missing("there is no upload session %s", id)
 	}
 	return upload, nil
 }
 
-func maySee(ctx context.Context, v events.Visibility) bool {
-	return v == events.Public || access.From(ctx).MaySeePrivate()
+// maySee says whether the caller may see an image of this visibility.
+func maySee(ctx context.Context, image string, v events.Visibility) bool {
+	return v == events.Public || access.From(ctx).May(events.RoleReader, image)
 }
 
 // isID keeps what is no UUID in its usual form away from the event log.

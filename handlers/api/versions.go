@@ -159,7 +159,7 @@ func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutp
 	if err != nil {
 		return nil, notFoundAs(err, gone)
 	}
-	if !maySee(ctx, row.Visibility) {
+	if !maySee(ctx, row.Manifest.Image, row.Visibility) {
 		return nil, gone
 	}
 	out := &versionOutput{Status: http.StatusOK, CacheControl: "no-cache", AtHeader: AtHeader{asOf}, Body: versionDetailOf(ctx, row)}

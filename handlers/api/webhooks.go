@@ -136,22 +136,22 @@ type deliveryStatus struct {
 // POST …/redeliver: 202, 404 no such webhook or event, 422 an event that isn't delivered to webhooks.
 func (s *server) webhooks() {
 	body := []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
-	operate(s, huma.Operation{
+	operate(s, events.RoleOperator, huma.Operation{
 		OperationID: "add-webhook", Method: http.MethodPost, Path: pathWebhooks, DefaultStatus: http.StatusCreated, Summary: "Send events to a URL",
 		Description: "Events come as CloudEvents 1.0 in HTTP binary mode, signed as Standard Webhooks says, in order, each at least once, with retries over a day. " +
 			"Targets that are not public are refused unless `--webhook-allow` of the server names them.",
 		Errors: body,
 	}, s.addWebhook)
-	operate(s, huma.Operation{OperationID: "list-webhooks", Method: http.MethodGet, Path: pathWebhooks, Summary: "List webhooks"}, s.listWebhooks)
-	operate(s, huma.Operation{OperationID: "get-webhook", Method: http.MethodGet, Path: pathWebhook, Summary: "Look at a webhook"}, s.getWebhook)
-	operate(s, huma.Operation{OperationID: "remove-webhook", Method: http.MethodDelete, Path: pathWebhook, DefaultStatus: http.StatusNoContent,
+	operate(s, events.RoleOperator, huma.Operation{OperationID: "list-webhooks", Method: http.MethodGet, Path: pathWebhooks, Summary: "List webhooks"}, s.listWebhooks)
+	operate(s, events.RoleOperator, huma.Operation{OperationID: "get-webhook", Method: http.MethodGet, Path: pathWebhook, Summary: "Look at a webhook"}, s.getWebhook)
+	operate(s, events.RoleOperator, huma.Operation{OperationID: "remove-webhook", Method: http.MethodDelete, Path: pathWebhook, DefaultStatus: http.StatusNoContent,
 		Summary: "Remove a webhook", Description: "Nothing more is sent to it."}, s.removeWebhook)
-	operate(s, huma.Operation{OperationID: "get-webhook-secret", Method: http.MethodGet, Path: pathWebhookSecret, Summary: "Read a webhook's secret again"}, s.webhookSecret)
-	operate(s, huma.Operation{OperationID: "list-dead-letters", Method: http.MethodGet, Path: pathDeadLetters, Summary: "List the events that were given up"}, s.deadLetters)
-	operate(s, huma.Operation{OperationID: "get-delivery", Method: http.MethodGet, Path: pathDelivery, Summary: "Look at the delivery of an event",
+	operate(s, events.RoleOperator, huma.Operation{OperationID: "get-webhook-secret", Method: http.MethodGet, Path: pathWebhookSecret, Summary: "Read a webhook's secret again"}, s.webhookSecret)
+	operate(s, events.RoleOperator, huma.Operation{OperationID: "list-dead-letters", Method: http.MethodGet, Path: pathDeadLetters, Summary: "List the events that were given up"}, s.deadLetters)
+	operate(s, events.RoleOperator, huma.Operation{OperationID: "get-delivery", Method: http.MethodGet, Path: pathDelivery, Summary: "Look at the delivery of an event",
 		Description: "There is something to see once an attempt has failed or an operator has asked for the event.",
 		Errors:      []int{http.StatusUnprocessableEntity}}, s.getDelivery)
-	operate(s, huma.Operation{OperationID: "redeliver", Method: http.MethodPost, Path: pathRedeliver, DefaultStatus: http.StatusAccepted,
+	operate(s, events.RoleOperator, huma.Operation{OperationID: "redeliver", Method: http.MethodPost, Path: pathRedeliver, DefaultStatus: http.StatusAccepted,
 		Summary:     "Send a past event (again)",
 		Description: "An event that is being retried is tried at once, and its order kept; any other is sent out of order, once, and becomes a dead letter where that fails.",
 		Errors:      body}, s.redeliver)

@@ -65,6 +65,8 @@ var table = map[events.Code]entry{
 	events.CodeJobRefused:        {http.StatusConflict, "The content was refused"},
 	events.CodeStepOutOfOrder:    {http.StatusConflict, "The job has moved on"},
 	events.CodeSkippedAlready:    {http.StatusConflict, "The event is skipped already"},
+	events.CodePrincipalExists:   {http.StatusConflict, "The principal exists"},
+	events.CodeBuiltIn:           {http.StatusConflict, "It is built in"},
 	events.CodeNotStuck:          {http.StatusConflict, "The projection does not stand at that event"},
 	CodeRebuilding:               {http.StatusConflict, "The projection is being rebuilt or compared"},
 	CodeBadRequest:               {http.StatusBadRequest, "The request can't be read"},

@@ -61,6 +61,7 @@ type Handler struct {
 	log    *jetstream.Log
 	store  *blob.Store
 	guard  *access.Guard
+	images imageOf
 	idle   time.Duration
 	logger *slog.Logger
 	now    func() time.Time
@@ -98,10 +99,13 @@ func New(cfg Config) (*Handler, error) {
 }
 
 // ServeHTTP serves POST, HEAD, PATCH, DELETE and OPTIONS of tus 1.0 and the IETF draft. All but OPTIONS
-// need a token that may write. Errors are problem documents.
+// take the role publisher on the session's image; others' uploads are answered as if they weren't there. Errors are problem documents.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodOptions {
-		principal, err := h.guard.Writer(r)
+		principal, err := h.guard.Holder(r, events.RolePublisher)
+		if err == nil {
+			err = h.mayTouch(r, principal)
+		}
 		if err != nil {
 			problem.Write(w, r, h.logger, err)
 			return
@@ -141,7 +145,7 @@ func (h *Handler) beforeCreate(hook handler.HookEvent) (handler.HTTPResponse, ha
 	}
 	u := &upload.State
 	n, ok := u.Index(meta[keyVariant], meta[keyFormat])
-	if upload.Sequence == 0 || !ok {
+	if upload.Sequence == 0 || !ok || !access.From(hook.Context).May(events.RolePublisher, u.Image) {
 		return fail(events.Refuse(events.CodeNotFound, "there is no upload session %s with a file %s of variant %s", session, meta[keyFormat], meta[keyVariant]))
 	}
 	_, file, _ := u.FileAt(n)

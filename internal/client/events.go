@@ -251,6 +251,7 @@ type HistoryEvent struct {
 	Time     time.Time `json:"time"`
 	Type     string    `json:"type"`
 	Actor    string    `json:"actor,omitempty"`
+	Who      string    `json:"who,omitempty"` // the principal behind it
 	Version  string    `json:"version,omitempty"`
 	Text     string    `json:"text"`
 }

@@ -34,10 +34,15 @@ func TestImagesAreListedByNameInPages(t *testing.T) {
 		filter catalog.ImageFilter
 		want   [][]string
 	}{
-		"public":  {catalog.ImageFilter{Limit: 2}, [][]string{{"a", "b-2"}, {"b.1", "c"}, {"d"}}},
-		"all":     {catalog.ImageFilter{Limit: 3, IncludePrivate: true}, [][]string{{"a", "b-2", "b.1"}, {"c", "d", "secret"}}},
-		"no page": {catalog.ImageFilter{After: "zzz"}, [][]string{nil}},
-		"default": {catalog.ImageFilter{}, [][]string{{"a", "b-2", "b.1", "c", "d"}}},
+		"public":     {catalog.ImageFilter{Limit: 2}, [][]string{{"a", "b-2"}, {"b.1", "c"}, {"d"}}},
+		"all":        {catalog.ImageFilter{Limit: 3, Readable: catalog.Everything}, [][]string{{"a", "b-2", "b.1"}, {"c", "d", "secret"}}},
+		"some":       {catalog.ImageFilter{Limit: 9, Readable: catalog.ReadableBy([][]string{{"x*", "s*t"}})}, [][]string{{"a", "b-2", "b.1", "c", "d", "secret"}}},
+		"others":     {catalog.ImageFilter{Limit: 9, Readable: catalog.ReadableBy([][]string{{"x*", "secre_", "%", "s*r"}})}, [][]string{{"a", "b-2", "b.1", "c", "d"}}},
+		"both":       {catalog.ImageFilter{Limit: 9, Readable: catalog.ReadableBy([][]string{{"s*"}, {"*t"}})}, [][]string{{"a", "b-2", "b.1", "c", "d", "secret"}}},
+		"one of two": {catalog.ImageFilter{Limit: 9, Readable: catalog.ReadableBy([][]string{{"s*"}, {"t*"}})}, [][]string{{"a", "b-2", "b.1", "c", "d"}}},
+		"no list":    {catalog.ImageFilter{Limit: 9, Readable: catalog.ReadableBy([][]string{{}})}, [][]string{{"a", "b-2", "b.1", "c", "d"}}},
+		"no page":    {catalog.ImageFilter{After: "zzz"}, [][]string{nil}},
+		"default":    {catalog.ImageFilter{}, [][]string{{"a", "b-2", "b.1", "c", "d"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -199,12 +204,15 @@ func TestABlobIsPublicIfSomePublicImageHasIt(t *testing.T) {
 		disk("open"):   {Digest: disk("open"), Size: 196608, MediaType: "application/x-qemu-disk", Public: true},
 		shared.Digest:  {Digest: shared.Digest, Size: shared.Size, MediaType: shared.MediaType, Public: true},
 	} {
-		got, err := c.Blob(t.Context(), digest)
+		got, err := c.Blob(t.Context(), digest, catalog.Everything)
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			t.Errorf("blob, %v (-want +got):\n%s", err, diff)
 		}
 	}
-	if _, err := c.Blob(t.Context(), eventstest.Digest("nothing")); !errors.Is(err, catalog.ErrNotFound) {
+	if _, err := c.Blob(t.Context(), disk("secret"), catalog.Readable{}); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("a private blob gives %v, want ErrNotFound", err)
+	}
+	if _, err := c.Blob(t.Context(), eventstest.Digest("nothing"), catalog.Everything); !errors.Is(err, catalog.ErrNotFound) {
 		t.Errorf("an unknown blob gives %v, want ErrNotFound", err)
 	}
 }

@@ -57,17 +57,18 @@ const blobStatement = `
 SELECT f.digest, f.size_bytes, f.media_type, i.visibility = 'public' AS public
 FROM catalog.formats f
 JOIN catalog.images i ON i.name = f.image
-WHERE f.digest = $1
+WHERE f.digest = $1 AND ` + visible + `
 ORDER BY public DESC, f.image, f.version, f.variant, f.format
 LIMIT 1`
 
-// Blob finds a blob that some published version names; where several do, a public one speaks for it.
-// Errors: ErrNotFound, ErrUnavailable.
-func (c *Catalog) Blob(ctx context.Context, digest events.Digest) (BlobRow, error) {
+// Blob finds a blob that some published version names, of a public image or one of the readable ones; where
+// several do, a public one speaks for it. Errors: ErrNotFound, ErrUnavailable.
+func (c *Catalog) Blob(ctx context.Context, digest events.Digest, readable Readable) (BlobRow, error) {
+	outer, inner := readable.args()
 	row, err := one(ctx, c, func(row pgx.CollectableRow) (BlobRow, error) {
 		var b BlobRow
 		return b, row.Scan(&b.Digest, &b.Size, &b.MediaType, &b.Public)
-	}, blobStatement, string(digest))
+	}, blobStatement, string(digest), outer, inner)
 	if err != nil {
 		return BlobRow{}, explain(err, "find blob %q", digest)
 	}

@@ -35,9 +35,9 @@ type Alias struct {
 
 // ImageFilter says which images a list has.
 type ImageFilter struct {
-	IncludePrivate bool
-	After          string // name of the last image of the page before; "" for the first page
-	Limit          int    // 0 means DefaultLimit
+	Readable Readable // the private images among them
+	After    string   // name of the last image of the page before; "" for the first page
+	Limit    int      // 0 means DefaultLimit
 }
 
 const imageColumns = `
@@ -57,9 +57,9 @@ CROSS JOIN LATERAL (
 ) AS named`
 
 const imagesStatement = imageColumns + `
-WHERE i.name > $1 AND ($2 OR i.visibility = 'public')
+WHERE i.name > $1 AND ` + visible + `
 ORDER BY i.name
-LIMIT $3`
+LIMIT $4`
 
 const imageStatement = imageColumns + `
 WHERE i.name = $1`
@@ -69,7 +69,8 @@ WHERE i.name = $1`
 // ErrUnavailable.
 func (c *Catalog) Images(ctx context.Context, f ImageFilter) (images []Image, next string, err error) {
 	limit := pageSize(f.Limit)
-	images, more, err := list(ctx, c, limit, scanImage, imagesStatement, f.After, f.IncludePrivate, limit+1)
+	outer, inner := f.Readable.args()
+	images, more, err := list(ctx, c, limit, scanImage, imagesStatement, f.After, outer, inner, limit+1)
 	if err != nil {
 		return nil, "", explain(err, "list images")
 	}

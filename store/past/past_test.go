@@ -79,7 +79,7 @@ func TestThePastIsWhatTheTablesWere(t *testing.T) {
 }
 
 func ofTables(ctx context.Context, t *rapid.T, c *catalog.Catalog) answers {
-	images, _, err := c.Images(ctx, catalog.ImageFilter{IncludePrivate: true})
+	images, _, err := c.Images(ctx, catalog.ImageFilter{Readable: catalog.Everything})
 	if err != nil {
 		t.Fatalf("%v", err)
 	}

@@ -1,0 +1,239 @@
+package access_test
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/internal/natstest"
+)
+
+// running is a directory as a node has it.
+func running(t *testing.T, cfg access.DirectoryConfig) *access.Directory {
+	t.Helper()
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	d := access.NewDirectory(cfg)
+	if err := d.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() {
+		if err := d.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { stop(); done.Wait() })
+	return d
+}
+
+func appended(t *testing.T, log *jetstream.Log, changes []events.Change, err error) events.Sequence {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sequence, err := log.Append(t.Context(), jetstream.Cause{Actor: "admin"}, changes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sequence
+}
+
+func bearer(token string) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.Header.Set("Authorization", "Bearer "+token)
+	return r
+}
+
+// issued appends a principal and a token of it.
+func issued(t *testing.T, log *jetstream.Log, name string, grants ...events.Grant) (token, id string, sequence events.Sequence) {
+	t.Helper()
+	changes, err := events.CreatePrincipal(events.Principal{Name: name, Kind: events.Service, Grants: grants}, events.Current[events.Principal]{})
+	appended(t, log, changes, err)
+	token, hash := access.NewToken()
+	id = uuid.Must(uuid.NewV7()).String()
+	owner, err := log.Principal(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err = events.IssueToken(events.Token{ID: id, Principal: name, Hash: hash, IssuedAt: time.Now()}, owner, time.Now())
+	return token, id, appended(t, log, changes, err)
+}
+
+func TestARevocationCountsOnEveryNode(t *testing.T) {
+	t.Parallel()
+	log := natstest.Log(t)
+	token, id, _ := issued(t, log, "ci", events.Grant{Role: events.RolePublisher, Images: "team-a-*"})
+	// One that knew it from its start, and one that heard of it.
+	nodes := []*access.Directory{running(t, access.DirectoryConfig{Log: log}), running(t, access.DirectoryConfig{Log: log})}
+	second, _, sequence := issued(t, log, "ci-2")
+	var principals []access.Principal
+	for _, d := range nodes {
+		if err := d.Wait(t.Context(), sequence); err != nil {
+			t.Fatal(err)
+		}
+		p, err := d.Guard(nil).Authenticate(bearer(token))
+		if err != nil || p.Name != "ci" || !p.May(events.RolePublisher, "team-a-1") || p.May(events.RolePublisher, "team-b-1") || p.MayServer(events.RoleReader) || !p.Alive() {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		principals = append(principals, p)
+		if p, err := d.Guard(nil).Authenticate(bearer(second)); err != nil || p.Name != "ci-2" || p.MaySomewhere(events.RoleReader) {
+			t.Fatalf("%+v, %v", p, err)
+		}
+	}
+	current, err := log.Token(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := events.RevokeToken(current, id, "admin", time.Now())
+	sequence = appended(t, log, changes, err)
+	for i, d := range nodes {
+		if err := d.Wait(t.Context(), sequence); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := d.Guard(nil).Authenticate(bearer(token)); err == nil || problem.From(err).Status != http.StatusUnauthorized {
+			t.Errorf("node %d lets in %+v, %v", i, p, err)
+		}
+		if principals[i].Alive() {
+			t.Errorf("node %d keeps what began before the end", i)
+		}
+	}
+	// And on one that starts later.
+	if p, err := running(t, access.DirectoryConfig{Log: log}).Guard(nil).Authenticate(bearer(token)); err == nil {
+		t.Errorf("a new node lets in %+v", p)
+	}
+}
+
+func TestARoleThatIsTakenIsGoneAtOnce(t *testing.T) {
+	t.Parallel()
+	log := natstest.Log(t)
+	grant := events.Grant{Role: events.RoleOperator}
+	token, _, _ := issued(t, log, "op", grant)
+	d := running(t, access.DirectoryConfig{Log: log})
+	before, err := d.Guard(nil).Authenticate(bearer(token))
+	if err != nil || !before.MayServer(events.RoleOperator) {
+		t.Fatalf("%+v, %v", before, err)
+	}
+	current, err := log.Principal(t.Context(), "op")
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := events.RevokeRole(current, "op", grant)
+	if err := d.Wait(t.Context(), appended(t, log, changes, err)); err != nil {
+		t.Fatal(err)
+	}
+	after, err := d.Guard(nil).Authenticate(bearer(token))
+	if err != nil || after.MaySomewhere(events.RoleReader) || before.Alive() {
+		t.Errorf("%+v, %v; what began before lives: %t", after, err, before.Alive())
+	}
+}
+
+// An event of a newer release may be a revocation: who can't read it has to take it for one.
+func TestWhatANewerReleaseSaysOfATokenEndsItHere(t *testing.T) {
+	t.Parallel()
+	log, nc := natstest.LogAndConn(t)
+	token, id, _ := issued(t, log, "ci", events.Grant{Role: events.RoleReader})
+	other, _, _ := issued(t, log, "ci-2", events.Grant{Role: events.RoleReader})
+	d := running(t, access.DirectoryConfig{Log: log})
+	if _, err := d.Guard(nil).Authenticate(bearer(token)); err != nil {
+		t.Fatal(err)
+	}
+	msg := newerEvent(events.TokenEntity(id).Subject(), "imgsrv.token.revoked.v9")
+	if _, err := nc.RequestMsg(msg, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		if _, err := d.Guard(nil).Authenticate(bearer(token)); err != nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the token is still good")
+		}
+		time.Sleep(5 * time.Millisecond) // a poll
+	}
+	if _, err := d.Guard(nil).Authenticate(bearer(other)); err != nil {
+		t.Errorf("and so did another one's: %v", err)
+	}
+	// What comes after it is still followed.
+	third, _, sequence := issued(t, log, "ci-3")
+	if err := d.Wait(t.Context(), sequence); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Guard(nil).Authenticate(bearer(third)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTheDayOfATokensUseIsRecordedOnce(t *testing.T) {
+	t.Parallel()
+	log := natstest.Log(t)
+	token, id, _ := issued(t, log, "ci")
+	var mu sync.Mutex
+	now := time.Date(2026, 11, 25, 23, 59, 0, 0, time.UTC)
+	d := running(t, access.DirectoryConfig{Log: log, Clock: func() time.Time { mu.Lock(); defer mu.Unlock(); return now }})
+	use := func() {
+		t.Helper()
+		if _, err := d.Guard(nil).Authenticate(bearer(token)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	recorded := func(day string) events.Sequence {
+		t.Helper()
+		deadline := time.Now().Add(30 * time.Second)
+		for {
+			current, err := log.Token(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if current.State.LastUsed.Format(time.DateOnly) == day {
+				if err := d.Wait(t.Context(), current.Sequence); err != nil {
+					t.Fatal(err)
+				}
+				return current.Sequence
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s is not recorded: %+v", day, current.State)
+			}
+			time.Sleep(5 * time.Millisecond) // a poll
+		}
+	}
+	use()
+	first := recorded("2026-11-25")
+	use()
+	use()
+	mu.Lock()
+	now = now.Add(2 * time.Minute)
+	mu.Unlock()
+	use()
+	if second := recorded("2026-11-26"); second != first+1 {
+		t.Errorf("recorded at %d and %d: two uses in between have left facts", first, second)
+	}
+}
+
+func TestRightsInOneLine(t *testing.T) {
+	t.Parallel()
+	var nobody access.Principal
+	reader := access.NewPrincipal("r", events.Grant{Role: events.RoleReader, Images: "b-*"}, events.Grant{Role: events.RolePublisher, Images: "a-*"})
+	all := access.NewPrincipal("all", events.Grant{Role: events.RoleReader})
+	if nobody.ReadsKey() != "" || reader.ReadsKey() == all.ReadsKey() || !strings.Contains(reader.ReadsKey(), "a-* b-*") {
+		t.Errorf("%q, %q, %q", nobody.ReadsKey(), reader.ReadsKey(), all.ReadsKey())
+	}
+	if len(nobody.Readable()) != 1 || len(nobody.Readable()[0]) != 0 || len(all.Readable()) != 0 {
+		t.Errorf("%v, %v", nobody.Readable(), all.Readable())
+	}
+	if nobody.OnlyReads() || reader.OnlyReads() || !all.OnlyReads() {
+		t.Error("only all reads and nothing else")
+	}
+}
