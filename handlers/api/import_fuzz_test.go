@@ -36,7 +36,7 @@ func FuzzImport(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(bytes.Join([][]byte{packed, line, []byte("{")}, []byte("\n")), true)
-	f.Add([]byte(strings.Repeat("[", 20000)), false)
+	f.Add([]byte(strings.Repeat("[", 10_050)), false)
 	f.Add([]byte("\n\n"), false)
 	f.Fuzz(func(t *testing.T, body []byte, breaks bool) {
 		reader := bytes.NewReader(body)
