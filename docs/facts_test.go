@@ -185,7 +185,7 @@ func followers(t *testing.T) map[string]map[string]bool {
 	t.Helper()
 	kinds := map[string]string{"KindUpload": events.KindUpload, "KindJob": events.KindJob, "KindBlob": events.KindBlob, "KindVersion": events.KindVersion,
 		"KindImage": events.KindImage, "KindAlias": events.KindAlias, "KindWebhook": events.KindWebhook, "KindDelivery": events.KindDelivery, "KindProjection": events.KindProjection,
-		"KindPrincipal": events.KindPrincipal, "KindToken": events.KindToken}
+		"KindPrincipal": events.KindPrincipal, "KindToken": events.KindToken, "KindTrust": events.KindTrust}
 	if len(kinds) != len(kindsOf(events.Types())) {
 		t.Fatalf("this test knows the kinds %v, and there are %v", slices.Sorted(maps.Keys(kinds)), kindsOf(events.Types()))
 	}
@@ -198,7 +198,11 @@ func followers(t *testing.T) map[string]map[string]bool {
 		if err != nil {
 			return err
 		}
-		folder := "handlers/" + filepath.Base(filepath.Dir(path))
+		folder, err := filepath.Rel("..", filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		folder = filepath.ToSlash(folder)
 		ast.Inspect(file, func(node ast.Node) bool {
 			call, ok := node.(*ast.CallExpr)
 			if !ok || len(call.Args) == 0 || selected(call.Fun) != "events.SubjectOfKind" {

@@ -18,6 +18,7 @@
 //	alias     <image>.<alias>         moved removed
 //	webhook   UUIDv7                  added removed
 //	delivery  <webhook>.<sequence>    attempt_failed dead_lettered succeeded requested redelivered
+//	trust     UUIDv7                  added removed
 //	projection its name               event_skipped
 //
 // # Versions of a type

@@ -61,6 +61,9 @@ var registry = map[Type]codec{
 	"imgsrv.token.used.v1":             into[TokenUsed](),
 	"imgsrv.token.revoked.v1":          into[TokenRevoked](),
 
+	"imgsrv.trust.added.v1":   into[TrustAdded](),
+	"imgsrv.trust.removed.v1": into[TrustRemoved](),
+
 	"imgsrv.webhook.added.v1":           into[WebhookAdded](),
 	"imgsrv.webhook.removed.v1":         into[WebhookRemoved](),
 	"imgsrv.delivery.attempt_failed.v1": into[DeliveryAttemptFailed](),

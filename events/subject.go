@@ -21,6 +21,7 @@ const (
 
 	KindPrincipal = "principal"
 	KindToken     = "token"
+	KindTrust     = "trust"
 )
 
 // Entity names what a fact is about. All facts of one entity share one subject.
@@ -52,6 +53,9 @@ func PrincipalEntity(name string) Entity { return Entity{KindPrincipal, name} }
 
 // TokenEntity names a token.
 func TokenEntity(id string) Entity { return Entity{KindToken, id} }
+
+// TrustEntity names a trust rule.
+func TrustEntity(id string) Entity { return Entity{KindTrust, id} }
 
 // Subject is the entity's NATS subject: each part of the id is one token, escaped.
 func (e Entity) Subject() string {

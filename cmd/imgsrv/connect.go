@@ -16,12 +16,13 @@ const goarch = runtime.GOARCH
 
 // clientFlags are those of every command that talks to a server.
 type clientFlags struct {
-	Server  string `help:"URL of the server." default:"http://127.0.0.1:8080" placeholder:"URL"`
-	Token   string `help:"Token for the server. Without one, <data-dir>/admin.token is used if the server is on this machine." placeholder:"TOKEN"`
-	DataDir string `help:"Data folder of the server, where it is on this machine." default:".imgsrv" placeholder:"DIR"`
-	CAFile  string `name:"ca-file" help:"PEM file of certificates to trust beside the system's. Without one, <data-dir>/tls/cert.pem is used if the server is on this machine." placeholder:"FILE"`
-	JSON    bool   `name:"json" help:"Write results as JSON, for programs."`
-	Quiet   bool   `help:"No progress on standard error."`
+	Server        string `help:"URL of the server." default:"http://127.0.0.1:8080" placeholder:"URL"`
+	Token         string `help:"Token for the server. Without one, <data-dir>/admin.token is used if the server is on this machine." placeholder:"TOKEN"`
+	OIDCTokenFile string `name:"oidc-token-file" help:"File with an OIDC token of the CI platform, to show in place of --token. It is read anew for each request." placeholder:"FILE"`
+	DataDir       string `help:"Data folder of the server, where it is on this machine." default:".imgsrv" placeholder:"DIR"`
+	CAFile        string `name:"ca-file" help:"PEM file of certificates to trust beside the system's. Without one, <data-dir>/tls/cert.pem is used if the server is on this machine." placeholder:"FILE"`
+	JSON          bool   `name:"json" help:"Write results as JSON, for programs."`
+	Quiet         bool   `help:"No progress on standard error."`
 }
 
 // connect makes the client that the flags ask for. Broken connections are told through p.
@@ -30,10 +31,13 @@ func (f *clientFlags) connect(p *progress) (*client.Client, error) {
 	if err != nil {
 		return nil, &usageError{err.Error()}
 	}
+	if f.Token != "" && f.OIDCTokenFile != "" {
+		return nil, usagef("--token and --oidc-token-file (or IMGSRV_TOKEN and IMGSRV_OIDC_TOKEN_FILE) exclude each other")
+	}
 	token, ca := f.Token, f.CAFile
 	// What we find by ourselves is for this machine only.
 	if isLoopback(base.Hostname()) {
-		if token == "" {
+		if token == "" && f.OIDCTokenFile == "" {
 			// Without it one can still read; a server that wants it says so.
 			token, _ = findToken(f.tokenFile())
 		}
@@ -41,7 +45,7 @@ func (f *clientFlags) connect(p *progress) (*client.Client, error) {
 			ca = cert
 		}
 	}
-	return client.New(f.Server, token, client.Options{CAFile: ca, UserAgent: "imgsrv-client", Retry: client.Retry{Notice: func(err error, wait time.Duration) {
+	return client.New(f.Server, token, client.Options{CAFile: ca, TokenFile: f.OIDCTokenFile, UserAgent: "imgsrv-client", Retry: client.Retry{Notice: func(err error, wait time.Duration) {
 		p.note("%v; trying again in %s", err, wait.Round(100*time.Millisecond))
 	}}})
 }
@@ -50,6 +54,10 @@ func (f *clientFlags) connect(p *progress) (*client.Client, error) {
 func (f *clientFlags) needToken() error {
 	if f.Token != "" {
 		return nil
+	}
+	if f.OIDCTokenFile != "" {
+		_, err := client.ReadTokenFile(f.OIDCTokenFile)
+		return err
 	}
 	base, err := client.ParseServer(f.Server)
 	if err != nil {

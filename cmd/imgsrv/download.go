@@ -21,6 +21,9 @@ type DownloadCmd struct {
 	Format  string `help:"Format, such as disk.qcow2. Without it: what holds the disk or root file system." placeholder:"NAME"`
 	Output  string `short:"o" help:"File to write; a folder to write into; - for standard output. Without it: the format's name, in the current folder." placeholder:"PATH"`
 	Force   bool   `help:"Write over a file that exists."`
+
+	Verify    bool   `help:"Check the file against checksums that the server's key has signed. Needs --public-key."`
+	PublicKey string `help:"Public key of the server, or a file with it; implies --verify. Take it once from where you trust it: imgsrv signing-key, on the server itself, prints it." placeholder:"KEY|FILE"`
 }
 
 // downloaded is what the command writes with --json.
@@ -32,6 +35,8 @@ type downloaded struct {
 	Path    string `json:"path"`
 	Size    int64  `json:"size"`
 	SHA256  string `json:"sha256"`
+	// SignedBy is the id of the key that has signed the checksum; "" for a download that wasn't verified.
+	SignedBy string `json:"signed_by,omitempty"`
 }
 
 // Run downloads.
@@ -39,13 +44,23 @@ func (cmd *DownloadCmd) Run(ctx context.Context, t Terminal) error {
 	if cmd.JSON && cmd.Output == "-" {
 		return usagef("--json and -o - both want standard output")
 	}
+	key, verify, err := cmd.pinnedKey()
+	if err != nil {
+		return err
+	}
 	p := newProgress(t, cmd.Quiet)
 	c, err := cmd.connect(p)
 	if err != nil {
 		return err
 	}
-	v, err := cmd.version(ctx, c)
-	if err != nil {
+	var v *client.Version
+	var signed *signedVersion
+	if verify {
+		if signed, err = cmd.signed(ctx, c, key); err != nil {
+			return err
+		}
+		v = signed.manifest
+	} else if v, err = cmd.version(ctx, c); err != nil {
 		return err
 	}
 	variant, err := chooseVariant(v, cmd.Variant)
@@ -59,6 +74,14 @@ func (cmd *DownloadCmd) Run(ctx context.Context, t Terminal) error {
 	// By the version's own name: an alias may move while the bytes come.
 	url := c.FormatURL(v.Image, v.Version, variant.Name(), format.Format)
 	fetch := client.Fetch{URL: url, SHA256: hexOf(format.Digest), Force: cmd.Force}
+	var signedBy, signature string
+	if verify {
+		if fetch.SHA256, err = signed.sum(variant, format); err != nil {
+			return err
+		}
+		signedBy = key.ID()
+		signature = ", signed by " + signedBy
+	}
 	p.start(format.Format, format.Size)
 	defer p.stop()
 	fetch.Progress = func(done, _ int64) { p.set(done) }
@@ -83,17 +106,17 @@ func (cmd *DownloadCmd) Run(ctx context.Context, t Terminal) error {
 		return interrupted(ctx, err, "run the same command again to go on from "+target+client.PartSuffix)
 	}
 	if cmd.JSON {
-		return writeJSON(t.Out, downloaded{v.Image, v.Version, variant.Name(), format.Format, target, fetched.Size, fetched.SHA256})
+		return writeJSON(t.Out, downloaded{v.Image, v.Version, variant.Name(), format.Format, target, fetched.Size, fetched.SHA256, signedBy})
 	}
-	_, err = fmt.Fprintf(t.Out, "%s  %s %s %s, %s, sha256 %s\n", target, v.Image, v.Version, variant.Name(), size(fetched.Size), fetched.SHA256)
+	_, err = fmt.Fprintf(t.Out, "%s  %s %s %s, %s, sha256 %s%s\n", target, v.Image, v.Version, variant.Name(), size(fetched.Size), fetched.SHA256, signature)
 	return err
 }
 
 // version finds the version that the argument means.
 func (cmd *DownloadCmd) version(ctx context.Context, c *client.Client) (*client.Version, error) {
-	image, name, given := strings.Cut(cmd.What, "/")
-	if image == "" || given && name == "" {
-		return nil, usagef("say what to download as IMAGE, IMAGE/VERSION or IMAGE/ALIAS, not %q", cmd.What)
+	image, name, given, err := cmd.names()
+	if err != nil {
+		return nil, err
 	}
 	if given {
 		return c.Version(ctx, image, name)
@@ -102,13 +125,28 @@ func (cmd *DownloadCmd) version(ctx context.Context, c *client.Client) (*client.
 	if !client.IsProblem(err, client.CodeNotFound) {
 		return v, err
 	}
-	for newest, err := range c.Versions(ctx, image) {
-		if err != nil {
-			return nil, err
-		}
-		return c.Version(ctx, image, newest.Version)
+	newest, err := newestVersion(ctx, c, image)
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("image %s has no published version", image)
+	return c.Version(ctx, image, newest)
+}
+
+// names is what the argument says; given is false where it names no version.
+func (cmd *DownloadCmd) names() (image, version string, given bool, err error) {
+	image, version, given = strings.Cut(cmd.What, "/")
+	if image == "" || given && version == "" {
+		return "", "", false, usagef("say what to download as IMAGE, IMAGE/VERSION or IMAGE/ALIAS, not %q", cmd.What)
+	}
+	return image, version, given, nil
+}
+
+// newestVersion is the name of the version that was published last.
+func newestVersion(ctx context.Context, c *client.Client, image string) (string, error) {
+	for newest, err := range c.Versions(ctx, image) {
+		return newest.Version, err
+	}
+	return "", fmt.Errorf("image %s has no published version", image)
 }
 
 // chooseVariant finds the named variant; without a name the only one, or the only one for this machine.

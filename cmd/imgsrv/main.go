@@ -34,12 +34,14 @@ type grammar struct {
 	Publish     PublishCmd     `cmd:"" help:"Upload image files and publish them as a version of an image."`
 	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one image."`
 	Download    DownloadCmd    `cmd:"" help:"Download a file of a published version, and check it."`
+	SigningKey  SigningKeyCmd  `cmd:"" help:"Print the public key that the server signs checksums with, for download --public-key."`
 	Jobs        JobsCmd        `cmd:"" help:"Show publication jobs, or retry a failed one."`
 	Events      EventsCmd      `cmd:"" help:"Follow what happens, look at an event, move a history between servers."`
 	History     HistoryCmd     `cmd:"" help:"Tell what happened to an image, or to one version."`
 	Projections ProjectionsCmd `cmd:"" help:"For operators: status of the projections, rebuild, verify, replay, skip."`
 	Principals  PrincipalsCmd  `cmd:"" help:"For admins: who may do what: people and services, and their roles."`
 	Tokens      TokensCmd      `cmd:"" help:"For admins: issue, list, rotate and revoke tokens."`
+	Trust       TrustCmd       `cmd:"" help:"For admins: whose OIDC tokens are taken, so that CI publishes without a stored secret."`
 	Webhooks    WebhooksCmd    `cmd:"" help:"Send events to URLs: add, list and remove webhooks, and see to what they didn't take."`
 }
 

@@ -2,16 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -26,8 +22,8 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/publication"
 	"github.com/imgsrv/imgsrv/handlers/streams"
 	"github.com/imgsrv/imgsrv/handlers/tus"
+	"github.com/imgsrv/imgsrv/internal/certs"
 	"github.com/imgsrv/imgsrv/internal/datadir"
-	"github.com/imgsrv/imgsrv/internal/selfsigned"
 	"github.com/imgsrv/imgsrv/internal/telemetry"
 	"github.com/imgsrv/imgsrv/migrations"
 	"github.com/imgsrv/imgsrv/projections"
@@ -55,7 +51,8 @@ type Node struct {
 	log     *slog.Logger
 	failed  chan error
 	router  chi.Router
-	closers []closer // in start order; stopped in reverse
+	closers []closer      // in start order; stopped in reverse
+	certs   *certs.Keeper // of the HTTPS listener; nil without one
 	stop    sync.Once
 	stopErr error
 }
@@ -67,7 +64,9 @@ type closer struct {
 
 // testHooks are where tests reach into a node.
 type testHooks struct {
-	stepStarted func(job string, step events.Step)
+	stepStarted       func(job string, step events.Step)
+	readHeaderTimeout time.Duration // 0: as always
+	certInterval      time.Duration // 0: certs.Interval
 }
 
 // StartNode starts every part, in order, and returns when the node serves. Where a part fails, those
@@ -129,7 +128,11 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 
-	directory := access.NewDirectory(access.DirectoryConfig{Log: events, Logger: n.log})
+	trust, err := n.startTrust(ctx, flags, events)
+	if err != nil {
+		return err
+	}
+	directory := access.NewDirectory(access.DirectoryConfig{Log: events, Logger: n.log, Trusted: trust.rules.Has})
 	if err := directory.CatchUp(ctx); err != nil {
 		return fmt.Errorf("read who may do what: %w", err)
 	}
@@ -139,7 +142,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		}
 	}
 	n.background("directory of principals and tokens", directory.Run)
-	guard := directory.Guard(nil)
+	guard := directory.Guard(trust.verifier.Authenticate)
 
 	pool, err := n.connectPostgres(ctx, flags, dataDir)
 	if err != nil {
@@ -182,20 +185,25 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
+	keys, err := n.signingKeys(flags, dataDir)
+	if err != nil {
+		return err
+	}
 	router, err := api.New(api.Config{
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
-		Webhooks: webhooks, CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
+		Webhooks: webhooks, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
+		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
 		MaxUploadBytes: flags.MaxUploadBytes, Version: version(),
 	})
 	if err != nil {
 		return err
 	}
 	router.Mount(tus.BasePath, uploads)
-	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log})
+	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log, Signer: keys.streams})
 	router.Mount("/streams/v1/", api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams))
 
 	n.router = router
-	if err := n.serve(ctx, flags, dataDir, router, tele); err != nil {
+	if err := n.serve(ctx, flags, dataDir, router, tele, hooks); err != nil {
 		return err
 	}
 	n.Took = time.Since(began)
@@ -204,22 +212,11 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 
 // check refuses what is wrong with the flags before anything is started.
 func (f ServerFlags) check(ctx context.Context) error {
-	if (f.TLSCert == "") != (f.TLSKey == "") {
-		return errors.New("--tls-cert and --tls-key go together")
+	if err := f.checkWeb(); err != nil {
+		return err
 	}
 	if f.MaxUploadBytes < 0 {
 		return errors.New("--max-upload-bytes is a number of bytes from 0")
-	}
-	if f.Listen == "" {
-		return errors.New("--listen is an address, host:port: without it nobody reaches the server")
-	}
-	if f.TLSListen != "" && f.TLSCert != "" {
-		if _, err := tls.LoadX509KeyPair(f.TLSCert, f.TLSKey); err != nil {
-			return fmt.Errorf("read the certificate of --tls-cert and --tls-key: %w", err)
-		}
-	}
-	if f.MetricsListen != "" && (!strings.HasPrefix(f.MetricsPath, "/") || strings.ContainsAny(f.MetricsPath, "{} ?#")) {
-		return fmt.Errorf("--metrics-path is a path such as /metrics, not %q", f.MetricsPath)
 	}
 	addresses := []struct{ flag, addr string }{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}
 	if f.NATSURL == "" {
@@ -310,91 +307,6 @@ func (n *Node) connectPostgres(ctx context.Context, flags ServerFlags, dataDir s
 	}
 	n.onStop("connections to PostgreSQL", func() error { pool.Close(); return nil })
 	return pool, nil
-}
-
-// serve opens the listeners, last of all, so that whoever gets through finds everything working.
-func (n *Node) serve(ctx context.Context, flags ServerFlags, dataDir string, router http.Handler, tele *telemetry.Telemetry) error {
-	if flags.MetricsListen != "" {
-		l, err := listen(ctx, flags.MetricsListen, "--metrics-listen")
-		if err != nil {
-			return err
-		}
-		mux := http.NewServeMux()
-		mux.Handle(flags.MetricsPath, tele.Handler())
-		n.MetricsURL = urlOf("http", l.Addr()) + flags.MetricsPath
-		n.serveOn("metrics", l, mux)
-	}
-	if flags.TLSListen != "" {
-		config, err := n.tlsConfig(flags, dataDir)
-		if err != nil {
-			return err
-		}
-		l, err := listen(ctx, flags.TLSListen, "--tls-listen")
-		if err != nil {
-			return err
-		}
-		n.HTTPSURL = urlOf("https", l.Addr())
-		n.serveOn("HTTPS", tls.NewListener(l, config), router)
-	}
-	l, err := listen(ctx, flags.Listen, "--listen")
-	if err != nil {
-		return err
-	}
-	n.HTTPURL = urlOf("http", l.Addr())
-	n.serveOn("HTTP", l, router)
-	return nil
-}
-
-func (n *Node) tlsConfig(flags ServerFlags, dataDir string) (*tls.Config, error) {
-	var cert tls.Certificate
-	var err error
-	if flags.TLSCert != "" {
-		cert, err = tls.LoadX509KeyPair(flags.TLSCert, flags.TLSKey)
-		if err != nil {
-			return nil, fmt.Errorf("read the certificate of --tls-cert and --tls-key: %w", err)
-		}
-	} else {
-		dir := filepath.Join(dataDir, "tls")
-		names := selfsigned.Names()
-		if host, _, err := net.SplitHostPort(flags.TLSListen); err == nil && host != "" && host != "0.0.0.0" && host != "::" {
-			names = append(names, host)
-		}
-		if cert, _, err = selfsigned.Load(dir, names, time.Now()); err != nil {
-			return nil, err
-		}
-		n.CertFile = filepath.Join(dir, "cert.pem")
-	}
-	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}, nil
-}
-
-// serveOn serves a listener until the node stops. At the stop uploads end at a resumable offset, other
-// requests have stopPatience to finish.
-func (n *Node) serveOn(what string, l net.Listener, handler http.Handler) {
-	base, interrupt := context.WithCancelCause(context.Background())
-	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog:    slog.NewLogLogger(n.log.Handler(), slog.LevelDebug), // clients' broken handshakes
-		BaseContext: func(net.Listener) context.Context { return base },
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			n.failed <- fmt.Errorf("serve %s: %w", what, err)
-		}
-	}()
-	n.onStop(what, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
-		defer cancel()
-		interrupt(tus.ErrStopping)
-		err := server.Shutdown(ctx)
-		if errors.Is(err, context.DeadlineExceeded) {
-			n.log.Warn("requests were cut at the stop", "listener", what)
-			err = server.Close()
-		}
-		<-done
-		return err
-	})
 }
 
 // background runs a part until the node stops. A part that ends by itself ends the node.

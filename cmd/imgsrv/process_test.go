@@ -25,6 +25,8 @@ type childSpec struct {
 	Flags ServerFlags
 	// KillAt, where not empty, makes the process kill itself when a job reaches that step for the first time.
 	KillAt events.Step
+	// CertInterval, where not 0, is how often the certificates' files are looked at.
+	CertInterval time.Duration
 }
 
 func TestMain(m *testing.M) {
@@ -46,7 +48,9 @@ func runChild(encoded string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	var hooks testHooks
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	hooks := testHooks{certInterval: spec.CertInterval}
 	if spec.KillAt != "" {
 		hooks.stepStarted = func(_ string, step events.Step) {
 			// The mark outlives the process, as nothing else of it does.
@@ -65,6 +69,7 @@ func runChild(encoded string) error {
 	if err != nil {
 		return err
 	}
+	node.reloadOn(hangup)
 	if err := json.NewEncoder(os.Stdout).Encode(node); err != nil {
 		return err
 	}

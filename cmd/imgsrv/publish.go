@@ -62,6 +62,10 @@ func (cmd *PublishCmd) Run(ctx context.Context, t Terminal) error {
 		return interrupted(ctx, err, "nothing was uploaded")
 	}
 	defer b.close()
+	// An upload may outlive a CI platform's token.
+	if err := c.Exchange(ctx, cmd.Image); err != nil {
+		return interrupted(ctx, err, "nothing was uploaded")
+	}
 	result, err := (&publishRun{client: c, progress: p, bundle: b}).run(ctx)
 	if err != nil {
 		return err

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+
+	"github.com/imgsrv/imgsrv/internal/oidctest"
 )
 
 // caller is somebody with certain credentials.
@@ -19,6 +21,7 @@ type caller struct {
 	header string // Authorization
 	bad    bool   // credentials that aren't good any more, or never were
 	roles  []string
+	oidc   bool // the credentials are an OIDC token
 }
 
 // holds says whether the caller has one of the roles, by its short name: publisher/a is a publisher on team-a-*.
@@ -72,6 +75,14 @@ func takes(roles ...string) rule {
 	}
 }
 
+// exchanges is what takes an OIDC token, and no other.
+func exchanges(c caller, ok int) int {
+	if c.oidc {
+		return ok
+	}
+	return 401
+}
+
 // publishes is what a publisher of team-a-* may do where the path names the image.
 var publishes = takes("publisher/a", "publisher", "admin")
 
@@ -105,7 +116,11 @@ var (
 // to think about who may use it.
 func TestEveryRouteAsksForItsRights(t *testing.T) {
 	t.Parallel()
-	node, err := startNode(t.Context(), nodeFlags(t), slog.New(slog.DiscardHandler), testHooks{})
+	key := oidctest.ECDSA(t, "k1")
+	issuer := oidctest.New(t, key)
+	flags := nodeFlags(t)
+	flags.OIDCCAFile = issuer.CAFile
+	node, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{})
 	needPostgres(t, err)
 	t.Cleanup(func() {
 		if err := node.Stop(); err != nil {
@@ -144,7 +159,7 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 	blob := strings.TrimPrefix(published.Variants[0].Formats[0].BlobURL, node.HTTPURL)
 	variant := published.Variants[0].Name
 
-	callers := everyCaller(t, p)
+	callers := append(jobCallers(t, p, issuer, key), everyCaller(t, p)...)
 	adminsToken := callers[len(callers)-1]
 	if adminsToken.name != "admin" {
 		t.Fatal("the last caller is not the admin")
@@ -183,6 +198,12 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "GET /api/images/{image}/versions/{version}", path: "/api/images/team-a-open/versions/latest", rule: public, ok: 200},
 		{route: "GET /api/images/{image}/versions/{version}/variants/{variant}/formats/{format}", path: a + "/versions/1/variants/" + variant + "/formats/disk.raw", rule: hidden, ok: 200},
 		{route: "HEAD /api/images/{image}/versions/{version}/variants/{variant}/formats/{format}", path: a + "/versions/latest/variants/" + variant + "/formats/disk.raw", rule: hidden, ok: 200},
+		{route: "GET /api/images/{image}/versions/{version}/SHA256SUMS", path: a + "/versions/1/SHA256SUMS", rule: hidden, ok: 200},
+		{route: "GET /api/images/{image}/versions/{version}/SHA256SUMS.minisig", path: a + "/versions/latest/SHA256SUMS.minisig", rule: hidden, ok: 200},
+		{route: "GET /api/signing-key", rule: public, ok: 200},
+		{route: "HEAD /api/images/{image}/versions/{version}/SHA256SUMS", path: a + "/versions/1/SHA256SUMS", rule: hidden, ok: 200},
+		{route: "HEAD /api/images/{image}/versions/{version}/SHA256SUMS.minisig", path: a + "/versions/latest/SHA256SUMS.minisig", rule: hidden, ok: 200},
+		{route: "HEAD /api/signing-key", rule: public, ok: 200},
 		{route: "GET /api/images/{image}/history", path: a + "/history", rule: hidden, ok: 200},
 		{route: "PUT /api/images/{image}/aliases/{alias}", path: a + "/aliases/latest", body: map[string]any{"version": "1"}, rule: publishes, ok: 200},
 		{route: "DELETE /api/images/{image}/aliases/{alias}", path: a + "/aliases/none", rule: publishes, ok: 404},
@@ -237,6 +258,12 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "GET /api/tokens/{id}", path: "/api/tokens/" + who.TokenID, rule: administer, ok: 200},
 		{route: "DELETE /api/tokens/{id}", path: "/api/tokens/" + gone, rule: administer, ok: 404},
 		{route: "POST /api/tokens/{id}/rotate", path: "/api/tokens/" + gone + "/rotate", rule: administer, ok: 404},
+
+		{route: "POST /api/tokens/exchange", body: map[string]any{"ttl": "never"}, rule: exchanges, ok: 422},
+		{route: "GET /api/trust-rules", rule: administer, ok: 200},
+		{route: "POST /api/trust-rules", body: map[string]any{"name": "x", "issuer": "x", "audience": "x", "claims": map[string]string{}, "roles": []any{}}, rule: administer, ok: 422},
+		{route: "GET /api/trust-rules/{id}", path: "/api/trust-rules/" + gone, rule: administer, ok: 404},
+		{route: "DELETE /api/trust-rules/{id}", path: "/api/trust-rules/" + gone, rule: administer, ok: 404},
 
 		{route: "* /streams/v1/*", path: "GET /streams/v1/images.json", rule: open, ok: 200},
 		{route: "* /streams/v1/*", path: "GET /streams/v1/index.json", rule: open, ok: 200},

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -20,29 +21,43 @@ type StartCmd struct {
 
 // ServerFlags say what a server is made of and where it listens.
 type ServerFlags struct {
-	Listen         string   `help:"Address of the HTTP listener, host:port." default:"127.0.0.1:8080" placeholder:"ADDR"`
-	TLSListen      string   `name:"tls-listen" help:"Address of the HTTPS listener, host:port; empty for none. Incus and LXD need HTTPS." default:"127.0.0.1:8443" placeholder:"ADDR"`
-	TLSCert        string   `name:"tls-cert" help:"Certificate chain of the HTTPS listener, PEM file. Without it a self-signed one is made and kept in <data-dir>/tls/cert.pem." placeholder:"FILE"`
-	TLSKey         string   `name:"tls-key" help:"Private key of --tls-cert, PEM file." placeholder:"FILE"`
-	DataDir        string   `help:"Folder of all that this server keeps; made where it is missing." default:".imgsrv" placeholder:"DIR"`
-	StorageDir     string   `help:"Folder of the image files. Uploads, ingress and blobs lie below it, so that publishing is a rename. Default: <data-dir>/storage." placeholder:"DIR"`
-	PostgresURL    string   `name:"postgres-url" help:"PostgreSQL to keep the projections in: postgres://USER:PASSWORD@HOST/DATABASE. Without it imgsrv starts a private one in <data-dir>/postgres." placeholder:"URL"`
-	NATSURL        string   `name:"nats-url" help:"NATS server with JetStream to keep the events in. Without it imgsrv runs one itself, with its store in <data-dir>/nats." placeholder:"URL"`
-	NATSListen     string   `name:"nats-listen" help:"Where the embedded NATS server listens for subscribers, host:port; empty for in-process only. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
-	MaxUploadBytes int64    `help:"Largest file that may be uploaded, in bytes; 0: no cap." default:"0" placeholder:"BYTES"`
-	LogFormat      string   `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
-	Verbosity      string   `help:"Least level that is logged: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
-	MetricsListen  string   `help:"Address of the metrics listener, host:port; empty for none." default:"127.0.0.1:9464" placeholder:"ADDR"`
-	MetricsPath    string   `help:"Path of the metrics in Prometheus's text format." default:"/metrics" placeholder:"PATH"`
-	WebhookAllow   []string `help:"Target that webhooks may have although it is private or without TLS: address, CIDR prefix, HOST or HOST:PORT; may be repeated." placeholder:"TARGET"`
+	Listen            string        `help:"Address of the HTTP listener, host:port." default:"127.0.0.1:8080" placeholder:"ADDR"`
+	TLSListen         string        `name:"tls-listen" help:"Address of the HTTPS listener, host:port; empty for none. Incus and LXD need HTTPS." default:"127.0.0.1:8443" placeholder:"ADDR"`
+	TLSCert           string        `name:"tls-cert" help:"Certificate chain of the HTTPS listener, PEM file; read again when it changes, and on SIGHUP. Without it a self-signed one is made and kept in <data-dir>/tls/cert.pem." placeholder:"FILE"`
+	TLSKey            string        `name:"tls-key" help:"Private key of --tls-cert, PEM file." placeholder:"FILE"`
+	DataDir           string        `help:"Folder of all that this server keeps; made where it is missing." default:".imgsrv" placeholder:"DIR"`
+	StorageDir        string        `help:"Folder of the image files. Uploads, ingress and blobs lie below it, so that publishing is a rename. Default: <data-dir>/storage." placeholder:"DIR"`
+	PostgresURL       string        `name:"postgres-url" help:"PostgreSQL to keep the projections in: postgres://USER:PASSWORD@HOST/DATABASE. Without it imgsrv starts a private one in <data-dir>/postgres." placeholder:"URL"`
+	NATSURL           string        `name:"nats-url" help:"NATS server with JetStream to keep the events in. Without it imgsrv runs one itself, with its store in <data-dir>/nats." placeholder:"URL"`
+	NATSListen        string        `name:"nats-listen" help:"Where the embedded NATS server listens for subscribers, host:port; empty for in-process only. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
+	MaxUploadBytes    int64         `help:"Largest file that may be uploaded, in bytes; 0: no cap." default:"0" placeholder:"BYTES"`
+	LogFormat         string        `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
+	Verbosity         string        `help:"Least level that is logged: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
+	MetricsListen     string        `help:"Address of the metrics listener, host:port; empty for none." default:"127.0.0.1:9464" placeholder:"ADDR"`
+	MetricsPath       string        `help:"Path of the metrics in Prometheus's text format." default:"/metrics" placeholder:"PATH"`
+	OIDCCAFile        string        `name:"oidc-ca-file" help:"PEM file of certificates to trust beside the system's when OIDC issuers are asked for their keys: for a cluster's own." placeholder:"FILE"`
+	WebhookAllow      []string      `help:"Target that webhooks may have although it is private or without TLS: address, CIDR prefix, HOST or HOST:PORT; may be repeated." placeholder:"TARGET"`
+	TLSClientCA       string        `name:"tls-client-ca" help:"Authorities of client certificates, PEM file. A client may then show a certificate of theirs; another's is refused." placeholder:"FILE"`
+	ACMEDomain        []string      `name:"acme-domain" help:"Host name to get a certificate for by ACME, in place of --tls-cert; may be repeated. The authority has to reach this server as that name, on port 443 or 80. You accept the authority's terms of service by it." placeholder:"NAME"`
+	ACMEEmail         string        `name:"acme-email" help:"Where the ACME authority may write to." placeholder:"ADDRESS"`
+	ACMEDirectory     string        `name:"acme-directory" help:"Directory of the ACME authority. Default: Let's Encrypt." placeholder:"URL"`
+	ACMECAFile        string        `name:"acme-ca-file" help:"What the ACME directory's own certificate is checked with, PEM file, in place of the system's authorities." placeholder:"FILE"`
+	HSTS              time.Duration `name:"hsts" help:"How long browsers shall use only HTTPS for this host, such as 8760h; 0: nothing is said of it." default:"0" placeholder:"DURATION"`
+	CORSOrigin        []string      `name:"cors-origin" help:"Site whose scripts may call this server from browsers, SCHEME://HOST[:PORT]; may be repeated. Alone, * is every site." placeholder:"ORIGIN"`
+	SigningKey        string        `help:"Secret key that signs the checksums of versions, a file in minisign's form without password; made where it is missing. Nodes that serve the same images need the same one. Default: <data-dir>/signing.key." placeholder:"FILE"`
+	StreamsSigningKey string        `help:"Secret key that clear-signs the simplestreams documents (.sjson), an armored OpenPGP key without passphrase; made where it is missing. Without it they are not signed." placeholder:"FILE"`
 }
 
 // Run starts the server, says where everything is, and serves until ctx ends.
 func (c *StartCmd) Run(ctx context.Context, t Terminal) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	node, err := StartNode(ctx, c.ServerFlags, c.logger(t.Err))
 	if err != nil {
 		return err
 	}
+	node.reloadOn(hangup)
 	c.announce(t.Out, node)
 	return errors.Join(node.Wait(ctx), node.Stop())
 }
@@ -69,6 +84,8 @@ func (c *StartCmd) announce(w io.Writer, n *Node) {
 	switch {
 	case n.HTTPSURL != "" && n.CertFile != "":
 		line("HTTPS", "%s  (certificate: %s)", n.HTTPSURL, n.CertFile)
+	case n.HTTPSURL != "" && len(c.ACMEDomain) > 0:
+		line("HTTPS", "%s  (certificate by ACME, kept in %s)", n.HTTPSURL, filepath.Join(c.DataDir, acmeDir))
 	case n.HTTPSURL != "":
 		line("HTTPS", "%s", n.HTTPSURL)
 	}
@@ -108,45 +125,6 @@ func serverFlag(url string) string {
 		return ""
 	}
 	return " --server " + url
-}
-
-// listen opens a listener, with a remedy in the error of a taken port.
-func listen(ctx context.Context, addr, flag string) (net.Listener, error) {
-	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w: choose another address with %s", addr, rootCause(err), flag)
-	}
-	return l, nil
-}
-
-// rootCause drops net's own prefix, which says "listen tcp" and the address once more.
-func rootCause(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		var call *os.SyscallError
-		if errors.As(op.Err, &call) {
-			return call.Err
-		}
-		return op.Err
-	}
-	return err
-}
-
-// urlOf is the URL to reach a listener under; one on all addresses is reached by the host's own name.
-func urlOf(scheme string, addr net.Addr) string {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok {
-		return scheme + "://" + addr.String()
-	}
-	host := tcp.IP.String()
-	if tcp.IP.IsUnspecified() {
-		host = "localhost"
-		if name, err := os.Hostname(); err == nil {
-			host = name
-		}
-	}
-	return scheme + "://" + net.JoinHostPort(strings.Trim(host, "[]"), fmt.Sprint(tcp.Port))
 }
 
 const (

@@ -126,7 +126,7 @@ func (cmd *TokensRotateCmd) Run(ctx context.Context, t Terminal) error {
 // tokenIsFromFile says whether the command found its token on this machine.
 func (f *clientFlags) tokenIsFromFile() bool {
 	base, err := client.ParseServer(f.Server)
-	return err == nil && f.Token == "" && isLoopback(base.Hostname())
+	return err == nil && f.Token == "" && f.OIDCTokenFile == "" && isLoopback(base.Hostname())
 }
 
 // TokensRevokeCmd ends a token.

@@ -80,6 +80,11 @@ func (l *Log) Principal(ctx context.Context, name string) (events.Current[events
 	return load(ctx, l, events.PrincipalEntity(name), events.FoldPrincipal)
 }
 
+// Trust reads the state of a trust rule: see [Log.Upload].
+func (l *Log) Trust(ctx context.Context, id string) (events.Current[events.Trust], error) {
+	return load(ctx, l, events.TrustEntity(id), events.FoldTrust)
+}
+
 // Token reads the state of a token: see [Log.Upload].
 func (l *Log) Token(ctx context.Context, id string) (events.Current[events.Token], error) {
 	return load(ctx, l, events.TokenEntity(id), events.FoldToken)

@@ -26,6 +26,12 @@ func NewPrincipal(name string, grants ...events.Grant) Principal {
 	return Principal{Name: name, grants: grants}
 }
 
+// While gives the principal credentials that can end: alive says whether they are still good.
+func (p Principal) While(alive func() bool) Principal {
+	p.alive = alive
+	return p
+}
+
 // May says whether the principal holds a role on an image, by a grant for the whole server or for a pattern
 // that the image matches. Of a public image everybody is a reader; that isn't asked here.
 func (p Principal) May(role events.Role, image string) bool {

@@ -18,7 +18,9 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/handlers/access/oidc"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/blob"
 	"github.com/imgsrv/imgsrv/store/catalog"
@@ -48,6 +50,15 @@ type Config struct {
 
 	// Webhooks, optional, knows targets and secrets; without it there are no routes for webhooks.
 	Webhooks Webhooks
+
+	// TrustRules, optional, are those for OIDC tokens, and OIDC checks such tokens; without them there are no
+	// routes for trust rules.
+	TrustRules *oidc.Rules
+	OIDC       *oidc.Verifier
+	// SigningKey, optional, signs the checksums of versions; without it there are no signatures.
+	SigningKey *provenance.Key
+	// SignedStreams says that the simplestreams documents are there clear-signed too, for the OpenAPI document.
+	SignedStreams bool
 
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
@@ -131,6 +142,9 @@ func New(cfg Config) (chi.Router, error) {
 	s.history()
 	if s.Webhooks != nil {
 		s.webhooks()
+	}
+	if s.TrustRules != nil {
+		s.trustRules()
 	}
 	s.projectionRoutes()
 	s.principals()

@@ -5,13 +5,13 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/internal/provenance"
 )
 
 // Downloads, whatever names them.
@@ -27,7 +27,9 @@ const (
 func (s *server) bytes(router chi.Router) {
 	router.Group(func(r chi.Router) {
 		r.Use(Authenticate(s.Guard, s.Log), MinSequence(s.Events, s.MinSequenceWait, s.Log, s.CatalogProjection))
-		for path, serve := range map[string]func(http.ResponseWriter, *http.Request) error{pathFormat: s.serveFormat, pathBlob: s.serveBlob} {
+		routes := s.provenance()
+		routes[pathFormat], routes[pathBlob] = s.serveFormat, s.serveBlob
+		for path, serve := range routes {
 			handler := func(w http.ResponseWriter, r *http.Request) {
 				if err := serve(w, r); err != nil {
 					problem.Write(w, r, s.Log.With("request_id", requestID(r.Context())), translate(err))
@@ -55,17 +57,22 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	if !maySee(r.Context(), row.Image, row.Visibility) {
 		return gone
 	}
-	d := download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt, cache: cacheForever,
-		name: strings.Join([]string{row.Image, row.Version, row.Variant, row.Format}, "-")}
-	switch {
-	case row.Visibility != events.Public && row.ByAlias:
-		d.cache = cacheOwnAsk
-	case row.Visibility != events.Public:
-		d.cache = cacheOwn
-	case row.ByAlias:
-		d.cache = cacheRevalidate
-	}
+	d := download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,
+		cache: cacheOf(row.Visibility, row.ByAlias), name: provenance.FileName(row.Image, row.Version, row.Variant, row.Format)}
 	return s.send(w, r, d)
+}
+
+// cacheOf is the Cache-Control of what belongs to an image; of what may change, as an alias does, each use asks again.
+func cacheOf(visibility events.Visibility, changes bool) string {
+	switch {
+	case visibility != events.Public && changes:
+		return cacheOwnAsk
+	case visibility != events.Public:
+		return cacheOwn
+	case changes:
+		return cacheRevalidate
+	}
+	return cacheForever
 }
 
 // serveBlob is GET and HEAD /cas/sha256/{2 hex}/{64 hex}: as serveFormat, for the bytes of any published version

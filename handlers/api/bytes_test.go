@@ -51,8 +51,8 @@ func TestADownloadSaysWhatItIs(t *testing.T) {
 	common := map[string]string{"ETag": `"sha256:` + sha(data) + `"`, "Repr-Digest": "sha-256=:" + base64.StdEncoding.EncodeToString(sum) + ":",
 		"Accept-Ranges": "bytes", "Content-Type": "application/x-qemu-disk", "Content-Length": "100000", "X-Content-Type-Options": "nosniff"}
 	for path, more := range map[string]map[string]string{
-		formatPath("debian", "12.5.0"): {"Cache-Control": "public, max-age=31536000, immutable", "Content-Disposition": `attachment; filename="debian-12.5.0-` + variantName + `-disk.qcow2"`},
-		formatPath("debian", "latest"): {"Cache-Control": "public, no-cache", "Content-Disposition": `attachment; filename="debian-12.5.0-` + variantName + `-disk.qcow2"`},
+		formatPath("debian", "12.5.0"): {"Cache-Control": "public, max-age=31536000, immutable", "Content-Disposition": `attachment; filename="debian-12.5.0-` + variantName + `.disk.qcow2"`},
+		formatPath("debian", "latest"): {"Cache-Control": "public, no-cache", "Content-Disposition": `attachment; filename="debian-12.5.0-` + variantName + `.disk.qcow2"`},
 		blobPath(data):                 {"Cache-Control": "public, max-age=31536000, immutable", "Content-Disposition": `attachment; filename="sha256-` + sha(data) + `"`},
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
@@ -50,7 +51,7 @@ const asyncAPIMediaType = "application/vnd.aai.asyncapi+yaml;version=3.0.0"
 // AsyncAPI document of the events.
 func (s *server) document(router chi.Router) error {
 	doc := s.api.OpenAPI()
-	for _, op := range append(handMade(), handMadeEvents()...) {
+	for _, op := range slices.Concat(handMade(), handMadeEvents(), s.handMadeProvenance()) {
 		doc.AddOperation(op)
 	}
 	asYAML, err := doc.YAML()

@@ -9,29 +9,33 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/provenance"
 )
 
 // Paths of the API.
 const (
-	pathImages   = "/api/images"
-	pathImage    = pathImages + "/{image}"
-	pathVersions = pathImage + "/versions"
-	pathVersion  = pathVersions + "/{version}"
-	pathFormat   = pathVersion + "/variants/{variant}/formats/{format}"
-	pathAlias    = pathImage + "/aliases/{alias}"
-	pathUpload   = "/api/uploads/{id}"
-	pathTUS      = "/api/uploads/tus/"
-	pathJobs     = "/api/jobs"
-	pathJob      = pathJobs + "/{id}"
-	pathRetry    = pathJob + "/retry"
-	pathBlob     = "/cas/sha256/{prefix}/{hex}"
-	pathHistory  = pathImage + "/history"
-	pathEvents   = "/api/events"
-	pathEvent    = pathEvents + "/{sequence}"
-	pathExport   = pathEvents + "/export"
-	pathImport   = pathEvents + "/import"
-	pathHealth   = "/healthz"
-	pathReady    = "/readyz"
+	pathImages     = "/api/images"
+	pathImage      = pathImages + "/{image}"
+	pathVersions   = pathImage + "/versions"
+	pathVersion    = pathVersions + "/{version}"
+	pathFormat     = pathVersion + "/variants/{variant}/formats/{format}"
+	pathChecksums  = pathVersion + "/" + provenance.ChecksumsName
+	pathSignature  = pathVersion + "/" + provenance.SignatureName
+	pathSigningKey = "/api/signing-key"
+	pathAlias      = pathImage + "/aliases/{alias}"
+	pathUpload     = "/api/uploads/{id}"
+	pathTUS        = "/api/uploads/tus/"
+	pathJobs       = "/api/jobs"
+	pathJob        = pathJobs + "/{id}"
+	pathRetry      = pathJob + "/retry"
+	pathBlob       = "/cas/sha256/{prefix}/{hex}"
+	pathHistory    = pathImage + "/history"
+	pathEvents     = "/api/events"
+	pathEvent      = pathEvents + "/{sequence}"
+	pathExport     = pathEvents + "/export"
+	pathImport     = pathEvents + "/import"
+	pathHealth     = "/healthz"
+	pathReady      = "/readyz"
 )
 
 // UploadMetadata is the Upload-Metadata header (tus 1.0) that ties a tus upload to a declared file: the keys

@@ -147,6 +147,12 @@ func New(code events.Code, detail string) *Details {
 	return d
 }
 
+// After says when it is worth to try again; it changes the problem, and returns it. Seconds are rounded up.
+func (d *Details) After(wait time.Duration) *Details {
+	d.retryAfter = max(time.Second, (wait + time.Second - 1).Truncate(time.Second))
+	return d
+}
+
 // OfStatus makes a problem of a status that a library chose. Several codes may share a status; the one meant
 // here is the general one.
 func OfStatus(status int, detail string) *Details {

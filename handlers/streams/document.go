@@ -25,6 +25,8 @@ type content struct {
 	modified time.Time // zero for a document that never had anything in it
 	body     []byte
 	zipped   []byte // nil where it would save nothing
+
+	mediaType string // "": JSON
 }
 
 func newContent(etag string, modified time.Time, body []byte) (*content, error) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/incus"
 )
 
@@ -27,20 +28,24 @@ type Config struct {
 	RetryPause time.Duration
 	// QueryTimeout is how long a request waits for PostgreSQL before it gets the known documents; 0: two seconds.
 	QueryTimeout time.Duration
+	// Signer, optional, signs the documents for clients that check them; without it there are no .sjson ones.
+	Signer *sjson.Signer
 }
 
 type handler struct {
 	log       *slog.Logger
 	documents map[string]*document // by path, without the leading slash
+	signing   signing
 }
 
 // New makes the handler of /streams/v1/; it looks at the whole path of a request.
 //
-// GET and HEAD answer 200 or 304, with the documents as they were when PostgreSQL answered last. 404: another path. 405: another
+// GET and HEAD answer 200 or 304, with the documents as they were when PostgreSQL answered last; with a Signer also clear-signed,
+// under names that end in .sjson, and its public key under sjson.KeyPath. 404: another path. 405: another
 // method. 503: PostgreSQL has not answered since the start.
 func New(cfg Config) http.Handler {
 	db := &database{pool: cfg.Pool, log: cfg.Log, pause: cmp.Or(cfg.RetryPause, time.Second), timeout: cmp.Or(cfg.QueryTimeout, 2*time.Second)}
-	h := &handler{log: cfg.Log, documents: map[string]*document{}}
+	h := &handler{log: cfg.Log, documents: map[string]*document{}, signing: signing{signer: cfg.Signer}}
 	for _, path := range []string{incus.IndexPath, incus.ImagesPath} {
 		h.documents[path] = &document{db: db, path: path}
 	}
@@ -48,14 +53,21 @@ func New(cfg Config) http.Handler {
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	document, ok := h.documents[strings.TrimPrefix(r.URL.Path, "/")]
-	if !ok {
+	asked := strings.TrimPrefix(r.URL.Path, "/")
+	isKey := h.signing.signer != nil && asked == sjson.KeyPath
+	path := h.signing.plain(asked)
+	document, ok := h.documents[path]
+	if !ok && !isKey {
 		problem.Write(w, r, h.log, problem.New(events.CodeNotFound, "there is no such simplestreams document: clients begin at /"+incus.IndexPath))
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		problem.Write(w, r, h.log, problem.New(problem.CodeMethod, "a simplestreams document can only be read"))
+		return
+	}
+	if isKey {
+		h.signing.serveKey(w, r, h.log)
 		return
 	}
 	c, err := document.latest(r.Context())
@@ -66,17 +78,23 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, h.log, err)
 		return
 	}
+	if path != asked {
+		if c, err = h.signing.of(path, c); err != nil {
+			problem.Write(w, r, h.log, err)
+			return
+		}
+	}
 	serve(w, r, h.log, c)
 }
 
 // serve answers with the bytes, compressed for a client that takes them so.
 func serve(w http.ResponseWriter, r *http.Request, log *slog.Logger, c *content) {
 	header := w.Header()
-	header.Set("Content-Type", "application/json")
+	header.Set("Content-Type", cmp.Or(c.mediaType, "application/json"))
 	// Clients keep the documents by a clock of their own. Caches on the way must ask each time: who has just published expects
 	// to see the version, and asking costs them a 304.
 	header.Set("Cache-Control", "no-cache")
-	header.Set("Vary", "Accept-Encoding")
+	header.Add("Vary", "Accept-Encoding")
 	etag, body := c.etag, c.body
 	if c.zipped != nil && acceptsGzip(r.Header.Values("Accept-Encoding")) {
 		// Other bytes, other strong tag (RFC 9110, section 8.8.3.3).

@@ -6,17 +6,14 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/secretfile"
 )
 
 // secretPrefix begins a secret, as Standard Webhooks says.
@@ -42,14 +39,8 @@ func (k *Keys) load() ([]byte, error) {
 	if k.key != nil {
 		return k.key, nil
 	}
-	data, err := os.ReadFile(k.path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		if k.key, err = makeKey(k.path); err != nil {
-			return nil, fmt.Errorf("make the webhooks' key: %w", err)
-		}
-		return k.key, nil
-	case err != nil:
+	data, _, err := secretfile.LoadOrMake(k.path, makeKey)
+	if err != nil {
 		return nil, fmt.Errorf("read the webhooks' key: %w", err)
 	}
 	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(data)))
@@ -60,29 +51,13 @@ func (k *Keys) load() ([]byte, error) {
 	return key, nil
 }
 
-// makeKey keeps a new key, whole or not at all, before anybody is told a secret of it.
-func makeKey(path string) (key []byte, err error) {
-	key = make([]byte, sha256.Size)
+// makeKey is a new key in the form of its file.
+func makeKey() ([]byte, error) {
+	key := make([]byte, sha256.Size)
 	if _, err := rand.Read(key); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".webhook-key-*") // mode 0600
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
-	_, err = f.WriteString(base64.StdEncoding.EncodeToString(key) + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return nil, err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	return key, errors.Join(dir.Sync(), dir.Close())
+	return []byte(base64.StdEncoding.EncodeToString(key) + "\n"), nil
 }
 
 // ID names the key and tells nothing of it.

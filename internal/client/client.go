@@ -24,6 +24,9 @@ const maxAnswerBytes = 64 << 20
 type Options struct {
 	// CAFile is a PEM file of certificates to trust beside the system's; "" for none.
 	CAFile string
+	// TokenFile is a file that holds the token, in place of New's argument; "" for none. It is read anew for each request, since
+	// CI platforms refresh it.
+	TokenFile string
 	// UserAgent is sent with each request; "" for Go's own.
 	UserAgent string
 	// Retry says how broken transfers are tried again.
@@ -36,6 +39,7 @@ type Options struct {
 type Client struct {
 	base  *url.URL
 	http  *http.Client
+	auth  *authorize
 	agent string
 	retry Retry
 	stall time.Duration
@@ -68,10 +72,12 @@ func New(server, token string, o Options) (*Client, error) {
 	if o.StallTimeout <= 0 {
 		o.StallTimeout = time.Minute
 	}
+	auth := &authorize{next: transport, base: base, token: token, file: o.TokenFile}
 	return &Client{
 		base: base,
 		// No timeout for a whole request: a download may take hours. Contexts and the stall timeout end what hangs.
-		http:  &http.Client{Transport: &authorize{next: transport, base: base, token: token}, CheckRedirect: checkRedirect},
+		http:  &http.Client{Transport: auth, CheckRedirect: checkRedirect},
+		auth:  auth,
 		agent: o.UserAgent,
 		retry: o.Retry.withDefaults(),
 		stall: o.StallTimeout,
@@ -107,23 +113,6 @@ func certificates(path string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("the CA file %s has no certificate in PEM form", path)
 	}
 	return pool, nil
-}
-
-// authorize adds the token to requests for the server itself. Go's own rule for redirects compares host names without ports
-// and schemes, which would hand the token to whatever else runs on the server's host.
-type authorize struct {
-	next  http.RoundTripper
-	base  *url.URL
-	token string
-}
-
-func (a *authorize) RoundTrip(r *http.Request) (*http.Response, error) {
-	if a.token == "" || !sameOrigin(r.URL, a.base) {
-		return a.next.RoundTrip(r)
-	}
-	r = r.Clone(r.Context())
-	r.Header.Set("Authorization", "Bearer "+a.token)
-	return a.next.RoundTrip(r)
 }
 
 func sameOrigin(a, b *url.URL) bool {
@@ -202,6 +191,14 @@ func (c *Client) send(r *http.Request, also ...int) (*http.Response, error) {
 		var outer *url.Error
 		if errors.As(err, &outer) {
 			err = outer.Err // says the URL once more, queries included
+		}
+		var file *TokenFileError
+		if errors.As(err, &file) {
+			return nil, file // the server was never asked
+		}
+		var refused *Problem
+		if errors.As(err, &refused) {
+			return nil, refused // to renew the token that the request was to show
 		}
 		return nil, &ConnectionError{Server: c.base.Scheme + "://" + c.base.Host, Err: err}
 	}

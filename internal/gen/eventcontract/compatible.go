@@ -39,6 +39,8 @@ func breaks(place string, before, after map[string]any) []string {
 			out = append(out, breaksOfProperties(place, asObject(old), asObject(now))...)
 		case keyword == "items" && old != nil && now != nil:
 			out = append(out, breaks(place+"[]", asObject(old), asObject(now))...)
+		case keyword == "additionalProperties" && old != nil && now != nil:
+			out = append(out, breaks(place+".*", asObject(old), asObject(now))...)
 		case keyword == "required":
 			if added := without(asStrings(now), asStrings(old)); len(added) > 0 {
 				say("%s became required, which old events lack", strings.Join(added, ", "))

@@ -97,6 +97,9 @@ func (s *source) schema(t reflect.Type, nullable bool) (*jsonschema.Schema, erro
 	case t.Kind() == reflect.Slice:
 		kind = "array"
 		out.Items, err = s.schema(t.Elem(), canBeNull(t.Elem()))
+	case t.Kind() == reflect.Map && t.Key().Kind() == reflect.String:
+		kind = "object"
+		out.AdditionalProperties, err = s.schema(t.Elem(), canBeNull(t.Elem()))
 	case t.Kind() == reflect.Struct:
 		kind, out.Properties = "object", map[string]*jsonschema.Schema{}
 		err = s.properties(t, out)
@@ -143,5 +146,5 @@ func (s *source) properties(t reflect.Type, out *jsonschema.Schema) error {
 }
 
 func canBeNull(t reflect.Type) bool {
-	return slices.Contains([]reflect.Kind{reflect.Pointer, reflect.Slice}, t.Kind())
+	return slices.Contains([]reflect.Kind{reflect.Pointer, reflect.Slice, reflect.Map}, t.Kind())
 }

@@ -1,0 +1,84 @@
+package streams
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
+	"github.com/imgsrv/imgsrv/internal/incus"
+)
+
+const (
+	mediaTypeText = "text/plain; charset=utf-8"
+
+	// maxSigned bounds the signed states that are kept: two for the public documents, the rest for those of some principals.
+	maxSigned = 32
+)
+
+// signing keeps signed states of documents, so that each is signed once.
+type signing struct {
+	signer *sjson.Signer // nil: there are no signed documents
+	mu     sync.Mutex
+	known  map[signedState]*content
+}
+
+// signedState is what a signed document is made of.
+type signedState struct {
+	path, etag string // of the plain document
+	modified   time.Time
+}
+
+// plain is the path of the document that a request's path needs.
+func (s *signing) plain(path string) string {
+	if s.signer == nil {
+		return path
+	}
+	if plain, ok := sjson.Plain(path); ok {
+		return plain
+	}
+	return path
+}
+
+// of is the signed form of a state of a document.
+func (s *signing) of(plainPath string, c *content) (*content, error) {
+	state := signedState{plainPath, c.etag, c.modified}
+	s.mu.Lock()
+	out := s.known[state]
+	s.mu.Unlock()
+	if out != nil {
+		return out, nil
+	}
+	body := c.body
+	var err error
+	if plainPath == incus.IndexPath {
+		if body, err = sjson.Index(body); err != nil {
+			return nil, err
+		}
+	}
+	if body, err = s.signer.Sign(body, c.modified); err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(body)
+	if out, err = newContent(hex.EncodeToString(sum[:]), c.modified, body); err != nil {
+		return nil, err
+	}
+	out.mediaType = mediaTypeText
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known == nil || len(s.known) >= maxSigned {
+		s.known = map[signedState]*content{}
+	}
+	s.known[state] = out
+	return out, nil
+}
+
+// serveKey answers with the public key of the signatures.
+func (s *signing) serveKey(w http.ResponseWriter, r *http.Request, log *slog.Logger) {
+	key := s.signer.PublicKey()
+	sum := sha256.Sum256(key)
+	serve(w, r, log, &content{etag: hex.EncodeToString(sum[:]), body: key, mediaType: "application/pgp-keys"})
+}
