@@ -53,5 +53,5 @@ func SubjectsAbout(kind string, images ...string) []string {
 
 // IsAboutAccess says whether facts of a kind tell who may do what: only administrators see them.
 func IsAboutAccess(kind string) bool {
-	return kind == KindPrincipal || kind == KindToken || kind == KindTrust
+	return kind == KindPrincipal || kind == KindToken || kind == KindTrust || kind == KindSubscriber
 }

@@ -27,6 +27,7 @@ const (
 	CodePrincipalExists   Code = "principal-exists"   // names of principals are unique
 	CodeBuiltIn           Code = "built-in"           // the built-in admin can't be changed
 	CodeStepOutOfOrder    Code = "step-out-of-order"  // the job is not where the step belongs
+	CodeSubscriberExists  Code = "subscriber-exists"  // its key can't be given out again
 )
 
 // Error is a refusal: a code for programs, a text for people, and, for invalid commands, the fields.

@@ -77,7 +77,7 @@ type JobStep struct {
 
 // JobFile is a file on its way from ingress to blob, with what the steps have learned of it.
 type JobFile struct {
-	Variant   string    `json:"variant"`
+	Variant   string    `json:"variant"` // AttachmentVariant for an attachment
 	Format    string    `json:"format"`
 	Size      int64     `json:"size"`
 	Declared  Digest    `json:"declared,omitempty"`
@@ -211,11 +211,9 @@ func newJob(u Upload, at time.Time) Job {
 	for _, s := range Steps() {
 		j.Steps = append(j.Steps, JobStep{Name: s, State: StepPending})
 	}
-	for _, v := range u.Variants {
-		for _, f := range v.Files {
-			j.Files = append(j.Files, JobFile{Variant: v.Name(), Format: f.Format, Size: f.Size, Declared: f.Declared,
-				Digest: f.Digest, Combined: f.Combined, Ingress: f.Ingress, Origin: OriginUploaded})
-		}
+	for ref, f := range u.Files() {
+		j.Files = append(j.Files, JobFile{Variant: ref.Variant, Format: ref.Format, Size: f.Size, Declared: f.Declared,
+			Digest: f.Digest, Combined: f.Combined, Ingress: f.Ingress, Origin: OriginUploaded})
 	}
 	return j
 }
@@ -360,6 +358,11 @@ func newManifest(j Job, u Upload, visibility Visibility, at time.Time) *Manifest
 			}
 		}
 		m.Variants = append(m.Variants, v)
+	}
+	for _, f := range j.Files {
+		if f.Ref().IsAttachment() {
+			m.Attachments = append(m.Attachments, ManifestAttachment{Name: f.Format, Digest: f.Digest, Size: f.Size, MediaType: f.MediaType})
+		}
 	}
 	return m
 }

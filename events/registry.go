@@ -71,6 +71,9 @@ var registry = map[Type]codec{
 	"imgsrv.delivery.succeeded.v1":      into[DeliverySucceeded](),
 	"imgsrv.delivery.requested.v1":      into[DeliveryRequested](),
 	"imgsrv.delivery.redelivered.v1":    into[DeliveryRedelivered](),
+
+	"imgsrv.subscriber.added.v1":   into[SubscriberAdded](),
+	"imgsrv.subscriber.removed.v1": into[SubscriberRemoved](),
 }
 
 // Decode reads a fact as it is stored, upcasting old versions. The error wraps ErrUnknownType for a type

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,52 +19,69 @@ func golden(t Type) string {
 	return filepath.Join("testdata", entity+"_"+rest+".json")
 }
 
+// goldens are all files of a type: beside the first, those of payloads with what a later release added to it,
+// such as version_published.v1.attachments.json.
+func goldens(t *testing.T, typ Type) []string {
+	t.Helper()
+	more, err := filepath.Glob(strings.TrimSuffix(golden(typ), ".json") + ".*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more = slices.DeleteFunc(more, func(file string) bool { return strings.HasSuffix(file, ".current.json") })
+	return append([]string{golden(typ)}, more...)
+}
+
 // Each stored version of each type stays readable for ever: its golden file is never changed, and this
 // test decodes it into today's type and compares what that encodes to with the .current file where the
 // type has moved on, or with the golden file itself.
 func TestEveryStoredVersionIsReadable(t *testing.T) {
 	t.Parallel()
+	known := map[string]bool{}
 	for _, typ := range Types() {
-		data, err := os.ReadFile(golden(typ))
-		if err != nil {
-			t.Errorf("type %s has no golden file: %v", typ, err)
-			continue
-		}
-		fact, err := Decode(typ, data)
-		if err != nil {
-			t.Errorf("%s: %v", typ, err)
-			continue
-		}
-		encoded, err := json.Marshal(fact)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := data
-		if fact.Type() != typ {
-			if want, err = os.ReadFile(strings.TrimSuffix(golden(typ), ".json") + ".current.json"); err != nil {
-				t.Errorf("%s is upcast to %s: %v", typ, fact.Type(), err)
-				continue
-			}
-		}
-		if diff := cmp.Diff(decodeAny(t, want), decodeAny(t, encoded)); diff != "" {
-			t.Errorf("%s after decoding (-file +fact):\n%s", typ, diff)
-		}
-		if fact.Entity().ID == "" || strings.Contains(fact.Entity().Subject(), "..") {
-			t.Errorf("%s: subject %q of the golden file is incomplete", typ, fact.Entity().Subject())
+		for _, file := range goldens(t, typ) {
+			known[file] = true
+			checkGolden(t, typ, file)
 		}
 	}
 	files, err := filepath.Glob("testdata/*.v*.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := map[string]bool{}
-	for _, typ := range Types() {
-		known[golden(typ)] = true
-	}
 	for _, file := range files {
 		if !strings.HasSuffix(file, ".current.json") && !known[file] {
 			t.Errorf("%s: no type reads it any more", file)
 		}
+	}
+}
+
+func checkGolden(t *testing.T, typ Type, file string) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Errorf("type %s has no golden file: %v", typ, err)
+		return
+	}
+	fact, err := Decode(typ, data)
+	if err != nil {
+		t.Errorf("%s: %v", file, err)
+		return
+	}
+	encoded, err := json.Marshal(fact)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := data
+	if fact.Type() != typ {
+		if want, err = os.ReadFile(strings.TrimSuffix(file, ".json") + ".current.json"); err != nil {
+			t.Errorf("%s is upcast to %s: %v", typ, fact.Type(), err)
+			return
+		}
+	}
+	if diff := cmp.Diff(decodeAny(t, want), decodeAny(t, encoded)); diff != "" {
+		t.Errorf("%s after decoding (-file +fact):\n%s", file, diff)
+	}
+	if fact.Entity().ID == "" || strings.Contains(fact.Entity().Subject(), "..") {
+		t.Errorf("%s: subject %q is incomplete", file, fact.Entity().Subject())
 	}
 }
 

@@ -19,6 +19,8 @@ const (
 	KindWebhook  = "webhook"
 	KindDelivery = "delivery"
 
+	KindSubscriber = "subscriber"
+
 	KindPrincipal = "principal"
 	KindToken     = "token"
 	KindTrust     = "trust"
@@ -47,6 +49,9 @@ func ImageEntity(image string) Entity { return Entity{KindImage, image} }
 
 // AliasEntity names an alias of an image.
 func AliasEntity(image, alias string) Entity { return Entity{KindAlias, image + "/" + alias} }
+
+// SubscriberEntity names a subscriber.
+func SubscriberEntity(name string) Entity { return Entity{KindSubscriber, name} }
 
 // PrincipalEntity names a principal.
 func PrincipalEntity(name string) Entity { return Entity{KindPrincipal, name} }

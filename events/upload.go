@@ -42,6 +42,7 @@ type Upload struct {
 	Visibility     Visibility      `json:"visibility"`
 	Aliases        []string        `json:"aliases,omitempty"`
 	Variants       []UploadVariant `json:"variants"`
+	Attachments    []UploadFile    `json:"attachments,omitempty"` // files of the version as a whole; Format is the name
 	InitiatedAt    time.Time       `json:"initiated_at"`
 	InitiatedBy    string          `json:"initiated_by"`
 	IdempotencyKey string          `json:"idempotency_key,omitempty"`
@@ -105,54 +106,52 @@ func (v *UploadVariant) Root() (*UploadFile, bool) {
 
 // File finds a declared file; the pointer is into the session's own slice.
 func (u *Upload) File(variant, format string) (*UploadFile, bool) {
-	for i := range u.Variants {
-		if u.Variants[i].Name() != variant {
-			continue
-		}
-		for k := range u.Variants[i].Files {
-			if u.Variants[i].Files[k].Format == format {
-				return &u.Variants[i].Files[k], true
-			}
+	for ref, f := range u.Files() {
+		if ref.Variant == variant && ref.Format == format {
+			return f, true
 		}
 	}
 	return nil, false
 }
 
-// FileAt finds a declared file by its place in the session, counted from 0 over all variants; it is the
-// number in the file's tus upload ID.
-func (u *Upload) FileAt(n int) (variant *UploadVariant, file *UploadFile, ok bool) {
+// Variant finds a variant by its name; the pointer is into the session's own slice.
+func (u *Upload) Variant(name string) (*UploadVariant, bool) {
 	for i := range u.Variants {
-		if files := u.Variants[i].Files; n < len(files) {
-			if n < 0 {
-				return nil, nil, false
-			}
-			return &u.Variants[i], &files[n], true
+		if u.Variants[i].Name() == name {
+			return &u.Variants[i], true
 		}
-		n -= len(u.Variants[i].Files)
 	}
-	return nil, nil, false
+	return nil, false
+}
+
+// FileAt finds a declared file by its place in the session, counted from 0 in the order of [Upload.Files]; it
+// is the number in the file's tus upload ID.
+func (u *Upload) FileAt(n int) (ref FileRef, file *UploadFile, ok bool) {
+	for ref, f := range u.Files() {
+		if n == 0 {
+			return ref, f, true
+		}
+		n--
+	}
+	return FileRef{}, nil, false
 }
 
 // Index is the inverse of [Upload.FileAt].
 func (u *Upload) Index(variant, format string) (int, bool) {
 	n := 0
-	for _, v := range u.Variants {
-		for _, f := range v.Files {
-			if v.Name() == variant && f.Format == format {
-				return n, true
-			}
-			n++
+	for ref := range u.Files() {
+		if ref.Variant == variant && ref.Format == format {
+			return n, true
 		}
+		n++
 	}
 	return 0, false
 }
 
 func (u *Upload) complete() bool {
-	for _, v := range u.Variants {
-		for _, f := range v.Files {
-			if f.State == FilePending {
-				return false
-			}
+	for _, f := range u.Files() {
+		if f.State == FilePending {
+			return false
 		}
 	}
 	return true
@@ -164,6 +163,7 @@ func (u Upload) clone() Upload {
 	for i := range u.Variants {
 		u.Variants[i].Files = slices.Clone(u.Variants[i].Files)
 	}
+	u.Attachments = slices.Clone(u.Attachments)
 	return u
 }
 
@@ -183,12 +183,6 @@ type (
 	// UploadExpired ends an abandoned session; in one batch with StateReleased.
 	UploadExpired struct{ Upload }
 )
-
-// FileRef names a file of a session.
-type FileRef struct {
-	Variant string `json:"variant"`
-	Format  string `json:"format"`
-}
 
 // UploadFact is any fact of an upload session.
 type UploadFact interface {
@@ -302,16 +296,16 @@ func Complete(cmd CompleteFile, upload Current[Upload]) ([]Change, error) {
 	u := upload.State.clone()
 	file, ok := u.File(cmd.File.Variant, cmd.File.Format)
 	if !ok {
-		return nil, Refuse(CodeNotFound, "upload session %s declares no file %s of variant %s", u.ID, cmd.File.Format, cmd.File.Variant)
+		return nil, Refuse(CodeNotFound, "upload session %s declares no %s", u.ID, cmd.File)
 	}
 	if file.State != FilePending {
-		return nil, Refuse(CodeFileComplete, "file %s of variant %s is there already", cmd.File.Format, cmd.File.Variant)
+		return nil, Refuse(CodeFileComplete, "%s is there already", cmd.File)
 	}
 	if u.State != SessionOpen {
 		return nil, Refuse(CodeSessionClosed, "upload session %s is %s and takes no more files", u.ID, u.State)
 	}
 	if cmd.Size != file.Size {
-		return nil, Refuse(CodeFileMismatch, "file %s of variant %s has %d bytes, declared were %d", cmd.File.Format, cmd.File.Variant, cmd.Size, file.Size)
+		return nil, Refuse(CodeFileMismatch, "%s has %d bytes, declared were %d", cmd.File, cmd.Size, file.Size)
 	}
 	file.State, file.Digest, file.Combined, file.Ingress = FileComplete, cmd.Digest, cmd.Combined, cmd.Ingress
 	at := cmd.At

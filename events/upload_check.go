@@ -90,14 +90,13 @@ func (c *checker) variants(u *Upload) {
 				c.fail(field+".format", f.Format, "a format is named once in a variant")
 			}
 			formats[f.Format] = true
-			if f.Size <= 0 || f.Size > MaxFileBytes {
-				c.fail(field+".size", fmt.Sprint(f.Size), "a size is the file's length in bytes, from 1")
-			}
+			c.size(field+".size", f.Size)
 			files++
 		}
 	}
+	files += c.attachments(u)
 	if files > MaxFiles {
-		c.fail("variants", fmt.Sprint(files), fmt.Sprintf("a session declares at most %d files", MaxFiles))
+		c.fail("variants", fmt.Sprint(files), fmt.Sprintf("a session declares at most %d files, attachments among them", MaxFiles))
 	}
 }
 

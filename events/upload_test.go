@@ -30,6 +30,20 @@ func testSession() Upload {
 	}
 }
 
+func attached(names ...string) (files []UploadFile) {
+	for _, name := range names {
+		files = append(files, UploadFile{Format: name, Size: 1, State: FilePending})
+	}
+	return files
+}
+
+func manyAttached(n int) (files []UploadFile) {
+	for i := range n {
+		files = append(files, attached(fmt.Sprint("a", i))...)
+	}
+	return files
+}
+
 func noArchitecture(string) bool { return false }
 
 func initiate(u Upload) ([]Change, error) {
@@ -96,6 +110,11 @@ func TestNamesAreCheckedAllAtOnce(t *testing.T) {
 		"unknown visibility":      {func(u *Upload) { u.Visibility = "secret" }, []string{"visibility"}},
 		"escape in description":   {func(u *Upload) { u.Description = "a\x1b[2J" }, []string{"description"}},
 		"broken text":             {func(u *Upload) { u.OS = "\xff" }, []string{"os"}},
+		"path as an attachment":   {func(u *Upload) { u.Attachments = attached("../x") }, []string{"attachments[0].name"}},
+		"attachment twice":        {func(u *Upload) { u.Attachments = attached("a", "b", "a") }, []string{"attachments[2].name"}},
+		"checksums attached":      {func(u *Upload) { u.Attachments = attached("sha256sums.minisig") }, []string{"attachments[0].name"}},
+		"empty attachment":        {func(u *Upload) { u.Attachments = []UploadFile{{Format: "a"}} }, []string{"attachments[0].size"}},
+		"too many attachments":    {func(u *Upload) { u.Attachments = manyAttached(MaxFiles - 1) }, []string{"variants"}},
 		"several rules at a time": {func(u *Upload) { u.Image, u.Version = "", "" }, []string{"image", "version"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -265,22 +284,27 @@ func TestFilesAreNumberedOverAllVariants(t *testing.T) {
 	t.Parallel()
 	u := testSession()
 	u.Variants = append(u.Variants, UploadVariant{Variant: Variant{"arm64", Container, "cloud"}, Files: []UploadFile{{Format: "rootfs.squashfs"}}})
+	u.Attachments = []UploadFile{{Format: "sbom.spdx.json"}, {Format: "rootfs.squashfs"}}
 	var seen []string
 	for n := 0; ; n++ {
-		variant, file, ok := u.FileAt(n)
+		ref, file, ok := u.FileAt(n)
 		if !ok {
 			break
 		}
-		seen = append(seen, variant.Name()+"/"+file.Format)
-		if back, ok := u.Index(variant.Name(), file.Format); !ok || back != n {
+		seen = append(seen, ref.Variant+"/"+file.Format)
+		if same, ok := u.File(ref.Variant, ref.Format); !ok || same != file {
+			t.Errorf("%s is another file than number %d", ref, n)
+		}
+		if back, ok := u.Index(ref.Variant, file.Format); !ok || back != n {
 			t.Errorf("Index of file %d gives %d", n, back)
 		}
 	}
-	want := []string{"amd64.virtual-machine.default/disk.qcow2", "amd64.virtual-machine.default/notes.txt", "arm64.container.cloud/rootfs.squashfs"}
+	want := []string{"amd64.virtual-machine.default/disk.qcow2", "amd64.virtual-machine.default/notes.txt", "arm64.container.cloud/rootfs.squashfs",
+		"attachments/sbom.spdx.json", "attachments/rootfs.squashfs"}
 	if diff := cmp.Diff(want, seen); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
-	for _, n := range []int{-1, 3, 1 << 30} {
+	for _, n := range []int{-1, 5, 1 << 30} {
 		if _, _, ok := u.FileAt(n); ok {
 			t.Errorf("there is a file %d", n)
 		}

@@ -36,6 +36,8 @@ type Manifest struct {
 	PublishedAt time.Time         `json:"published_at"`
 	PublishedBy string            `json:"published_by"`
 	Variants    []ManifestVariant `json:"variants"`
+	// Attachments are files of the version as a whole, in the order in which they were declared.
+	Attachments []ManifestAttachment `json:"attachments,omitempty"`
 }
 
 // ManifestVariant is a variant with its formats.

@@ -114,6 +114,36 @@ func TestANewMigrationKeepsTheRows(t *testing.T) {
 	}
 }
 
+// What the last release left, tables with rows, becomes what a fresh database gets, and keeps the rows.
+func TestTheCatalogOfTheLastReleaseMigrates(t *testing.T) {
+	t.Parallel()
+	pool := open(t)
+	first, err := fs.ReadFile(migrations.Catalog(), "00001_catalog.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := migrations.Apply(t.Context(), pool, "catalog", fstest.MapFS{"00001_catalog.sql": {Data: first}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(t.Context(), `
+		INSERT INTO catalog.position (sequence, stream, updated_at) VALUES (7, 's', now());
+		INSERT INTO catalog.formats (image, version, variant, format, digest, size_bytes, media_type) VALUES ('debian', '1', 'v', 'f', 'sha256:0', 1, 't')`); err != nil {
+		t.Fatal(err)
+	}
+	for _, schema := range []string{"catalog", "fresh"} {
+		if err := migrations.Apply(t.Context(), pool, schema, migrations.Catalog()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(columns(t, pool, "fresh"), columns(t, pool, "catalog")); diff != "" {
+		t.Errorf("schema (-fresh +migrated):\n%s", diff)
+	}
+	var position, formats int
+	if err := pool.QueryRow(t.Context(), `SELECT sequence, (SELECT count(*) FROM catalog.formats) FROM catalog.position`).Scan(&position, &formats); err != nil || position != 7 || formats != 1 {
+		t.Errorf("position %d, %d formats (%v), want 7 and 1", position, formats, err)
+	}
+}
+
 func TestAFailedMigrationLeavesTheSchemaAsItWas(t *testing.T) {
 	t.Parallel()
 	pool := open(t)

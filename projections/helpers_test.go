@@ -164,7 +164,9 @@ func publications(t *testing.T, n int) *eventstest.History {
 	t.Helper()
 	h := eventstest.New()
 	for i := range n {
-		h.Publish(t, eventstest.Session("debian", fmt.Sprint(i+1), "latest"))
+		session := eventstest.Session("debian", fmt.Sprint(i+1), "latest")
+		session.Attachments = []events.UploadFile{{Format: "sbom.spdx.json", Size: 300, State: events.FilePending}}
+		h.Publish(t, session)
 	}
 	return h
 }

@@ -69,6 +69,9 @@ func compareWithHistory(t *rapid.T, pool *pgxpool.Pool, projection, schema strin
 					want[fmt.Sprintf("format %s %s %s %s", fact.Image, fact.Version.Version, v.Name(), f.Format)] = string(f.Digest)
 				}
 			}
+			for _, a := range fact.Manifest.Attachments {
+				want[fmt.Sprintf("attachment %s %s %s", fact.Image, fact.Version.Version, a.Name)] = string(a.Digest)
+			}
 		case events.AliasMoved:
 			want["alias "+fact.Image+" "+fact.Alias.Alias] = fact.Version
 		case events.AliasRemoved:
@@ -79,6 +82,7 @@ func compareWithHistory(t *rapid.T, pool *pgxpool.Pool, projection, schema strin
 		`SELECT 'image ' || name, visibility || ' ' || description FROM images`,
 		`SELECT 'version ' || image || ' ' || version, job_id FROM versions`,
 		`SELECT 'format ' || image || ' ' || version || ' ' || variant || ' ' || format, digest FROM formats`,
+		`SELECT 'attachment ' || image || ' ' || version || ' ' || name, digest FROM attachments`,
 		`SELECT 'alias ' || image || ' ' || alias, version FROM aliases`,
 	}
 	if projection == "jobs" {

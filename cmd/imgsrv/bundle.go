@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/imgsrv/imgsrv/internal/client"
@@ -17,8 +19,9 @@ import (
 
 // bundle is what a publish command is about: open files, and the request that declares them.
 type bundle struct {
-	request client.NewImage
-	files   []localFile
+	request     client.NewImage
+	files       []localFile // of the variant
+	attachments []localFile // of the version as a whole; their format is the name
 }
 
 // localFile is a file on this machine.
@@ -31,15 +34,30 @@ type localFile struct {
 }
 
 func (b *bundle) close() {
-	for _, f := range b.files {
+	for _, f := range b.all() {
 		_ = f.file.Close() // only read
 	}
 }
 
-func (b *bundle) file(format string) *localFile {
-	for i := range b.files {
-		if b.files[i].format == format {
-			return &b.files[i]
+// all are the files to be uploaded.
+func (b *bundle) all() []*localFile {
+	var all []*localFile
+	for _, files := range [][]localFile{b.files, b.attachments} {
+		for i := range files {
+			all = append(all, &files[i])
+		}
+	}
+	return all
+}
+
+func (b *bundle) file(variant, format string) *localFile {
+	files := b.files
+	if variant == client.AttachmentVariant {
+		files = b.attachments
+	}
+	for i := range files {
+		if files[i].format == format {
+			return &files[i]
 		}
 	}
 	// The session was compared with the request, so this is a fault of the program.
@@ -58,19 +76,25 @@ func (b *bundle) variant() (name string, files []client.NewFile) {
 
 // bundle looks at the files, names what the flags left open, and hashes them.
 func (cmd *PublishCmd) bundle(ctx context.Context, p *progress) (_ *bundle, err error) {
-	opened, err := openFiles(cmd.Files)
+	opened, err := openFiles(slices.Concat(cmd.Files, cmd.Attach))
 	if err != nil {
 		return nil, err
 	}
 	b := &bundle{}
-	for i, f := range opened {
-		b.files = append(b.files, localFile{path: cmd.Files[i], file: f})
+	for i, path := range cmd.Files {
+		b.files = append(b.files, localFile{path: path, file: opened[i]})
+	}
+	for i, path := range cmd.Attach {
+		b.attachments = append(b.attachments, localFile{path: path, file: opened[len(cmd.Files)+i], format: filepath.Base(path)})
 	}
 	defer func() {
 		if err != nil {
 			b.close()
 		}
 	}()
+	if err := b.measure(); err != nil {
+		return nil, err
+	}
 	kind, err := cmd.identify(b)
 	if err != nil {
 		return nil, err
@@ -86,10 +110,37 @@ func (cmd *PublishCmd) bundle(ctx context.Context, p *progress) (_ *bundle, err 
 	for _, f := range b.files {
 		b.request.Variants[0].Files = append(b.request.Variants[0].Files, client.NewFile{Format: f.format, Size: f.size, SHA256: f.sha256})
 	}
+	for _, a := range b.attachments {
+		b.request.Attachments = append(b.request.Attachments, client.NewAttachment{Name: a.format, Size: a.size, SHA256: a.sha256})
+	}
 	return b, nil
 }
 
-// identify gives each file size and format, and the variant its type.
+// measure gives each file its size.
+func (b *bundle) measure() error {
+	for _, f := range b.all() {
+		info, err := f.file.Stat()
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("%s is not a file", f.path)
+		}
+		if f.size = info.Size(); f.size == 0 {
+			return fmt.Errorf("%s is empty", f.path)
+		}
+	}
+	seen := map[string]string{}
+	for _, a := range b.attachments {
+		if other, taken := seen[a.format]; taken {
+			return usagef("%s and %s would both be the attachment %s: rename one", other, a.path, a.format)
+		}
+		seen[a.format] = a.path
+	}
+	return nil
+}
+
+// identify gives each file of the variant its format, and the variant its type.
 func (cmd *PublishCmd) identify(b *bundle) (kind string, err error) {
 	if len(cmd.Format) > 0 && len(cmd.Format) != len(b.files) {
 		return "", usagef("--format names %d formats for %d files: name one for each, in their order; an empty one is found by content", len(cmd.Format), len(b.files))
@@ -97,16 +148,6 @@ func (cmd *PublishCmd) identify(b *bundle) (kind string, err error) {
 	seen := map[string]string{}
 	for i := range b.files {
 		f := &b.files[i]
-		info, err := f.file.Stat()
-		if err != nil {
-			return "", err
-		}
-		if !info.Mode().IsRegular() {
-			return "", fmt.Errorf("%s is not a file", f.path)
-		}
-		if f.size = info.Size(); f.size == 0 {
-			return "", fmt.Errorf("%s is empty", f.path)
-		}
 		suggestion, err := imagefile.Suggest(f.file, f.size)
 		if err != nil {
 			return "", fmt.Errorf("look what %s is: %w", f.path, err)
@@ -139,14 +180,13 @@ func (cmd *PublishCmd) identify(b *bundle) (kind string, err error) {
 // hash computes each file's SHA-256.
 func (b *bundle) hash(ctx context.Context, p *progress) error {
 	var total, done int64
-	for _, f := range b.files {
+	for _, f := range b.all() {
 		total += f.size
 	}
 	p.start("checking", total)
 	defer p.stop()
 	buffer := make([]byte, 1<<20)
-	for i := range b.files {
-		f := &b.files[i]
+	for _, f := range b.all() {
 		sum := sha256.New()
 		var n int64
 		for n < f.size {
@@ -190,29 +230,59 @@ func (b *bundle) differsFrom(v *client.Version) string {
 				return "its " + f.Format + " is another file"
 			}
 		}
-		return ""
+		return b.attachmentsDiffer(v)
 	}
 	return "it has no variant " + name
+}
+
+// attachmentsDiffer is as differsFrom, for the attachments.
+func (b *bundle) attachmentsDiffer(v *client.Version) string {
+	have := map[string]string{}
+	for _, a := range v.Attachments {
+		have[a.Name] = hexOf(a.Digest)
+	}
+	for _, a := range b.request.Attachments {
+		switch have[a.Name] {
+		case a.SHA256:
+		case "":
+			return "it has no attachment " + a.Name
+		default:
+			return "its attachment " + a.Name + " is another file"
+		}
+	}
+	return ""
 }
 
 // differsFromUpload says how another session differs from the bundle, "" if it declares the same files.
 func (b *bundle) differsFromUpload(u *client.Upload) string {
 	name, files := b.variant()
-	if len(u.Files) != len(files) {
-		return fmt.Sprintf("it declares %d files, this one %d", len(u.Files), len(files))
+	if want := len(files) + len(b.request.Attachments); len(u.Files) != want {
+		return fmt.Sprintf("it declares %d files, this one %d", len(u.Files), want)
 	}
 	for _, f := range files {
-		declared, ok := u.File(name, f.Format)
-		switch {
-		case !ok:
-			return fmt.Sprintf("it doesn't declare %s of %s", f.Format, name)
-		case declared.Size != f.Size:
-			return fmt.Sprintf("its %s has %d bytes, this one %d", f.Format, declared.Size, f.Size)
-		case declared.SHA256 == "":
-			return fmt.Sprintf("it doesn't say which %s it is for", f.Format)
-		case hexOf(declared.SHA256) != f.SHA256:
-			return fmt.Sprintf("its %s is another file", f.Format)
+		if difference := differsFromDeclared(u, name, f); difference != "" {
+			return difference
 		}
+	}
+	for _, a := range b.request.Attachments {
+		if difference := differsFromDeclared(u, client.AttachmentVariant, client.NewFile{Format: a.Name, Size: a.Size, SHA256: a.SHA256}); difference != "" {
+			return difference
+		}
+	}
+	return ""
+}
+
+func differsFromDeclared(u *client.Upload, variant string, f client.NewFile) string {
+	declared, ok := u.File(variant, f.Format)
+	switch {
+	case !ok:
+		return fmt.Sprintf("it doesn't declare %s of %s", f.Format, variant)
+	case declared.Size != f.Size:
+		return fmt.Sprintf("its %s has %d bytes, this one %d", f.Format, declared.Size, f.Size)
+	case declared.SHA256 == "":
+		return fmt.Sprintf("it doesn't say which %s it is for", f.Format)
+	case hexOf(declared.SHA256) != f.SHA256:
+		return fmt.Sprintf("its %s is another file", f.Format)
 	}
 	return ""
 }

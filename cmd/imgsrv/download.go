@@ -19,8 +19,11 @@ type DownloadCmd struct {
 	What    string `arg:"" name:"image" help:"IMAGE, or IMAGE/VERSION, or IMAGE/ALIAS. Without a version: the alias latest, else what was published last."`
 	Variant string `help:"Variant, such as amd64.virtual-machine.default. Without it: the only one, else the one for this machine's architecture." placeholder:"NAME"`
 	Format  string `help:"Format, such as disk.qcow2. Without it: what holds the disk or root file system." placeholder:"NAME"`
-	Output  string `short:"o" help:"File to write; a folder to write into; - for standard output. Without it: the format's name, in the current folder." placeholder:"PATH"`
-	Force   bool   `help:"Write over a file that exists."`
+	Output  string `short:"o" help:"File to write; a folder to write into; - for standard output. Without it: the format's or attachment's name, in the current folder." placeholder:"PATH"`
+
+	Attachment string `help:"Attachment, such as sbom.spdx.json: a file of the version as a whole, and not of a variant." placeholder:"NAME"`
+
+	Force bool `help:"Write over a file that exists."`
 
 	Verify    bool   `help:"Check the file against checksums that the server's key has signed. Needs --public-key."`
 	PublicKey string `help:"Public key of the server, or a file with it; implies --verify. Take it once from where you trust it: imgsrv signing-key, on the server itself, prints it." placeholder:"KEY|FILE"`
@@ -30,11 +33,14 @@ type DownloadCmd struct {
 type downloaded struct {
 	Image   string `json:"image"`
 	Version string `json:"version"`
-	Variant string `json:"variant"`
-	Format  string `json:"format"`
-	Path    string `json:"path"`
-	Size    int64  `json:"size"`
-	SHA256  string `json:"sha256"`
+	Variant string `json:"variant,omitempty"`
+	Format  string `json:"format,omitempty"`
+
+	Attachment string `json:"attachment,omitempty"`
+
+	Path   string `json:"path"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
 	// SignedBy is the id of the key that has signed the checksum; "" for a download that wasn't verified.
 	SignedBy string `json:"signed_by,omitempty"`
 }
@@ -43,6 +49,9 @@ type downloaded struct {
 func (cmd *DownloadCmd) Run(ctx context.Context, t Terminal) error {
 	if cmd.JSON && cmd.Output == "-" {
 		return usagef("--json and -o - both want standard output")
+	}
+	if cmd.Attachment != "" && (cmd.Variant != "" || cmd.Format != "") {
+		return usagef("an attachment belongs to the whole version: leave --variant and --format out")
 	}
 	key, verify, err := cmd.pinnedKey()
 	if err != nil {
@@ -63,26 +72,20 @@ func (cmd *DownloadCmd) Run(ctx context.Context, t Terminal) error {
 	} else if v, err = cmd.version(ctx, c); err != nil {
 		return err
 	}
-	variant, err := chooseVariant(v, cmd.Variant)
+	chosen, err := cmd.choose(c, v)
 	if err != nil {
 		return err
 	}
-	format, err := chooseFormat(variant, cmd.Format)
-	if err != nil {
-		return err
-	}
-	// By the version's own name: an alias may move while the bytes come.
-	url := c.FormatURL(v.Image, v.Version, variant.Name(), format.Format)
-	fetch := client.Fetch{URL: url, SHA256: hexOf(format.Digest), Force: cmd.Force}
+	fetch := client.Fetch{URL: chosen.url, SHA256: hexOf(chosen.digest), Force: cmd.Force}
 	var signedBy, signature string
 	if verify {
-		if fetch.SHA256, err = signed.sum(variant, format); err != nil {
+		if fetch.SHA256, err = signed.sum(chosen); err != nil {
 			return err
 		}
 		signedBy = key.ID()
 		signature = ", signed by " + signedBy
 	}
-	p.start(format.Format, format.Size)
+	p.start(chosen.name(), chosen.size)
 	defer p.stop()
 	fetch.Progress = func(done, _ int64) { p.set(done) }
 	fetch.Checking = fetch.Progress
@@ -93,9 +96,9 @@ func (cmd *DownloadCmd) Run(ctx context.Context, t Terminal) error {
 	target := cmd.Output
 	switch info, err := os.Stat(target); {
 	case target == "":
-		target = format.Format
+		target = chosen.name()
 	case err == nil && info.IsDir():
-		target = filepath.Join(target, format.Format)
+		target = filepath.Join(target, chosen.name())
 	}
 	fetched, err := c.Download(ctx, target, fetch)
 	p.stop()
@@ -106,10 +109,51 @@ func (cmd *DownloadCmd) Run(ctx context.Context, t Terminal) error {
 		return interrupted(ctx, err, "run the same command again to go on from "+target+client.PartSuffix)
 	}
 	if cmd.JSON {
-		return writeJSON(t.Out, downloaded{v.Image, v.Version, variant.Name(), format.Format, target, fetched.Size, fetched.SHA256, signedBy})
+		return writeJSON(t.Out, downloaded{Image: v.Image, Version: v.Version, Variant: chosen.variant, Format: chosen.format, Attachment: chosen.attachment,
+			Path: target, Size: fetched.Size, SHA256: fetched.SHA256, SignedBy: signedBy})
 	}
-	_, err = fmt.Fprintf(t.Out, "%s  %s %s %s, %s, sha256 %s%s\n", target, v.Image, v.Version, variant.Name(), size(fetched.Size), fetched.SHA256, signature)
+	what := chosen.variant
+	if chosen.attachment != "" {
+		what = "attachment"
+	}
+	_, err = fmt.Fprintf(t.Out, "%s  %s %s %s, %s, sha256 %s%s\n", target, v.Image, v.Version, what, size(fetched.Size), fetched.SHA256, signature)
 	return err
+}
+
+// choice is the file that a command is about: a format of a variant, or an attachment.
+type choice struct {
+	variant, format, attachment string
+	url, digest                 string
+	size                        int64 // bytes
+}
+
+func (f *choice) name() string { return f.format + f.attachment }
+
+// choose finds the file that the flags mean. Its URL has the version's own name: an alias may move while the bytes come.
+func (cmd *DownloadCmd) choose(c *client.Client, v *client.Version) (*choice, error) {
+	if cmd.Attachment != "" {
+		var names []string
+		for _, a := range v.Attachments {
+			if a.Name == cmd.Attachment {
+				return &choice{attachment: a.Name, url: c.AttachmentURL(v.Image, v.Version, a.Name), digest: a.Digest, size: a.Size}, nil
+			}
+			names = append(names, a.Name)
+		}
+		if len(names) == 0 {
+			return nil, fmt.Errorf("%s %s has no attachments", v.Image, v.Version)
+		}
+		return nil, fmt.Errorf("%s %s has no attachment %s, but: %s", v.Image, v.Version, cmd.Attachment, strings.Join(names, ", "))
+	}
+	variant, err := chooseVariant(v, cmd.Variant)
+	if err != nil {
+		return nil, err
+	}
+	format, err := chooseFormat(variant, cmd.Format)
+	if err != nil {
+		return nil, err
+	}
+	return &choice{variant: variant.Name(), format: format.Format, digest: format.Digest, size: format.Size,
+		url: c.FormatURL(v.Image, v.Version, variant.Name(), format.Format)}, nil
 }
 
 // version finds the version that the argument means.

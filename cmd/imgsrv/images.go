@@ -77,9 +77,9 @@ func printImages(w io.Writer, images []client.Image) error {
 
 func printVersions(w io.Writer, versions []client.VersionSummary) error {
 	t := newTable(w)
-	t.row("VERSION\tALIASES\tVARIANTS\tPUBLISHED")
+	t.row("VERSION\tALIASES\tVARIANTS\tATTACHMENTS\tPUBLISHED")
 	for _, v := range versions {
-		t.row("%s\t%s\t%s\t%s", v.Version, orDash(strings.Join(v.Aliases, ", ")), strings.Join(v.Variants, ", "), localTime(v.PublishedAt))
+		t.row("%s\t%s\t%s\t%s\t%s", v.Version, orDash(strings.Join(v.Aliases, ", ")), strings.Join(v.Variants, ", "), orDash(strings.Join(v.Attachments, ", ")), localTime(v.PublishedAt))
 	}
 	return t.flush()
 }

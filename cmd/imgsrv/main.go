@@ -42,6 +42,7 @@ type grammar struct {
 	Principals  PrincipalsCmd  `cmd:"" help:"For admins: who may do what: people and services, and their roles."`
 	Tokens      TokensCmd      `cmd:"" help:"For admins: issue, list, rotate and revoke tokens."`
 	Trust       TrustCmd       `cmd:"" help:"For admins: whose OIDC tokens are taken, so that CI publishes without a stored secret."`
+	Subscribers SubscribersCmd `cmd:"" help:"Let services read events over NATS: add, list and remove subscribers."`
 	Webhooks    WebhooksCmd    `cmd:"" help:"Send events to URLs: add, list and remove webhooks, and see to what they didn't take."`
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/nats-io/nats.go"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -119,7 +117,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return fmt.Errorf("open the storage: %w: choose another folder with --storage-dir", err)
 	}
 
-	nc, err := n.connectNATS(ctx, flags, dataDir)
+	nc, server, err := n.connectNATS(ctx, flags, dataDir)
 	if err != nil {
 		return err
 	}
@@ -143,6 +141,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	n.background("directory of principals and tokens", directory.Run)
 	guard := directory.Guard(trust.verifier.Authenticate)
+	subscribers := n.startSubscribers(events, server)
 
 	pool, err := n.connectPostgres(ctx, flags, dataDir)
 	if err != nil {
@@ -191,7 +190,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	router, err := api.New(api.Config{
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
-		Webhooks: webhooks, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
+		Webhooks: webhooks, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
 		MaxUploadBytes: flags.MaxUploadBytes, Version: version(),
 	})
@@ -215,6 +214,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 	if err := f.checkWeb(); err != nil {
 		return err
 	}
+	if err := f.natsFlags.check(f.NATSURL); err != nil {
+		return err
+	}
 	if f.MaxUploadBytes < 0 {
 		return errors.New("--max-upload-bytes is a number of bytes from 0")
 	}
@@ -236,45 +238,6 @@ func (f ServerFlags) check(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func (n *Node) connectNATS(ctx context.Context, flags ServerFlags, dataDir string) (*nats.Conn, error) {
-	options := []nats.Option{nats.Name("imgsrv"), nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				n.log.Warn("the connection to NATS broke; reconnecting", "error", err)
-			}
-		})}
-	if flags.NATSURL != "" {
-		nc, err := nats.Connect(flags.NATSURL, options...)
-		if err != nil {
-			// nats.go's own words may repeat a part of the URL, and with it of a password.
-			if errors.Is(err, nats.ErrNoServers) {
-				err = errors.New("nobody answers there: is it running, with JetStream (nats-server -js)?")
-			} else if _, parseErr := url.Parse(flags.NATSURL); parseErr != nil {
-				err = errors.New("it is no URL; give nats://USER:PASSWORD@HOST:PORT, with special characters percent-encoded")
-			}
-			return nil, fmt.Errorf("connect to the NATS server of --nats-url: %w", err)
-		}
-		n.onStop("connection to NATS", func() error { nc.Close(); return nil })
-		n.EventsAt = nc.ConnectedUrlRedacted() + "  (stream " + jetstream.StreamName + ")"
-		return nc, nil
-	}
-	server, err := jetstream.StartServer(ctx, jetstream.ServerConfig{StoreDir: filepath.Join(dataDir, "nats"), Listen: flags.NATSListen, Log: n.log})
-	if err != nil {
-		return nil, err
-	}
-	n.onStop("NATS", func() error { server.Stop(); return nil })
-	nc, err := server.Connect(options...)
-	if err != nil {
-		return nil, err
-	}
-	n.onStop("connection to NATS", func() error { nc.Close(); return nil })
-	n.EventsAt = "embedded NATS, in-process only"
-	if at := server.URL(); at != "" {
-		n.EventsAt = at + "  (stream " + jetstream.StreamName + ", embedded NATS)"
-	}
-	return nc, nil
 }
 
 func (n *Node) connectPostgres(ctx context.Context, flags ServerFlags, dataDir string) (*pgxpool.Pool, error) {

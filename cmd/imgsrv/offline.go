@@ -52,7 +52,7 @@ func openOffline(ctx context.Context, flags ServerFlags, log *slog.Logger) (_ *j
 		}
 		n.onStop("data folder", lock.Close)
 	}
-	nc, err := n.connectNATS(ctx, flags, flags.DataDir)
+	nc, _, err := n.connectNATS(ctx, flags, flags.DataDir)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -40,16 +40,17 @@ func TestTables(t *testing.T) {
 			"x                -       0         -                             -                private     -",
 		}},
 		"versions": {func(w io.Writer) error {
-			return printVersions(w, []client.VersionSummary{{Version: "12.5.0", Aliases: []string{"latest"}, Variants: []string{"amd64.container.default", "arm64.container.default"}, PublishedAt: at}})
+			return printVersions(w, []client.VersionSummary{{Version: "12.5.0", Aliases: []string{"latest"}, Variants: []string{"amd64.container.default", "arm64.container.default"},
+				Attachments: []string{"sbom.json", "notes.md"}, PublishedAt: at}})
 		}, []string{
-			"VERSION  ALIASES  VARIANTS                                          PUBLISHED",
-			"12.5.0   latest   amd64.container.default, arm64.container.default  " + local,
+			"VERSION  ALIASES  VARIANTS                                          ATTACHMENTS          PUBLISHED",
+			"12.5.0   latest   amd64.container.default, arm64.container.default  sbom.json, notes.md  " + local,
 		}},
 		"a name that moves the cursor": {func(w io.Writer) error {
 			return printVersions(w, []client.VersionSummary{{Version: "1\x1b[2J\t2\n3"}})
 		}, []string{
-			"VERSION    ALIASES  VARIANTS  PUBLISHED",
-			"1 [2J 2 3  -                  -",
+			"VERSION    ALIASES  VARIANTS  ATTACHMENTS  PUBLISHED",
+			"1 [2J 2 3  -                  -            -",
 		}},
 		"a job": {func(w io.Writer) error {
 			return printJob(w, &client.Job{ID: "7", State: client.JobFailed, Image: "a", Version: "1", QueuedAt: at, Error: &client.JobError{Detail: "no qcow2"},
@@ -61,11 +62,13 @@ func TestTables(t *testing.T) {
 			"inspect  failed     2        " + local + "  -     no qcow2",
 		}},
 		"a publication": {func(w io.Writer) error {
-			return (&published{Image: "a", Version: "1", VersionURL: "http://h/v", Files: []publishedFile{{Format: "disk.qcow2", URL: "http://h/d", Size: 196608}}, IncusNames: []string{"a/1", "a"}}).print(w)
+			return (&published{Image: "a", Version: "1", VersionURL: "http://h/v", Files: []publishedFile{{Format: "disk.qcow2", URL: "http://h/d", Size: 196608}}, IncusNames: []string{"a/1", "a"},
+				Attachments: []publishedAttachment{{Name: "notes.md", URL: "http://h/n", Size: 1024}}}).print(w)
 		}, []string{
 			"a 1 published",
 			"  version     http://h/v",
 			"  disk.qcow2  http://h/d  192 KiB",
+			"  notes.md    http://h/n  1.0 KiB",
 			"  Incus, LXD  REMOTE:a/1",
 			"              REMOTE:a",
 		}},

@@ -27,7 +27,9 @@ type projectionFlags struct {
 
 	Offline     bool   `help:"Work on the stores themselves, while no server runs: those in --data-dir, or --nats-url and --postgres-url."`
 	PostgresURL string `name:"postgres-url" help:"With --offline: the server's --postgres-url." placeholder:"URL"`
-	NATSURL     string `name:"nats-url" help:"With --offline: the server's --nats-url." placeholder:"URL"`
+	natsFlags   `embed:""`
+
+	NATSURL string `name:"nats-url" help:"With --offline: the server's --nats-url." placeholder:"URL"`
 }
 
 // operations are what the commands do, on either side.

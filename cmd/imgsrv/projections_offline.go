@@ -25,7 +25,7 @@ type offline struct{ all []*projections.Operator }
 
 func openStores(ctx context.Context, f *projectionFlags, t Terminal) (operations, func() error, error) {
 	log := slog.New(slog.NewTextHandler(t.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	stream, pool, closeAll, err := openOffline(ctx, ServerFlags{DataDir: f.DataDir, PostgresURL: f.PostgresURL, NATSURL: f.NATSURL}, log)
+	stream, pool, closeAll, err := openOffline(ctx, ServerFlags{natsFlags: f.natsFlags, DataDir: f.DataDir, PostgresURL: f.PostgresURL, NATSURL: f.NATSURL}, log)
 	if err != nil {
 		return nil, nil, err
 	}

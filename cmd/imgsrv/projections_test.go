@@ -285,7 +285,7 @@ func (o *operated) append(subject, eventType, data string) {
 // rawNATS works on the stopped node's own event store.
 func (o *operated) rawNATS(work func(*nats.Conn) error) error {
 	n := &Node{log: slog.New(slog.DiscardHandler)}
-	nc, err := n.connectNATS(o.t.Context(), ServerFlags{}, o.flags.DataDir)
+	nc, _, err := n.connectNATS(o.t.Context(), ServerFlags{}, o.flags.DataDir)
 	if err == nil {
 		err = work(nc)
 	}

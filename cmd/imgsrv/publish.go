@@ -25,6 +25,7 @@ type PublishCmd struct {
 	Release      string   `help:"Its release, such as bookworm." placeholder:"NAME"`
 	Description  string   `help:"What the image is, in a line." placeholder:"TEXT"`
 	Alias        []string `help:"Alias to move to this version, such as latest; may be given several times." placeholder:"NAME"`
+	Attach       []string `help:"File of the version as a whole, such as an SBOM, a signature or release notes, under its own name; may be given several times." type:"path" placeholder:"FILE"`
 	Visibility   string   `help:"public or private, for a new image; later versions are as their image is. Without it: public." enum:",public,private" default:"" placeholder:"WHO"`
 }
 
@@ -37,6 +38,15 @@ type published struct {
 	Existed    bool            `json:"existed"` // it was published before, with the same files
 	Files      []publishedFile `json:"files"`
 	IncusNames []string        `json:"incus_names"`
+
+	Attachments []publishedAttachment `json:"attachments,omitempty"`
+}
+
+type publishedAttachment struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+	URL    string `json:"url"`
 }
 
 type publishedFile struct {
@@ -184,7 +194,7 @@ func (pub *publishRun) uploadFile(ctx context.Context, session *client.Upload, f
 	return pub.client.UploadFile(ctx, client.TusFile{
 		Target:   client.TusTarget{CreateURL: client.TusCreatePath, Metadata: client.UploadMetadata(session.ID, f.Variant, f.Format)},
 		URL:      f.TusURL,
-		Content:  pub.bundle.file(f.Format).file,
+		Content:  pub.bundle.file(f.Variant, f.Format).file,
 		Size:     f.Size,
 		Progress: func(offset int64) { pub.progress.set(before + offset) },
 		Status: func(ctx context.Context) (client.UploadFile, error) {
@@ -285,6 +295,9 @@ func (pub *publishRun) result(v *client.Version, job string, existed bool) *publ
 			r.IncusNames = append(r.IncusNames, incusNames(v, variant.Flavour)...)
 		}
 	}
+	for _, a := range v.Attachments {
+		r.Attachments = append(r.Attachments, publishedAttachment{Name: a.Name, Size: a.Size, SHA256: hexOf(a.Digest), URL: pub.client.AttachmentURL(v.Image, v.Version, a.Name)})
+	}
 	return r
 }
 
@@ -314,6 +327,9 @@ func (r *published) print(w io.Writer) error {
 	t.row("  version\t%s", r.VersionURL)
 	for _, f := range r.Files {
 		t.row("  %s\t%s\t%s", f.Format, f.URL, size(f.Size))
+	}
+	for _, a := range r.Attachments {
+		t.row("  %s\t%s\t%s", a.Name, a.URL, size(a.Size))
 	}
 	for i, name := range r.IncusNames {
 		label := ""

@@ -134,7 +134,10 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 	secret := file{format: "disk.raw", data: []byte(rawDisk(1024))}
 	body = vm("team-a-secret", "1", []string{"latest"}, secret)
 	body["visibility"] = "private"
+	notes := file{format: "notes.md", data: []byte("not for everybody")}
+	body["attachments"] = []any{map[string]any{"name": notes.format, "size": len(notes.data)}}
 	session := p.open(body)
+	p.upload(session, notes)
 	upload := p.create(session, 0, len(secret.data))
 	tusID := upload[strings.LastIndex(upload, "/")+1:]
 	if resp := p.patch(upload, 0, secret.data); resp.StatusCode != 204 {
@@ -204,11 +207,14 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "HEAD /api/images/{image}/versions/{version}/SHA256SUMS", path: a + "/versions/1/SHA256SUMS", rule: hidden, ok: 200},
 		{route: "HEAD /api/images/{image}/versions/{version}/SHA256SUMS.minisig", path: a + "/versions/latest/SHA256SUMS.minisig", rule: hidden, ok: 200},
 		{route: "HEAD /api/signing-key", rule: public, ok: 200},
+		{route: "GET /api/images/{image}/versions/{version}/attachments/{name}", path: a + "/versions/1/attachments/notes.md", rule: hidden, ok: 200},
+		{route: "HEAD /api/images/{image}/versions/{version}/attachments/{name}", path: a + "/versions/latest/attachments/notes.md", rule: hidden, ok: 200},
 		{route: "GET /api/images/{image}/history", path: a + "/history", rule: hidden, ok: 200},
 		{route: "PUT /api/images/{image}/aliases/{alias}", path: a + "/aliases/latest", body: map[string]any{"version": "1"}, rule: publishes, ok: 200},
 		{route: "DELETE /api/images/{image}/aliases/{alias}", path: a + "/aliases/none", rule: publishes, ok: 404},
 		{route: "GET /cas/sha256/{prefix}/{hex}", path: blob, rule: hidden, ok: 200},
 		{route: "HEAD /cas/sha256/{prefix}/{hex}", path: blob, rule: hidden, ok: 200},
+		{route: "GET /cas/sha256/{prefix}/{hex}", path: "/cas/sha256/" + digestOf(notes.data)[:2] + "/" + digestOf(notes.data), rule: hidden, ok: 200},
 
 		{route: "GET /api/uploads/{id}", path: "/api/uploads/" + session.ID, rule: hidden, ok: 200},
 		{route: "DELETE /api/uploads/{id}", path: "/api/uploads/" + session.ID, rule: publishesHidden, ok: 409},
@@ -253,6 +259,9 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "DELETE /api/principals/{name}", path: "/api/principals/none", rule: administer, ok: 404},
 		{route: "POST /api/principals/{name}/roles", path: "/api/principals/none/roles", body: map[string]any{"role": "admin"}, rule: administer, ok: 404},
 		{route: "DELETE /api/principals/{name}/roles", path: "/api/principals/none/roles?role=admin", rule: administer, ok: 404},
+		{route: "GET /api/subscribers", rule: administer, ok: 200},
+		{route: "POST /api/subscribers", body: map[string]any{"name": "No Name", "all": true}, rule: administer, ok: 422},
+		{route: "DELETE /api/subscribers/{name}", path: "/api/subscribers/none", rule: administer, ok: 404},
 		{route: "GET /api/tokens", rule: administer, ok: 200},
 		{route: "POST /api/tokens", body: map[string]any{"expires_in": "never"}, rule: administer, ok: 422},
 		{route: "GET /api/tokens/{id}", path: "/api/tokens/" + who.TokenID, rule: administer, ok: 200},

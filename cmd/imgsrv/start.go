@@ -29,7 +29,7 @@ type ServerFlags struct {
 	StorageDir        string        `help:"Folder of the image files. Uploads, ingress and blobs lie below it, so that publishing is a rename. Default: <data-dir>/storage." placeholder:"DIR"`
 	PostgresURL       string        `name:"postgres-url" help:"PostgreSQL to keep the projections in: postgres://USER:PASSWORD@HOST/DATABASE. Without it imgsrv starts a private one in <data-dir>/postgres." placeholder:"URL"`
 	NATSURL           string        `name:"nats-url" help:"NATS server with JetStream to keep the events in. Without it imgsrv runs one itself, with its store in <data-dir>/nats." placeholder:"URL"`
-	NATSListen        string        `name:"nats-listen" help:"Where the embedded NATS server listens for subscribers, host:port; empty for in-process only. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
+	NATSListen        string        `name:"nats-listen" help:"Where the embedded NATS server listens for subscribers (imgsrv subscribers add), host:port; empty for in-process only. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
 	MaxUploadBytes    int64         `help:"Largest file that may be uploaded, in bytes; 0: no cap." default:"0" placeholder:"BYTES"`
 	LogFormat         string        `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
 	Verbosity         string        `help:"Least level that is logged: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
@@ -46,6 +46,7 @@ type ServerFlags struct {
 	CORSOrigin        []string      `name:"cors-origin" help:"Site whose scripts may call this server from browsers, SCHEME://HOST[:PORT]; may be repeated. Alone, * is every site." placeholder:"ORIGIN"`
 	SigningKey        string        `help:"Secret key that signs the checksums of versions, a file in minisign's form without password; made where it is missing. Nodes that serve the same images need the same one. Default: <data-dir>/signing.key." placeholder:"FILE"`
 	StreamsSigningKey string        `help:"Secret key that clear-signs the simplestreams documents (.sjson), an armored OpenPGP key without passphrase; made where it is missing. Without it they are not signed." placeholder:"FILE"`
+	natsFlags         `embed:""`
 }
 
 // Run starts the server, says where everything is, and serves until ctx ends.

@@ -18,8 +18,10 @@ import (
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nkeys"
 
 	"github.com/imgsrv/imgsrv/internal/datadir"
+	"github.com/imgsrv/imgsrv/internal/selfsigned"
 	"github.com/imgsrv/imgsrv/internal/testtool"
 	"github.com/imgsrv/imgsrv/store/postgres"
 )
@@ -258,26 +260,77 @@ func deadAddress(t *testing.T) string {
 
 func TestANATSServerOfOnesOwn(t *testing.T) {
 	t.Parallel()
-	ns, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
+	dir := t.TempDir()
+	cert, _, err := selfsigned.Load(dir, []string{"127.0.0.1"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	ns.Start()
+	user, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := user.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := user.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	creds := filepath.Join(dir, "imgsrv.nk")
+	if err := os.WriteFile(creds, seed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A client certificate is asked for too; the server's serves as one.
+	ns, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true, TLS: true, TLSTimeout: 10,
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert},
+		Nkeys:     []*natsserver.NkeyUser{{Nkey: key}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ns.Start()
 	defer ns.Shutdown()
 	if !ns.ReadyForConnections(20 * time.Second) {
 		t.Fatal("the NATS server doesn't come up")
 	}
 	flags := nodeFlags(t)
-	flags.NATSURL = ns.ClientURL()
+	flags.NATSURL = "tls://" + ns.Addr().String()
+	flags.NATSCreds, flags.NATSCA, flags.NATSCert, flags.NATSKey = creds, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	for _, version := range []string{"1", "2"} {
 		node := startChild(t, childSpec{Flags: flags})
 		p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
 		f := file{format: "rootfs.squashfs", data: append([]byte("hsqs"), version...)}
 		p.publish(request("image", version, "container", nil, f), f)
+		// It can't let anybody in there, and says how its operator can.
+		code, out, errs := command(t.Context(), "subscribers", "add", "s"+version, "--image", "image", "--server", p.base, "--token", p.token)
+		if code != exitOK || !strings.HasPrefix(out, "SU") || !strings.Contains(errs, "SUBSCRIBER_s"+version) || strings.Contains(errs, strings.TrimSpace(out)) {
+			t.Errorf("subscribers add: code %d\n%s", code, errs)
+		}
 		node.kill()
 	}
 	if entries, err := os.ReadDir(filepath.Join(flags.DataDir, "nats")); err == nil {
 		t.Errorf("there is an event store of our own too: %v", entries)
+	}
+
+	flags.DataDir = t.TempDir()
+	start := func(args ...string) string {
+		code, _, errs := command(t.Context(), append([]string{"start", "--data-dir", flags.DataDir, "--postgres-url", flags.PostgresURL, "--listen", "127.0.0.1:0", "--tls-listen=", "--metrics-listen=", "--nats-url", flags.NATSURL}, args...)...)
+		if code == exitOK || strings.Count(errs, "\n") != 1 || strings.Contains(errs, string(seed)) {
+			t.Errorf("%v: code %d\n%s", args, code, errs)
+		}
+		return errs
+	}
+	withTLS := []string{"--nats-ca", flags.NATSCA, "--nats-cert", flags.NATSCert, "--nats-key", flags.NATSKey}
+	for want, args := range map[string][]string{
+		"--nats-creds":                      withTLS,
+		"certificate":                       {"--nats-creds", creds, "--nats-cert", flags.NATSCert, "--nats-key", flags.NATSKey}, // nobody trusts the server's
+		"no seed":                           append([]string{"--nats-creds", flags.NATSCA}, withTLS...),
+		"--nats-cert and --nats-key":        {"--nats-creds", creds, "--nats-ca", flags.NATSCA, "--nats-cert", flags.NATSCert},
+		"are for the NATS server of --nats": {"--nats-creds", creds, "--nats-url="},
+	} {
+		if errs := start(args...); !strings.Contains(errs, want) {
+			t.Errorf("%v: the error doesn't name %q: %s", args, want, errs)
+		}
 	}
 }
 

@@ -4,8 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -64,6 +67,92 @@ func (r *received) await(t *testing.T, who string, want []string) {
 	}
 }
 
+// subscriber adds one to all images, as a user would, and gives the path of its credentials.
+func (p *publisher) subscriber(name string, args ...string) string {
+	p.t.Helper()
+	if len(args) == 0 {
+		args = []string{"--all"}
+	}
+	path := filepath.Join(p.t.TempDir(), name+".nk")
+	code, out, errs := command(p.t.Context(), append([]string{"subscribers", "add", name, "--output", path, "--server", p.base, "--token", p.token}, args...)...)
+	if code != exitOK || !strings.Contains(out, name) || strings.Contains(out, "SU") {
+		p.t.Fatalf("subscribers add: code %d\n%s%s", code, out, errs)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		p.t.Errorf("credentials file: %v, %v", info, err)
+	}
+	return path
+}
+
+// From the command line to an event and back out.
+func TestASubscriberFromTheCommandLine(t *testing.T) {
+	t.Parallel()
+	flags := nodeFlags(t)
+	flags.TLSListen, flags.NATSListen = "", deadAddress(t)
+	node := startChild(t, childSpec{Flags: flags})
+	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	at := []string{"--server", p.base, "--token", p.token}
+	run := func(args ...string) (int, string, string) { return command(t.Context(), append(args, at...)...) }
+
+	path := p.subscriber("mirror", "--image", "debian")
+	for _, image := range []string{"alpine", "debian"} {
+		f := file{format: "rootfs.squashfs", data: []byte("hsqs" + image)}
+		p.publish(request(image, "1", "container", nil, f), f)
+	}
+	nc, err := jetstream.Connect("nats://"+flags.NATSListen, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var heard string
+	if err := jetstream.Subscribe(ctx, nc, jetstream.SubscribeConfig{Durable: "mirror"}, jetstream.Handle(func(_ context.Context, _ jetstream.Delivery, v events.VersionPublished) error {
+		heard += v.Image
+		cancel()
+		return nil
+	})); err != nil || heard != "debian" {
+		t.Errorf("heard %q: %v", heard, err)
+	}
+	if code, out, errs := run("subscribers"); code != exitOK || !strings.Contains(out, "mirror  debian") {
+		t.Errorf("list: code %d\n%s%s", code, out, errs)
+	}
+	if code, out, errs := run("subscribers", "list", "--json"); code != exitOK || !strings.Contains(out, `"public_key": "U`) {
+		t.Errorf("list --json: code %d\n%s%s", code, out, errs)
+	}
+	if code, _, errs := run("subscribers", "add", "mirror", "--all"); code != exitFailed || !strings.Contains(errs, "there is a subscriber mirror") {
+		t.Errorf("twice: code %d, %s", code, errs)
+	}
+	if code, _, errs := run("subscribers", "add", "new", "--all", "--output", path); code != exitFailed || !strings.Contains(errs, "exists") {
+		t.Errorf("over a file: code %d, %s", code, errs)
+	}
+	for _, args := range [][]string{{"subscribers", "add", "new"}, {"subscribers", "add", "new", "--all", "--image", "debian"}} {
+		if code, _, errs := run(args...); code != exitUsage || !strings.Contains(errs, "--all") {
+			t.Errorf("%v: code %d, %s", args, code, errs)
+		}
+	}
+	failed := filepath.Join(t.TempDir(), "failed.nk")
+	if code, _, errs := run("subscribers", "add", "intake", "--all", "--output", failed); code != exitFailed || !strings.Contains(errs, "server's own") || exists(failed) {
+		t.Errorf("a name of the server's own: code %d, %s", code, errs)
+	}
+	code, credentials, errs := run("subscribers", "add", "other", "--all")
+	if code != exitOK || !strings.HasPrefix(credentials, "SU") || strings.Count(credentials, "\n") != 1 {
+		t.Errorf("to standard output: code %d, %s", code, errs)
+	}
+	if code, out, errs := run("subscribers", "remove", "mirror"); code != exitOK || out+errs != "" {
+		t.Errorf("remove: code %d, %s%s", code, out, errs)
+	}
+	if _, err := jetstream.Connect("nats://"+flags.NATSListen, path); !errors.Is(err, nats.ErrAuthorization) {
+		t.Errorf("connecting after the removal: %v", err)
+	}
+	if code, _, errs := run("subscribers", "remove", "mirror"); code != exitFailed || !strings.Contains(errs, "there is no subscriber") {
+		t.Errorf("remove again: code %d, %s", code, errs)
+	}
+	if code, _, errs := command(t.Context(), "subscribers", "--server", p.base, "--token", "imgsrv_wrong"); code != exitFailed || !strings.Contains(errs, "token") {
+		t.Errorf("with a wrong token: code %d, %s", code, errs)
+	}
+}
+
 // Three kinds of subscriber through fifty publications and two kills: none misses one, and all have them in order.
 func TestSubscribersMissNothingThroughKills(t *testing.T) {
 	t.Parallel()
@@ -78,7 +167,7 @@ func TestSubscribersMissNothingThroughKills(t *testing.T) {
 	t.Cleanup(cancel)
 
 	viaGo, viaSSE, viaHook := newReceived(), newReceived(), newReceived()
-	nc, err := nats.Connect("nats://"+flags.NATSListen, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
+	nc, err := jetstream.Connect("nats://"+flags.NATSListen, p.subscriber("test"), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,8 +58,11 @@ func (cmd *DownloadCmd) signed(ctx context.Context, c *client.Client, key proven
 }
 
 // sum is the signed SHA-256 of a file, hex.
-func (v *signedVersion) sum(variant *client.Variant, format *client.Format) (string, error) {
-	name := provenance.FileName(v.manifest.Image, v.manifest.Version, variant.Name(), format.Format)
+func (v *signedVersion) sum(file *choice) (string, error) {
+	name := provenance.FileName(v.manifest.Image, v.manifest.Version, file.variant, file.format)
+	if file.attachment != "" {
+		name = provenance.AttachmentName(v.manifest.Image, v.manifest.Version, file.attachment)
+	}
 	sum, ok := v.sums[name]
 	if !ok {
 		return "", fmt.Errorf("%s is not in the signed %s of %s/%s", name, provenance.ChecksumsName, v.manifest.Image, v.manifest.Version)

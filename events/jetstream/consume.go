@@ -53,18 +53,21 @@ func (c Consumer) config() natsjs.ConsumerConfig {
 }
 
 // ensure makes the durable consumer, or brings one that exists up to date. Where it began is not among the
-// things that can be changed.
+// things that can be changed. The consumer of a subscriber is used as it is. It asks nothing of the stream itself,
+// which subscribers may not.
 func (l *Log) ensure(ctx context.Context, c Consumer) (natsjs.Consumer, error) {
 	cfg := c.config()
-	existing, err := l.stream.Consumer(ctx, c.Name)
+	existing, err := l.js.Consumer(ctx, StreamName, c.Name)
 	switch {
+	case err == nil && existing.CachedInfo().Config.Metadata[subscriberKey] != "":
+		return existing, nil // a subscriber's, whose filter is its permission
 	case err == nil:
 		old := existing.CachedInfo().Config
 		cfg.DeliverPolicy, cfg.OptStartSeq, cfg.OptStartTime = old.DeliverPolicy, old.OptStartSeq, old.OptStartTime
 	case !errors.Is(err, natsjs.ErrConsumerNotFound):
 		return nil, fmt.Errorf("look for consumer %s: %w", c.Name, unavailable(err))
 	}
-	consumer, err := l.stream.CreateOrUpdateConsumer(ctx, cfg)
+	consumer, err := l.js.CreateOrUpdateConsumer(ctx, StreamName, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("make consumer %s: %w", c.Name, unavailable(err))
 	}
@@ -126,7 +129,7 @@ func (l *Log) Consume(ctx context.Context, c Consumer, handle func(context.Conte
 				continue
 			}
 			// A pull request to a consumer that was removed meanwhile is answered by nobody.
-			if _, gone := l.stream.Consumer(ctx, c.Name); errors.Is(gone, natsjs.ErrConsumerNotFound) {
+			if _, gone := l.js.Consumer(ctx, StreamName, c.Name); errors.Is(gone, natsjs.ErrConsumerNotFound) {
 				return fmt.Errorf("read consumer %s: somebody removed it: %w", c.Name, unavailable(err))
 			}
 			l.log.Warn("consumer is waiting for the event log", "consumer", c.Name, "error", err)

@@ -10,10 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	natsjs "github.com/nats-io/nats.go/jetstream"
-	"go.opentelemetry.io/otel/metric/noop"
-
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/internal/natstest"
@@ -159,66 +155,6 @@ func TestWorkersShareTheEvents(t *testing.T) {
 	}
 	if len(got) != count {
 		t.Errorf("%d different events of %d: %v", len(got), count, got)
-	}
-}
-
-// A client without credentials may follow, and may not write or disturb.
-func TestSubscribersMayFollowAndNothingElse(t *testing.T) {
-	t.Parallel()
-	server, own := startServer(t, jetstream.ServerConfig{StoreDir: t.TempDir(), Listen: "127.0.0.1:0", Log: discard, NoSync: true})
-	log, err := jetstream.Open(t.Context(), own, jetstream.Config{Source: "test", Log: discard, Meter: noop.Meter{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	consume(t, log, jetstream.ConsumerPublication, 1, func(context.Context, jetstream.Delivery) error { return nil })
-	mustAppend(t, log, events.Change{Fact: moved("latest", "1")})
-
-	var violations atomic.Int32
-	nc, err := nats.Connect(server.URL(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) { violations.Add(1) }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := natsjs.New(nc, natsjs.WithDefaultTimeout(time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
-	consumer, err := js.CreateOrUpdateConsumer(t.Context(), jetstream.StreamName, natsjs.ConsumerConfig{Durable: "mine", AckPolicy: natsjs.AckExplicitPolicy})
-	if err != nil {
-		t.Fatalf("a durable of one's own: %v", err)
-	}
-	msg, err := consumer.Next()
-	if err != nil || msg.Subject() != "imgsrv.events.alias.debian.latest" {
-		t.Fatalf("following: %v, %v", msg, err)
-	}
-	if err := msg.DoubleAck(t.Context()); err != nil {
-		t.Errorf("acknowledging: %v", err)
-	}
-	forbidden := map[string]func() error{
-		"appending": func() error {
-			_, err := js.Publish(t.Context(), "imgsrv.events.alias.debian.latest", []byte("{}"))
-			return err
-		},
-		"deleting the stream": func() error { return js.DeleteStream(t.Context(), jetstream.StreamName) },
-		"another stream": func() error {
-			_, err := js.CreateStream(t.Context(), natsjs.StreamConfig{Name: "X", Subjects: []string{"x"}})
-			return err
-		},
-		"our consumer": func() error {
-			return js.DeleteConsumer(t.Context(), jetstream.StreamName, jetstream.ConsumerPublication)
-		},
-		"changing our consumer": func() error {
-			_, err := js.CreateOrUpdateConsumer(t.Context(), jetstream.StreamName, natsjs.ConsumerConfig{Durable: jetstream.ConsumerPublication, AckPolicy: natsjs.AckExplicitPolicy, FilterSubject: "imgsrv.events.blob.>"})
-			return err
-		},
-	}
-	for what, try := range forbidden {
-		if err := try(); err == nil {
-			t.Errorf("%s is possible", what)
-		}
-	}
-	if head, err := log.Head(t.Context()); err != nil || head != 1 {
-		t.Errorf("head %d (%v), want 1", head, err)
 	}
 }
 

@@ -5,21 +5,21 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 
-	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 )
 
-// A service that wants to know of each publication, and goes on where it was after a restart. It connects as
-// anybody may: without credentials.
+// A service that wants to know of each publication, and goes on where it was after a restart. Its credentials are
+// what `imgsrv subscribers add mirror --all --output mirror.nk` wrote.
 func ExampleSubscribe() {
-	url, stop := exampleServer()
+	url, credentials, stop := exampleServer("mirror")
 	defer stop()
 
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1)) // a server that restarts is waited for
+	nc, err := jetstream.Connect(url, credentials) // a server that restarts is waited for
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -52,8 +52,8 @@ func ExampleSubscribe() {
 	// acknowledged up to 3
 }
 
-// exampleServer is a server with two publications, by a publisher who has the rights.
-func exampleServer() (url string, stop func()) {
+// exampleServer is a server with two publications, by a publisher who has the rights, and a subscriber to all images.
+func exampleServer(subscriber string) (url, credentials string, stop func()) {
 	dir, err := os.MkdirTemp("", "imgsrv-example-")
 	if err != nil {
 		panic(err)
@@ -80,7 +80,24 @@ func exampleServer() (url string, stop func()) {
 			panic(err)
 		}
 	}
-	return server.URL(), func() {
+	subscribers := jetstream.NewSubscribers(log, server, quiet)
+	following, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = subscribers.Run(following) // until the example ends
+	}()
+	_, file, _, err := subscribers.Add(ctx, events.Subscriber{Name: subscriber, MaxPending: 1, AddedBy: "admin"})
+	if err != nil {
+		panic(err)
+	}
+	credentials = filepath.Join(dir, subscriber+".nk")
+	if err := os.WriteFile(credentials, file, 0o600); err != nil {
+		panic(err)
+	}
+	return server.URL(), credentials, func() {
+		cancel()
+		<-done
 		nc.Close()
 		server.Stop()
 		_ = os.RemoveAll(dir) // a temporary folder

@@ -15,6 +15,9 @@ import (
 	"github.com/nats-io/nkeys"
 )
 
+// authTimeout bounds how long a client may take to say who it is, seconds: longer than known takes at a start.
+const authTimeout = 20
+
 // maxPayload bounds one fact, bytes. The largest is a publication of events.MaxFiles files.
 const maxPayload = 4 << 20
 
@@ -28,10 +31,12 @@ type ServerConfig struct {
 	NoSync bool
 }
 
-// Server is an embedded NATS server with JetStream. What it acknowledges is synced to disk.
+// Server is an embedded NATS server with JetStream. What it acknowledges is synced to disk. Two kinds of client get
+// in: the process itself, and the subscribers that a [Subscribers] names.
 type Server struct {
-	ns  *server.Server
-	own nkeys.KeyPair // the user with all rights; it never leaves the process
+	ns   *server.Server
+	own  nkeys.KeyPair // the user with all rights; it never leaves the process
+	door *door
 }
 
 // StartServer starts the embedded server and waits until it takes connections. A taken port is an error
@@ -48,16 +53,12 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a key for the embedded NATS server: %w", err)
 	}
-	subscriberKey, err := nobodysKey()
-	if err != nil {
-		return nil, err
-	}
+	door := newDoor(ownKey, cfg.Log)
 	opts := &server.Options{
 		ServerName: "imgsrv", NoSigs: true, NoLog: false, JetStream: true, StoreDir: cfg.StoreDir,
 		SyncAlways: !cfg.NoSync, MaxPayload: maxPayload, DontListen: cfg.Listen == "",
 		JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 1 << 50,
-		Nkeys:      []*server.NkeyUser{{Nkey: ownKey}, {Nkey: subscriberKey, Permissions: subscriberPermissions()}},
-		NoAuthUser: subscriberKey,
+		CustomClientAuthentication: door, AlwaysEnableNonce: true, AuthTimeout: authTimeout,
 	}
 	if cfg.Listen != "" {
 		host, port, err := net.SplitHostPort(cfg.Listen)
@@ -87,6 +88,9 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	}
 	logger := &serverLog{log: cfg.Log, fatal: make(chan string, 1)}
 	ns.SetLoggerV2(logger, false, false, false)
+	if err := door.guard(ns); err != nil {
+		return nil, err
+	}
 	started := make(chan struct{})
 	go func() { // returns once the server accepts connections, or has given up
 		defer close(started)
@@ -106,7 +110,7 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 		<-started
 		return nil, fmt.Errorf("start the embedded NATS server: %w", reason)
 	}
-	return &Server{ns: ns, own: own}, nil
+	return &Server{ns: ns, own: own, door: door}, nil
 }
 
 // Connect opens an in-process connection with all rights.
@@ -121,15 +125,6 @@ func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
 		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
 	}
 	return nc, nil
-}
-
-// nobodysKey is the public key of a user that nobody can sign in as: what clients without credentials become.
-func nobodysKey() (string, error) {
-	pair, err := nkeys.CreateUser()
-	if err != nil {
-		return "", fmt.Errorf("make a key for the embedded NATS server: %w", err)
-	}
-	return pair.PublicKey()
 }
 
 // URL is where subscribers connect from outside; "" when it listens to nobody.

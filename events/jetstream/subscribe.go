@@ -17,11 +17,11 @@ import (
 
 // SubscribeConfig says what a subscriber wants and how it is remembered.
 type SubscribeConfig struct {
-	// Durable is the name under which the server remembers how far the subscriber has come: letters, digits, '-'
-	// and '_'. Two processes with one name share the events between them. Required.
+	// Durable is the name under which the server remembers how far the subscriber has come: the name that it was
+	// added by. Two processes with one name share the events between them. Required.
 	Durable string
-	// From is the first event that a new subscriber gets; 0 and 1: the stream's first. It has no effect for a
-	// name that the server knows already.
+	// From is the first event that a new name gets; 0 and 1: the stream's first. Subscribers that were added have
+	// a name that the server knows already: From, Forget and the order were then said at `imgsrv subscribers add`.
 	From events.Sequence
 	// Images, where given, leaves only events about these images.
 	Images []string
@@ -67,9 +67,10 @@ func Handle[F events.Fact](f func(context.Context, Delivery, F) error) Handler {
 }
 
 // Subscribe hands the events that the handlers want to them, at least once each, until ctx ends; then it waits
-// for the handler that runs and returns nil. The connection is a plain one and needs no rights but to read;
-// broken, it is waited for, if its options let it reconnect. The error wraps ErrUnavailable when there is no
-// stream to read or the connection is closed.
+// for the handler that runs and returns nil. The connection is a subscriber's (see [Connect]), whose name is then the
+// durable's, or one with the right to make consumers. Broken, it is waited for, if its options let it reconnect. The
+// error wraps ErrUnavailable when the server doesn't answer, as it doesn't to who asks for another's durable, or
+// when the connection is closed.
 //
 // A process that begins again under the same name goes on after the last event that was acknowledged.
 func Subscribe(ctx context.Context, nc *nats.Conn, cfg SubscribeConfig, handlers ...Handler) error {
@@ -87,7 +88,7 @@ func Subscribe(ctx context.Context, nc *nats.Conn, cfg SubscribeConfig, handlers
 	if cfg.Durable == "" || len(handlers) == 0 {
 		return errors.New("subscribe: a subscriber has a durable name and at least one handler")
 	}
-	l, err := openReader(ctx, nc, cfg.Logger)
+	l, err := openReader(nc, cfg.Logger)
 	if err != nil {
 		return fmt.Errorf("subscribe %s: %w", cfg.Durable, err)
 	}
@@ -95,7 +96,7 @@ func Subscribe(ctx context.Context, nc *nats.Conn, cfg SubscribeConfig, handlers
 		cfg.Forget = forgetSubscriber
 	}
 	consumer := Consumer{Forget: cfg.Forget, Name: cfg.Durable, Subjects: subjects, From: cfg.From, Workers: cfg.Workers, InOrder: cfg.Workers <= 1}
-	return l.Consume(ctx, consumer, func(ctx context.Context, d Delivery) error {
+	err = l.Consume(ctx, consumer, func(ctx context.Context, d Delivery) error {
 		if len(cfg.Images) > 0 && !slices.Contains(cfg.Images, events.ImageOf(d.Fact)) {
 			return nil
 		}
@@ -106,6 +107,16 @@ func Subscribe(ctx context.Context, nc *nats.Conn, cfg SubscribeConfig, handlers
 		}
 		return nil
 	})
+	return explain(nc, err)
+}
+
+// explain adds what NATS said about a subject that the client has no right to: a request to it is just not
+// answered.
+func explain(nc *nats.Conn, err error) error {
+	if violation := nc.LastError(); err != nil && errors.Is(violation, nats.ErrPermissionViolation) {
+		return fmt.Errorf("%w (%w: a subscriber has the durable of its own name, and no other)", err, violation)
+	}
+	return err
 }
 
 // Position says how far a durable subscriber has come.
@@ -118,11 +129,16 @@ type Position struct {
 // SubscriberPosition reads how far a durable subscriber has come; ok is false for a name that the server
 // doesn't know.
 func SubscriberPosition(ctx context.Context, nc *nats.Conn, durable string) (p Position, ok bool, err error) {
-	l, err := openReader(ctx, nc, nil)
+	l, err := openReader(nc, nil)
 	if err != nil {
 		return p, false, fmt.Errorf("read the position of %s: %w", durable, err)
 	}
-	consumer, err := l.stream.Consumer(ctx, durable)
+	p, ok, err = l.position(ctx, durable)
+	return p, ok, explain(nc, err)
+}
+
+func (l *Log) position(ctx context.Context, durable string) (p Position, ok bool, err error) {
+	consumer, err := l.js.Consumer(ctx, StreamName, durable)
 	if errors.Is(err, natsjs.ErrConsumerNotFound) {
 		return p, false, nil
 	}
@@ -133,21 +149,21 @@ func SubscriberPosition(ctx context.Context, nc *nats.Conn, durable string) (p P
 	return Position{Acknowledged: events.Sequence(info.AckFloor.Stream), Pending: info.NumPending, Unsettled: info.NumAckPending}, true, nil
 }
 
-// Unsubscribe forgets a durable subscriber. A name that the server doesn't know is no error. It needs the right
-// to remove consumers, which the embedded server gives nobody from outside: who could remove one could remove all.
+// Unsubscribe forgets a durable name. One that the server doesn't know is no error. It needs the right to remove
+// consumers, which subscribers don't have: theirs go with `imgsrv subscribers remove`.
 func Unsubscribe(ctx context.Context, nc *nats.Conn, durable string) error {
-	l, err := openReader(ctx, nc, nil)
+	l, err := openReader(nc, nil)
 	if err != nil {
 		return fmt.Errorf("unsubscribe %s: %w", durable, err)
 	}
-	if err := l.stream.DeleteConsumer(ctx, durable); err != nil && !errors.Is(err, natsjs.ErrConsumerNotFound) {
-		return fmt.Errorf("unsubscribe %s: %w", durable, unavailable(err))
+	if err := l.js.DeleteConsumer(ctx, StreamName, durable); err != nil && !errors.Is(err, natsjs.ErrConsumerNotFound) {
+		return explain(nc, fmt.Errorf("unsubscribe %s: %w", durable, unavailable(err)))
 	}
 	return nil
 }
 
-// openReader is Open for somebody who may only read: it makes no stream and measures nothing.
-func openReader(ctx context.Context, nc *nats.Conn, log *slog.Logger) (*Log, error) {
+// openReader is Open for somebody who may only read: it makes no stream, asks for none, and measures nothing.
+func openReader(nc *nats.Conn, log *slog.Logger) (*Log, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -155,11 +171,7 @@ func openReader(ctx context.Context, nc *nats.Conn, log *slog.Logger) (*Log, err
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	stream, err := js.Stream(ctx, StreamName)
-	if err != nil {
-		return nil, fmt.Errorf("look for stream %s: %w", StreamName, unavailable(err))
-	}
-	l := &Log{js: js, stream: stream, log: log, clock: time.Now, identity: stream.CachedInfo().Config.Metadata[identityKey]}
+	l := &Log{js: js, log: log, clock: time.Now}
 	if l.meters, err = newMeters(noop.Meter{}, l); err != nil {
 		return nil, err
 	}

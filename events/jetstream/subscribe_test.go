@@ -18,12 +18,12 @@ import (
 	"github.com/imgsrv/imgsrv/internal/natstest"
 )
 
-// visitor is a connection as anybody may make it, to a server with the two images of exampleServer.
+// visitor is a connection of subscriber "a", to a server with the two images of exampleServer.
 func visitor(t *testing.T) *nats.Conn {
 	t.Helper()
-	url, stop := exampleServer()
+	url, credentials, stop := exampleServer("a")
 	t.Cleanup(stop)
-	nc, err := nats.Connect(url)
+	nc, err := jetstream.Connect(url, credentials)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func hear(t *testing.T, nc *nats.Conn, cfg jetstream.SubscribeConfig, count int)
 	return got
 }
 
-func TestASubscriberNeedsNoRightsAndGoesOnWhereItWas(t *testing.T) {
+func TestASubscriberGoesOnWhereItWas(t *testing.T) {
 	t.Parallel()
 	nc := visitor(t)
 	if got := hear(t, nc, jetstream.SubscribeConfig{Durable: "a"}, 1); !slices.Equal(got, []string{"1 alpine"}) {
@@ -69,12 +69,6 @@ func TestASubscriberNeedsNoRightsAndGoesOnWhereItWas(t *testing.T) {
 	if got := hear(t, nc, jetstream.SubscribeConfig{Durable: "a", From: 1}, 2); !slices.Equal(got, []string{"2 debian-bookworm", "3 latest"}) {
 		t.Errorf("after a restart: %v", got)
 	}
-	if got := hear(t, nc, jetstream.SubscribeConfig{Durable: "b", From: 3}, 1); !slices.Equal(got, []string{"3 latest"}) {
-		t.Errorf("from event 3: %v", got)
-	}
-	if got := hear(t, nc, jetstream.SubscribeConfig{Durable: "c", Images: []string{"debian-bookworm"}}, 2); !slices.Equal(got, []string{"2 debian-bookworm", "3 latest"}) {
-		t.Errorf("one image: %v", got)
-	}
 	if err := nc.PublishMsg(&nats.Msg{Subject: "imgsrv.events.alias.x.y", Data: []byte("{}")}); err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +76,31 @@ func TestASubscriberNeedsNoRightsAndGoesOnWhereItWas(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := nc.LastError(); !errors.Is(err, nats.ErrPermissionViolation) {
-		t.Errorf("a visitor's append: %v, want a refusal", err)
+		t.Errorf("a subscriber's append: %v, want a refusal", err)
+	}
+}
+
+// Who has the right to make consumers gets names of their own choice.
+func TestDurableNamesOfThoseWithRights(t *testing.T) {
+	t.Parallel()
+	log, nc := natstest.LogAndConn(t)
+	for _, fact := range []events.Fact{published("alpine", "3.20"), published("debian-bookworm", "12.5.0"), events.AliasMoved{Alias: events.Alias{Image: "debian-bookworm", Alias: "latest", Version: "12.5.0"}}} {
+		mustAppend(t, log, events.Change{Fact: fact})
+	}
+	if got := hear(t, nc, jetstream.SubscribeConfig{Durable: "b", From: 3}, 1); !slices.Equal(got, []string{"3 latest"}) {
+		t.Errorf("from event 3: %v", got)
+	}
+	if got := hear(t, nc, jetstream.SubscribeConfig{Durable: "c", Images: []string{"debian-bookworm"}}, 2); !slices.Equal(got, []string{"2 debian-bookworm", "3 latest"}) {
+		t.Errorf("one image: %v", got)
+	}
+}
+
+// What its handlers don't want is passed over, since its consumer isn't its own to change.
+func TestASubscriberOfOneImageOfMany(t *testing.T) {
+	t.Parallel()
+	nc := visitor(t)
+	if got := hear(t, nc, jetstream.SubscribeConfig{Durable: "a", Images: []string{"debian-bookworm"}}, 2); !slices.Equal(got, []string{"2 debian-bookworm", "3 latest"}) {
+		t.Errorf("one image: %v", got)
 	}
 }
 

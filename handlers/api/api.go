@@ -60,6 +60,9 @@ type Config struct {
 	// SignedStreams says that the simplestreams documents are there clear-signed too, for the OpenAPI document.
 	SignedStreams bool
 
+	// Subscribers, optional, knows who may read events over NATS; without it there are no routes for them.
+	Subscribers *jetstream.Subscribers
+
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
 
@@ -145,6 +148,9 @@ func New(cfg Config) (chi.Router, error) {
 	}
 	if s.TrustRules != nil {
 		s.trustRules()
+	}
+	if s.Subscribers != nil {
+		s.subscribers()
 	}
 	s.projectionRoutes()
 	s.principals()

@@ -28,7 +28,7 @@ func (s *server) bytes(router chi.Router) {
 	router.Group(func(r chi.Router) {
 		r.Use(Authenticate(s.Guard, s.Log), MinSequence(s.Events, s.MinSequenceWait, s.Log, s.CatalogProjection))
 		routes := s.provenance()
-		routes[pathFormat], routes[pathBlob] = s.serveFormat, s.serveBlob
+		routes[pathFormat], routes[pathAttached], routes[pathBlob] = s.serveFormat, s.serveAttachment, s.serveBlob
 		for path, serve := range routes {
 			handler := func(w http.ResponseWriter, r *http.Request) {
 				if err := serve(w, r); err != nil {
@@ -57,9 +57,8 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	if !maySee(r.Context(), row.Image, row.Visibility) {
 		return gone
 	}
-	d := download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,
-		cache: cacheOf(row.Visibility, row.ByAlias), name: provenance.FileName(row.Image, row.Version, row.Variant, row.Format)}
-	return s.send(w, r, d)
+	return s.send(w, r, download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,
+		cache: cacheOf(row.Visibility, row.ByAlias), name: provenance.FileName(row.Image, row.Version, row.Variant, row.Format)})
 }
 
 // cacheOf is the Cache-Control of what belongs to an image; of what may change, as an alias does, each use asks again.

@@ -37,13 +37,23 @@ func formatPath(image, version string) string {
 	return "/api/images/" + image + "/versions/" + version + "/variants/" + variantName + "/formats/disk.qcow2"
 }
 
+func attachmentPath(image, version string) string {
+	return "/api/images/" + image + "/versions/" + version + "/attachments/notes.md"
+}
+
+// withAttachment is a session of one more file, of the same bytes.
+func withAttachment(body map[string]any, data []byte) map[string]any {
+	body["attachments"] = []any{map[string]any{"name": "notes.md", "size": len(data)}}
+	return body
+}
+
 func blobPath(data []byte) string { return "/cas/sha256/" + sha(data)[:2] + "/" + sha(data) }
 
 func TestADownloadSaysWhatItIs(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	data := pattern(100_000)
-	n.publish(session("debian", "12.5.0", data, "latest"), data)
+	n.publish(withAttachment(session("debian", "12.5.0", data, "latest"), data), data)
 	sum, err := hex.DecodeString(sha(data))
 	if err != nil {
 		t.Fatal(err)
@@ -51,9 +61,11 @@ func TestADownloadSaysWhatItIs(t *testing.T) {
 	common := map[string]string{"ETag": `"sha256:` + sha(data) + `"`, "Repr-Digest": "sha-256=:" + base64.StdEncoding.EncodeToString(sum) + ":",
 		"Accept-Ranges": "bytes", "Content-Type": "application/x-qemu-disk", "Content-Length": "100000", "X-Content-Type-Options": "nosniff"}
 	for path, more := range map[string]map[string]string{
-		formatPath("debian", "12.5.0"): {"Cache-Control": "public, max-age=31536000, immutable", "Content-Disposition": `attachment; filename="debian-12.5.0-` + variantName + `.disk.qcow2"`},
-		formatPath("debian", "latest"): {"Cache-Control": "public, no-cache", "Content-Disposition": `attachment; filename="debian-12.5.0-` + variantName + `.disk.qcow2"`},
-		blobPath(data):                 {"Cache-Control": "public, max-age=31536000, immutable", "Content-Disposition": `attachment; filename="sha256-` + sha(data) + `"`},
+		formatPath("debian", "12.5.0"):     {"Cache-Control": "public, max-age=31536000, immutable", "Content-Disposition": `attachment; filename="debian-12.5.0-` + variantName + `.disk.qcow2"`},
+		formatPath("debian", "latest"):     {"Cache-Control": "public, no-cache", "Content-Disposition": `attachment; filename="debian-12.5.0-` + variantName + `.disk.qcow2"`},
+		attachmentPath("debian", "12.5.0"): {"Cache-Control": "public, max-age=31536000, immutable", "Content-Disposition": `attachment; filename="debian-12.5.0.notes.md"`},
+		attachmentPath("debian", "latest"): {"Cache-Control": "public, no-cache", "Content-Disposition": `attachment; filename="debian-12.5.0.notes.md"`},
+		blobPath(data):                     {"Cache-Control": "public, max-age=31536000, immutable", "Content-Disposition": `attachment; filename="sha256-` + sha(data) + `"`},
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
 			a := n.do(method, path, nil, anonymous)
@@ -78,9 +90,9 @@ func TestADownloadKnowsRangesAndPreconditions(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	data := pattern(3 << 20)
-	n.publish(session("debian", "1", data), data)
+	n.publish(withAttachment(session("debian", "1", data), data), data)
 	etag := `"sha256:` + sha(data) + `"`
-	for _, path := range []string{formatPath("debian", "1"), blobPath(data)} {
+	for _, path := range []string{formatPath("debian", "1"), attachmentPath("debian", "1"), blobPath(data)} {
 		get := func(headers ...string) answer {
 			var options []option
 			for i := 0; i < len(headers); i += 2 {
@@ -140,6 +152,7 @@ func TestWhatNoVersionNamesIsNotSent(t *testing.T) {
 	for _, path := range []string{
 		blobPath(other), "/cas/sha256/00/" + hexed, "/cas/sha256/" + strings.ToUpper(hexed[:2]) + "/" + strings.ToUpper(hexed), "/cas/sha256/" + hexed[:2] + "/" + hexed[:63],
 		"/cas/sha256/x/x", "/cas/sha256/" + hexed[:2] + "/..%2f" + hexed, formatPath("debian", "2"), formatPath("..", "1"), formatPath("debian", "..%2F1"),
+		attachmentPath("debian", "1"), attachmentPath("..", "1"), strings.Replace(attachmentPath("debian", "1"), "notes.md", "..%2Fnotes.md", 1),
 		strings.Replace(formatPath("debian", "1"), "disk.qcow2", "disk.raw", 1), strings.Replace(formatPath("debian", "1"), "amd64", "arm64", 1),
 	} {
 		n.problem(n.do(http.MethodGet, path, nil), 404, "not-found")

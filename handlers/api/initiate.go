@@ -38,6 +38,8 @@ type sessionRequest struct {
 	Visibility  string           `json:"visibility,omitempty" enum:"public,private" doc:"Who may see the image. Left out: as the image is, and public for a new one. A version can't change it"`
 	Aliases     []string         `json:"aliases,omitempty" nullable:"false" doc:"Names that shall point at the version when it is published" example:"[\"latest\"]"`
 	Variants    []variantRequest `json:"variants" nullable:"false" doc:"What the version offers. All variants appear together or not at all"`
+
+	Attachments []attachmentRequest `json:"attachments,omitempty" nullable:"false" doc:"Files of the version as a whole: SBOMs, signatures, release notes. Their content is not looked at"`
 }
 
 type variantRequest struct {
@@ -69,7 +71,7 @@ type sessionOpened struct {
 }
 
 type fileToSend struct {
-	Variant string     `json:"variant" example:"amd64.virtual-machine.default"`
+	Variant string     `json:"variant" doc:"attachments: the file is an attachment, and format its name" example:"amd64.virtual-machine.default"`
 	Format  string     `json:"format" example:"disk.qcow2"`
 	State   string     `json:"state" enum:"pending,present,complete" doc:"present: the server has the bytes already"`
 	Size    int64      `json:"size" doc:"Length in bytes"`
@@ -167,17 +169,17 @@ func (s *server) newSession(ctx context.Context, in *initiateInput) (events.Uplo
 		}
 		u.Variants = append(u.Variants, variant)
 	}
+	attachments, wrong := newAttachments(body.Attachments)
+	u.Attachments, broken = attachments, append(broken, wrong...)
 	if err := checkForm(u, broken); err != nil {
 		return u, err
 	}
 	for _, v := range u.Variants {
 		// Not before the rules of form, which speak of the places in the request.
 		slices.SortStableFunc(v.Files, func(a, b events.UploadFile) int { return metadataFirst(a) - metadataFirst(b) })
-		for _, f := range v.Files {
-			if s.MaxUploadBytes > 0 && f.Size > s.MaxUploadBytes {
-				return u, problem.New(problem.CodeTooLarge, fmt.Sprintf("file %s of variant %s has %d bytes, and this server takes at most %d a file", f.Format, v.Name(), f.Size, s.MaxUploadBytes))
-			}
-		}
+	}
+	if err := s.checkSizes(u); err != nil {
+		return u, err
 	}
 	var err error
 	u.RequestDigest, err = requestDigest(u)
@@ -281,28 +283,25 @@ func (s *server) openedBefore(ctx context.Context, u events.Upload, version even
 
 // markPresent marks the files whose declared digest is a blob that is really there.
 func (s *server) markPresent(ctx context.Context, u events.Upload) (events.Upload, error) {
-	for i := range u.Variants {
-		for k := range u.Variants[i].Files {
-			f := &u.Variants[i].Files[k]
-			f.State, f.Digest = events.FilePending, ""
-			if f.Declared == "" {
-				continue
-			}
-			known, err := s.Events.Blob(ctx, f.Declared)
-			if err != nil {
-				return u, err
-			}
-			if known.Sequence == 0 || known.State.Size != f.Size {
-				continue
-			}
-			var wrongSize *blob.SizeMismatchError
-			there, err := s.Blobs.HasBlob(f.Declared.Hex(), f.Size)
-			if err != nil && !errors.As(err, &wrongSize) {
-				return u, err
-			}
-			if there && s.mayKnow(ctx, f.Declared) { // a lost blob is taken in again
-				f.State, f.Digest = events.FilePresent, f.Declared
-			}
+	for _, f := range u.Files() {
+		f.State, f.Digest = events.FilePending, ""
+		if f.Declared == "" {
+			continue
+		}
+		known, err := s.Events.Blob(ctx, f.Declared)
+		if err != nil {
+			return u, err
+		}
+		if known.Sequence == 0 || known.State.Size != f.Size {
+			continue
+		}
+		var wrongSize *blob.SizeMismatchError
+		there, err := s.Blobs.HasBlob(f.Declared.Hex(), f.Size)
+		if err != nil && !errors.As(err, &wrongSize) {
+			return u, err
+		}
+		if there && s.mayKnow(ctx, f.Declared) { // a lost blob is taken in again
+			f.State, f.Digest = events.FilePresent, f.Declared
 		}
 	}
 	return u, nil
@@ -355,16 +354,14 @@ func (s *server) checkSpace(u events.Upload) error {
 	if err != nil {
 		return err
 	}
-	for _, v := range u.Variants {
-		for _, f := range v.Files {
-			if f.State != events.FilePending {
-				continue
-			}
-			if f.Size > free { // subtracting keeps sums of declared sizes from overflowing
-				return problem.New(problem.CodeStorageFull, "the storage has no room for the declared files")
-			}
-			free -= f.Size
+	for _, f := range u.Files() {
+		if f.State != events.FilePending {
+			continue
 		}
+		if f.Size > free { // subtracting keeps sums of declared sizes from overflowing
+			return problem.New(problem.CodeStorageFull, "the storage has no room for the declared files")
+		}
+		free -= f.Size
 	}
 	return nil
 }
@@ -387,14 +384,12 @@ func (s *server) sessionAnswer(ctx context.Context, u events.Upload, sequence ev
 	if u.Complete {
 		out.Body.JobURL = jobURL(ctx, u.JobID)
 	}
-	for _, v := range u.Variants {
-		for _, f := range v.Files {
-			file := fileToSend{Variant: v.Name(), Format: f.Format, State: string(f.State), Size: f.Size}
-			if f.State == events.FilePending && u.State == events.SessionOpen {
-				file.TUS = &tusTarget{CreateURL: base(ctx) + pathTUS, Metadata: UploadMetadata(u.ID, v.Name(), f.Format)}
-			}
-			out.Body.Files = append(out.Body.Files, file)
+	for ref, f := range u.Files() {
+		file := fileToSend{Variant: ref.Variant, Format: ref.Format, State: string(f.State), Size: f.Size}
+		if f.State == events.FilePending && u.State == events.SessionOpen {
+			file.TUS = &tusTarget{CreateURL: base(ctx) + pathTUS, Metadata: UploadMetadata(u.ID, ref.Variant, ref.Format)}
 		}
+		out.Body.Files = append(out.Body.Files, file)
 	}
 	return out, nil
 }

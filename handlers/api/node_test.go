@@ -291,20 +291,19 @@ func (n *node) upload(id string) events.Current[events.Upload] {
 // handOver lets all pending files of a session arrive with these bytes and hands it to its job.
 func (n *node) handOver(id string, data []byte) {
 	n.t.Helper()
-	for _, v := range n.upload(id).State.Variants {
-		for _, f := range v.Files {
-			if f.State != events.FilePending {
-				continue
-			}
-			job, name := n.upload(id).State.JobID, v.Name()+"."+f.Format
-			if err := n.blobs.WriteIngress(job, name, data); err != nil {
-				n.t.Fatal(err)
-			}
-			n.append(func(context.Context) ([]events.Change, error) {
-				return events.Complete(events.CompleteFile{File: events.FileRef{Variant: v.Name(), Format: f.Format}, Size: int64(len(data)),
-					Digest: events.Digest("sha256:" + sha(data)), Ingress: name, At: time.Now()}, n.upload(id))
-			})
+	upload := n.upload(id).State
+	for ref, f := range upload.Files() {
+		if f.State != events.FilePending {
+			continue
 		}
+		name := ref.Variant + "." + ref.Format
+		if err := n.blobs.WriteIngress(upload.JobID, name, data); err != nil {
+			n.t.Fatal(err)
+		}
+		n.append(func(context.Context) ([]events.Change, error) {
+			return events.Complete(events.CompleteFile{File: ref, Size: int64(len(data)),
+				Digest: events.Digest("sha256:" + sha(data)), Ingress: name, At: time.Now()}, n.upload(id))
+		})
 	}
 	n.append(func(context.Context) ([]events.Change, error) { return events.CompleteUpload(n.upload(id), time.Now()) })
 }

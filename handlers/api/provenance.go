@@ -34,6 +34,9 @@ func checksums(m events.Manifest) []byte {
 			files = append(files, provenance.File{Name: provenance.FileName(m.Image, m.Version, v.Name(), f.Format), SHA256: f.Digest.Hex()})
 		}
 	}
+	for _, a := range m.Attachments {
+		files = append(files, provenance.File{Name: provenance.AttachmentName(m.Image, m.Version, a.Name), SHA256: a.Digest.Hex()})
+	}
 	return provenance.Checksums(files)
 }
 

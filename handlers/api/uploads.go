@@ -53,7 +53,7 @@ type uploadStatus struct {
 
 // fileStatus is one declared file.
 type fileStatus struct {
-	Variant string `json:"variant" example:"amd64.virtual-machine.default"`
+	Variant string `json:"variant" doc:"attachments: the file is an attachment, and format its name" example:"amd64.virtual-machine.default"`
 	Format  string `json:"format" example:"disk.qcow2"`
 	State   string `json:"state" enum:"pending,present,complete"`
 	Offset  int64  `json:"offset" doc:"Bytes that are safe on the server"`
@@ -166,21 +166,19 @@ func (s *server) uploadAnswer(ctx context.Context, upload events.Current[events.
 		}
 	}
 	n := 0
-	for _, v := range u.Variants {
-		for _, f := range v.Files {
-			file, err := s.fileStatus(ctx, u, v, f, n)
-			if err != nil {
-				return nil, err
-			}
-			status.Files = append(status.Files, file)
-			n++
+	for ref, f := range u.Files() {
+		file, err := s.fileStatus(ctx, u, ref, *f, n)
+		if err != nil {
+			return nil, err
 		}
+		status.Files = append(status.Files, file)
+		n++
 	}
 	return &uploadOutput{Sequence: uint64(upload.Sequence), Body: status}, nil
 }
 
-func (s *server) fileStatus(ctx context.Context, u events.Upload, v events.UploadVariant, f events.UploadFile, n int) (fileStatus, error) {
-	file := fileStatus{Variant: v.Name(), Format: f.Format, State: string(f.State), Size: f.Size, SHA256: f.Declared.Hex()}
+func (s *server) fileStatus(ctx context.Context, u events.Upload, ref events.FileRef, f events.UploadFile, n int) (fileStatus, error) {
+	file := fileStatus{Variant: ref.Variant, Format: ref.Format, State: string(f.State), Size: f.Size, SHA256: f.Declared.Hex()}
 	switch {
 	case f.State != events.FilePending:
 		file.Offset, file.SHA256 = f.Size, f.Digest.Hex()

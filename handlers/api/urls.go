@@ -19,6 +19,7 @@ const (
 	pathVersions   = pathImage + "/versions"
 	pathVersion    = pathVersions + "/{version}"
 	pathFormat     = pathVersion + "/variants/{variant}/formats/{format}"
+	pathAttached   = pathVersion + "/attachments/{name}"
 	pathChecksums  = pathVersion + "/" + provenance.ChecksumsName
 	pathSignature  = pathVersion + "/" + provenance.SignatureName
 	pathSigningKey = "/api/signing-key"
@@ -59,6 +60,10 @@ func versionURL(ctx context.Context, image, version string) string {
 
 func formatURL(ctx context.Context, image, version, variant, format string) string {
 	return versionURL(ctx, image, version) + "/variants/" + url.PathEscape(variant) + "/formats/" + url.PathEscape(format)
+}
+
+func attachmentURL(ctx context.Context, image, version, name string) string {
+	return versionURL(ctx, image, version) + "/attachments/" + url.PathEscape(name)
 }
 
 func blobURL(ctx context.Context, digest events.Digest) string {

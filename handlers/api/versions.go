@@ -44,6 +44,7 @@ type versionSummary struct {
 	PublishedAt time.Time `json:"published_at"`
 	Aliases     []string  `json:"aliases" nullable:"false" doc:"Aliases that name it now"`
 	Variants    []string  `json:"variants" nullable:"false" example:"[\"amd64.virtual-machine.default\"]"`
+	Attachments []string  `json:"attachments,omitempty" nullable:"false" doc:"Names of its attachments" example:"[\"sbom.spdx.json\"]"`
 	URL         string    `json:"url" format:"uri"`
 }
 
@@ -76,6 +77,8 @@ type versionDetail struct {
 	URL         string          `json:"url" format:"uri"`
 	JobURL      string          `json:"job_url" format:"uri" doc:"The job that published it"`
 	Variants    []variantDetail `json:"variants" nullable:"false"`
+
+	Attachments []attachmentDetail `json:"attachments,omitempty" nullable:"false" doc:"Files of the version as a whole: SBOMs, signatures, release notes"`
 }
 
 type variantDetail struct {
@@ -138,6 +141,9 @@ func versionsPageOf(ctx context.Context, in *versionsInput, rows []catalog.Versi
 		for _, v := range row.Manifest.Variants {
 			summary.Variants = append(summary.Variants, v.Name())
 		}
+		for _, a := range row.Manifest.Attachments {
+			summary.Attachments = append(summary.Attachments, a.Name)
+		}
 		out.Body.Versions = append(out.Body.Versions, summary)
 	}
 	return out
@@ -183,7 +189,7 @@ func versionDetailOf(ctx context.Context, row catalog.VersionRow) versionDetail 
 	m := row.Manifest
 	detail := versionDetail{Image: m.Image, Version: m.Version, OS: m.OS, Release: m.Release, Description: m.Description,
 		Visibility: string(row.Visibility), PublishedAt: m.PublishedAt.UTC(), PublishedBy: m.PublishedBy, Aliases: listed(row.Aliases),
-		URL: versionURL(ctx, m.Image, m.Version), JobURL: jobURL(ctx, m.JobID), Variants: []variantDetail{}}
+		URL: versionURL(ctx, m.Image, m.Version), JobURL: jobURL(ctx, m.JobID), Variants: []variantDetail{}, Attachments: attachmentsOf(ctx, m)}
 	for _, v := range m.Variants {
 		variant := variantDetail{Name: v.Name(), Architecture: v.Architecture, Type: string(v.Type), Flavour: v.Flavour,
 			Fingerprint: v.Fingerprint, Root: v.Root, Formats: []formatDetail{}}

@@ -18,7 +18,7 @@ func (p *Publication) inspect(ctx context.Context, job events.Job, _ events.Uplo
 	files := slices.Clone(job.Files)
 	for i := range files {
 		f := &files[i]
-		if kind, ok := imagefile.Expect(f.Format); !ok || kind != imagefile.Qcow2 {
+		if kind, ok := imagefile.Expect(f.Format); !ok || kind != imagefile.Qcow2 || f.Ref().IsAttachment() {
 			continue
 		}
 		err := p.withFile(job.ID, f, func(r io.ReaderAt, size int64) error {
@@ -32,7 +32,7 @@ func (p *Publication) inspect(ctx context.Context, job events.Job, _ events.Uplo
 		var refused *qcow2.Error
 		switch {
 		case errors.As(err, &refused):
-			return nil, &Refusal{Code: refused.Code, Err: fmt.Errorf("file %s of %s: %w", f.Format, f.Variant, err)}
+			return nil, &Refusal{Code: refused.Code, Err: fmt.Errorf("%s: %w", f.Ref(), err)}
 		case err != nil:
 			return nil, err
 		}

@@ -35,11 +35,11 @@ func (s dataStore) NewUpload(ctx context.Context, info handler.FileInfo) (handle
 	if err != nil {
 		return nil, s.h.tusError(ctx, err)
 	}
-	variant, file, ok := upload.State.FileAt(n)
+	ref, file, ok := upload.State.FileAt(n)
 	if !ok {
 		return nil, handler.ErrNotFound
 	}
-	spec, err := s.h.intakeSpec(&upload.State, variant, file)
+	spec, err := s.h.intakeSpec(&upload.State, ref, file)
 	if err != nil {
 		return nil, s.h.tusError(ctx, err)
 	}

@@ -25,7 +25,8 @@ import (
 // BasePath is where the handler is mounted.
 const BasePath = "/api/uploads/tus/"
 
-// Keys of the Upload-Metadata that says which declared file an upload is.
+// Keys of the Upload-Metadata that says which declared file an upload is. An attachment has
+// events.AttachmentVariant as its variant, and its name as the format.
 const (
 	keySession = "session"
 	keyVariant = "variant"
@@ -146,17 +147,17 @@ func (h *Handler) beforeCreate(hook handler.HookEvent) (handler.HTTPResponse, ha
 	u := &upload.State
 	n, ok := u.Index(meta[keyVariant], meta[keyFormat])
 	if upload.Sequence == 0 || !ok || !access.From(hook.Context).May(events.RolePublisher, u.Image) {
-		return fail(events.Refuse(events.CodeNotFound, "there is no upload session %s with a file %s of variant %s", session, meta[keyFormat], meta[keyVariant]))
+		return fail(events.Refuse(events.CodeNotFound, "there is no upload session %s with a %s", session, events.FileRef{Variant: meta[keyVariant], Format: meta[keyFormat]}))
 	}
-	_, file, _ := u.FileAt(n)
+	ref, file, _ := u.FileAt(n)
 	if file.State != events.FilePending {
-		return fail(events.Refuse(events.CodeFileComplete, "file %s of variant %s is there already", file.Format, meta[keyVariant]))
+		return fail(events.Refuse(events.CodeFileComplete, "%s is there already", ref))
 	}
 	if u.State != events.SessionOpen {
 		return fail(events.Refuse(events.CodeSessionClosed, "upload session %s is %s and takes no more files", u.ID, u.State))
 	}
 	if !hook.Upload.SizeIsDeferred && hook.Upload.Size != file.Size {
-		return fail(events.Refuse(events.CodeFileMismatch, "Upload-Length is %d, declared were %d bytes for file %s of variant %s", hook.Upload.Size, file.Size, file.Format, meta[keyVariant]))
+		return fail(events.Refuse(events.CodeFileMismatch, "Upload-Length is %d, declared were %d bytes for %s", hook.Upload.Size, file.Size, ref))
 	}
 	// A creation that carries bytes must not append them to what an earlier one left.
 	if offset, err := h.Offset(session, n); err == nil && offset > 0 && carriesBytes(hook.HTTPRequest.Header) {

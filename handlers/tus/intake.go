@@ -34,8 +34,12 @@ func parseUploadID(id string) (session string, n int, ok bool) {
 
 // intakeSpec says how a declared file is received: where it is the root of a variant whose metadata
 // tarball is known already, the Incus fingerprint is hashed beside the digest.
-func (h *Handler) intakeSpec(upload *events.Upload, variant *events.UploadVariant, file *events.UploadFile) (blob.IntakeSpec, error) {
+func (h *Handler) intakeSpec(upload *events.Upload, ref events.FileRef, file *events.UploadFile) (blob.IntakeSpec, error) {
 	spec := blob.IntakeSpec{SizeBytes: file.Size}
+	variant, ok := upload.Variant(ref.Variant)
+	if !ok { // an attachment
+		return spec, nil
+	}
 	root, ok := variant.Root()
 	if !ok || root.Format != file.Format {
 		return spec, nil
@@ -88,17 +92,17 @@ func (h *Handler) finish(ctx context.Context, session string, n int) error {
 	if err != nil {
 		return err
 	}
-	variant, file, ok := upload.State.FileAt(n)
+	ref, file, ok := upload.State.FileAt(n)
 	if !ok {
 		return events.Refuse(events.CodeNotFound, "upload session %s has no file %d", session, n)
 	}
-	name := variant.Name() + "." + file.Format
+	name := ref.Variant + "." + ref.Format
 	if file.State == events.FilePending && upload.State.State == events.SessionOpen {
 		if err := h.store.LinkToIngress(ctx, session, n, upload.State.JobID, name); err != nil {
 			return err
 		}
 	}
-	cmd := events.CompleteFile{File: events.FileRef{Variant: variant.Name(), Format: file.Format}, Size: intake.Size(),
+	cmd := events.CompleteFile{File: ref, Size: intake.Size(),
 		Digest: events.Digest("sha256:" + digest), Ingress: name, At: h.now().UTC()}
 	if combined != "" {
 		cmd.Combined = events.Digest("sha256:" + combined)

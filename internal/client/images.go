@@ -30,6 +30,7 @@ type VersionSummary struct {
 	PublishedAt time.Time `json:"published_at,omitzero"`
 	Aliases     []string  `json:"aliases"`
 	Variants    []string  `json:"variants"` // their names
+	Attachments []string  `json:"attachments,omitempty"`
 	URL         string    `json:"url"`
 }
 
@@ -44,6 +45,17 @@ type Version struct {
 	Aliases     []string  `json:"aliases,omitempty"`
 	PublishedAt time.Time `json:"published_at,omitzero"`
 	Variants    []Variant `json:"variants"`
+
+	Attachments []Attachment `json:"attachments,omitempty"`
+}
+
+// Attachment is a downloadable file of a version as a whole.
+type Attachment struct {
+	Name      string `json:"name"`
+	Digest    string `json:"digest"` // sha256:<hex>
+	Size      int64  `json:"size"`   // bytes
+	MediaType string `json:"media_type,omitempty"`
+	URL       string `json:"url,omitempty"`
 }
 
 // Variant is what a version offers for one architecture, type and flavour.
@@ -122,6 +134,11 @@ func (c *Client) VersionAt(ctx context.Context, ref string) (*Version, error) {
 // FormatURL is where a format's bytes are.
 func (c *Client) FormatURL(image, version, variant, format string) string {
 	return c.URL(route("api", "images", image, "versions", version, "variants", variant, "formats", format))
+}
+
+// AttachmentURL is where an attachment's bytes are.
+func (c *Client) AttachmentURL(image, version, name string) string {
+	return c.URL(route("api", "images", image, "versions", version, "attachments", name))
 }
 
 // VersionURL is where a version's manifest is.

@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// NewImage is the body of POST /api/images: a version to be published, with the files of its variants.
+// NewImage is the body of POST /api/images: a version to be published, with the files of its variants and its own.
 type NewImage struct {
 	Image       string       `json:"image"`
 	Version     string       `json:"version"`
@@ -19,7 +19,19 @@ type NewImage struct {
 	Visibility  string       `json:"visibility,omitempty"`
 	Aliases     []string     `json:"aliases,omitempty"`
 	Variants    []NewVariant `json:"variants"`
+
+	Attachments []NewAttachment `json:"attachments,omitempty"`
 }
+
+// NewAttachment declares a file of the version as a whole.
+type NewAttachment struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`             // bytes
+	SHA256 string `json:"sha256,omitempty"` // hex
+}
+
+// AttachmentVariant is the variant of those files of a session that are attachments; the format is then the name.
+const AttachmentVariant = "attachments"
 
 // NewVariant declares the files of a variant.
 type NewVariant struct {

@@ -45,17 +45,16 @@ func (h *History) Initiate(tb TB, session events.Upload) (string, error) {
 func (h *History) CompleteFile(tb TB, id string) error {
 	tb.Helper()
 	upload := h.Upload(id)
-	for _, v := range upload.State.Variants {
-		for _, f := range v.Files {
-			if f.State != events.FilePending {
-				continue
-			}
-			content := fmt.Sprintf("%s %s %s %s", upload.State.Image, upload.State.Version, v.Name(), f.Format)
-			return h.decide(tb)(events.Complete(events.CompleteFile{
-				File: events.FileRef{Variant: v.Name(), Format: f.Format}, Size: f.Size, Digest: Digest(content),
-				Combined: Digest("metadata of " + content), Ingress: v.Name() + "." + f.Format, At: h.now,
-			}, upload))
+	for ref, f := range upload.State.Files() {
+		if f.State != events.FilePending {
+			continue
 		}
+		content := fmt.Sprintf("%s %s %s %s", upload.State.Image, upload.State.Version, ref.Variant, ref.Format)
+		cmd := events.CompleteFile{File: ref, Size: f.Size, Digest: Digest(content), Ingress: ref.Variant + "." + ref.Format, At: h.now}
+		if !ref.IsAttachment() {
+			cmd.Combined = Digest("metadata of " + content)
+		}
+		return h.decide(tb)(events.Complete(cmd, upload))
 	}
 	return events.Refuse(events.CodeFileComplete, "all files of session %s are there", id)
 }

@@ -17,7 +17,7 @@ func Draw(t *rapid.T, n int) *History {
 	versions := rapid.SampledFrom([]string{"1", "2", "12.5.0", "3~rc1+b"})
 	aliases := rapid.SampledFrom([]string{"latest", "stable", "edge"})
 	actions := rapid.SampledFrom([]string{"initiate", "file", "file", "complete", "advance", "advance", "advance", "finish", "finish",
-		"abort", "expire", "fail step", "fail job", "retry", "move alias", "remove alias", "skip event", "webhook", "delivery", "delivery"})
+		"abort", "expire", "fail step", "fail job", "retry", "move alias", "remove alias", "skip event", "webhook", "delivery", "delivery", "subscriber"})
 	for range n {
 		action := actions.Draw(t, "action")
 		if action == "initiate" || len(h.ids) == 0 {
@@ -62,6 +62,8 @@ func (h *History) act(t *rapid.T, action, id, job string, images, versions, alia
 		return h.SkipEvent(t, "elsewhere", h.Head())
 	case "webhook":
 		return h.webhook(t)
+	case "subscriber":
+		return h.subscriber(t)
 	case "delivery":
 		if len(h.hooks) == 0 {
 			h.AddWebhook(t)
@@ -121,6 +123,12 @@ func drawSession(t *rapid.T, image, version string, aliases *rapid.Generator[str
 				{Format: "shared.bin", Size: 7, State: events.FilePresent, Digest: Digest("shared")},
 			},
 		})
+	}
+	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"sbom.spdx.json", "notes.md", "disk.qcow2"}), 0, 2, rapid.ID).Draw(t, "attachments") {
+		session.Attachments = append(session.Attachments, events.UploadFile{Format: name, Size: 300, State: events.FilePending})
+	}
+	if rapid.Bool().Draw(t, "known attachment") { // one that is a format elsewhere
+		session.Attachments = append(session.Attachments, events.UploadFile{Format: "shared.txt", Size: 7, State: events.FilePresent, Digest: Digest("shared")})
 	}
 	return session
 }

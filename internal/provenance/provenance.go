@@ -25,6 +25,12 @@ func FileName(image, version, variant, format string) string {
 	return image + "-" + version + "-" + variant + "." + format
 }
 
+// AttachmentName is FileName for an attachment, a file of the version as a whole. The dot after the version is what no variant's file
+// has there.
+func AttachmentName(image, version, name string) string {
+	return image + "-" + version + "." + name
+}
+
 // Checksums makes the lines that coreutils' sha256sum -c reads, sorted by name. The names need no escaping there: they are
 // imgsrv's clean names.
 func Checksums(files []File) []byte {

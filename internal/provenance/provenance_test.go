@@ -49,8 +49,11 @@ func TestFilesOfAVersionHaveNamesOfTheirOwn(t *testing.T) {
 			names[provenance.FileName("image", "1", "amd64.container."+flavour, format)] = true
 		}
 	}
-	if len(names) != 18 {
-		t.Errorf("18 files have %d names", len(names))
+	for _, name := range []string{"c", "amd64.container.a.c", "-amd64.container.a.c"} {
+		names[provenance.AttachmentName("image", "1", name)] = true
+	}
+	if len(names) != 21 {
+		t.Errorf("21 files have %d names", len(names))
 	}
 }
 

@@ -78,9 +78,9 @@ func tellUpload(fact events.UploadFact) string {
 	case events.UploadFileCompleted:
 		file, ok := u.File(fact.File.Variant, fact.File.Format)
 		if !ok {
-			return fmt.Sprintf("a file arrived: %s of %s", fact.File.Format, fact.File.Variant)
+			return "a file arrived: " + called(fact.File)
 		}
-		return fmt.Sprintf("uploaded %s of %s: %s, %s", fact.File.Format, fact.File.Variant, size(file.Size), file.Digest)
+		return fmt.Sprintf("uploaded %s: %s, %s", called(fact.File), size(file.Size), file.Digest)
 	case events.UploadCompleted:
 		return "all files are there; job " + u.JobID + " takes them on"
 	case events.UploadAborted:
@@ -93,20 +93,25 @@ func tellUpload(fact events.UploadFact) string {
 
 func declared(u events.Upload) string {
 	var files []string
-	for _, v := range u.Variants {
-		for _, f := range v.Files {
-			state := ""
-			if f.State == events.FilePresent {
-				state = ", known already"
-			}
-			files = append(files, fmt.Sprintf("%s of %s (%s%s)", f.Format, v.Name(), size(f.Size), state))
+	for ref, f := range u.Files() {
+		state := ""
+		if f.State == events.FilePresent {
+			state = ", known already"
 		}
+		files = append(files, fmt.Sprintf("%s (%s%s)", called(ref), size(f.Size), state))
 	}
 	text := strings.Join(files, ", ")
 	if len(u.Aliases) > 0 {
 		text += ", to be " + strings.Join(u.Aliases, ", ")
 	}
 	return text
+}
+
+func called(f events.FileRef) string {
+	if f.IsAttachment() {
+		return "attachment " + f.Format
+	}
+	return f.Format + " of " + f.Variant
 }
 
 // tellJob tells of a step when it has ended; of its beginning only if it begins again, or if that is all that
@@ -194,6 +199,13 @@ func tellManifest(m *events.Manifest) string {
 		variants = append(variants, v.Name()+" ("+strings.Join(formats, ", ")+")")
 	}
 	text := "published: " + strings.Join(variants, ", ")
+	var attached []string
+	for _, a := range m.Attachments {
+		attached = append(attached, a.Name)
+	}
+	if len(attached) > 0 {
+		text += ", with " + strings.Join(attached, ", ")
+	}
 	if m.PublishedBy != "" {
 		text += ", uploaded by " + m.PublishedBy
 	}

@@ -1,6 +1,7 @@
 package story_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +19,25 @@ func texts(h *eventstest.History) (out []string) {
 		out = append(out, strings.TrimPrefix(line.Version+": "+line.Text, ": "))
 	}
 	return out
+}
+
+func TestAttachmentsAreTold(t *testing.T) {
+	t.Parallel()
+	h := eventstest.New()
+	session := eventstest.Session("debian", "1")
+	session.Variants[0].Files[0].State, session.Variants[0].Files[0].Digest = events.FilePresent, eventstest.Digest("disk")
+	session.Attachments = []events.UploadFile{{Format: "notes.md", Size: 300, State: events.FilePending}}
+	id := h.Publish(t, session)
+	told := texts(h)
+	for _, want := range []string{
+		"1: opened upload session " + id + " for disk.qcow2 of amd64.virtual-machine.default (192.0 KiB, known already), attachment notes.md (300 B)",
+		"1: uploaded attachment notes.md: 300 B, " + string(eventstest.Digest("debian 1 attachments notes.md")),
+		"1: published: amd64.virtual-machine.default (disk.qcow2, incus.tar.xz), with notes.md, uploaded by publisher",
+	} {
+		if !slices.Contains(told, want) {
+			t.Errorf("no line %q in\n%s", want, strings.Join(told, "\n"))
+		}
+	}
 }
 
 func TestATroubledPublicationIsToldStepByStep(t *testing.T) {

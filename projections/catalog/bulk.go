@@ -116,9 +116,11 @@ func (c *changes) loadVersions(ctx context.Context, tx pgx.Tx) error {
 		[]string{"image", "version", "published_at", "published_by", "upload_id", "job_id", "sequence", "manifest"}, pgx.CopyFromRows(rows)); err != nil {
 		return err
 	}
-	_, err = tx.CopyFrom(ctx, pgx.Identifier{"formats"},
-		[]string{"image", "version", "variant", "format", "digest", "size_bytes", "media_type"}, pgx.CopyFromRows(formats))
-	return err
+	if _, err = tx.CopyFrom(ctx, pgx.Identifier{"formats"},
+		[]string{"image", "version", "variant", "format", "digest", "size_bytes", "media_type"}, pgx.CopyFromRows(formats)); err != nil {
+		return err
+	}
+	return c.loadAttachments(ctx, tx, tag.RowsAffected() > 0)
 }
 
 func (c *changes) loadAliases(ctx context.Context, tx pgx.Tx) error {

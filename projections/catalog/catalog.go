@@ -1,6 +1,6 @@
-// Package catalog derives the tables of published images from events: images, versions, formats and aliases.
-// It exists for store/catalog to read. It must not know positions, locks or transactions, which are the
-// runner's, nor who asks for the rows.
+// Package catalog derives the tables of published images from events: images, versions, formats, attachments
+// and aliases. It exists for store/catalog to read. It must not know positions, locks or transactions, which
+// are the runner's, nor who asks for the rows.
 package catalog
 
 import (

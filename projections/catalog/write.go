@@ -131,6 +131,7 @@ func (c *changes) queueVersions(statements *pgx.Batch) {
 	if len(formats) > 0 {
 		statements.Queue(upsertFormats, fImages, fVersions, variants, formats, digests, sizes, media)
 	}
+	c.queueAttachments(statements)
 }
 
 func (c *changes) queueAliases(statements *pgx.Batch) {

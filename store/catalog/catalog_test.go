@@ -217,6 +217,50 @@ func TestABlobIsPublicIfSomePublicImageHasIt(t *testing.T) {
 	}
 }
 
+func TestAnAttachmentIsFoundByItsNameOrItsDigest(t *testing.T) {
+	t.Parallel()
+	h := eventstest.New()
+	attached := func(session events.Upload, names ...string) events.Upload {
+		for _, name := range names {
+			session.Attachments = append(session.Attachments, events.UploadFile{Format: name, Size: 7, State: events.FilePending})
+		}
+		session.Attachments = append(session.Attachments, events.UploadFile{Format: "licence.txt", Size: 5, State: events.FilePresent, Digest: eventstest.Digest("licence")})
+		return session
+	}
+	h.Publish(t, attached(private("secret", "1"), "sbom.json"))
+	h.Publish(t, attached(eventstest.Session("open", "1", "latest"), "sbom.json"))
+	c := fromHistory(t, h)
+	of := func(image string) catalog.AttachmentRow {
+		m := h.Version(image, "1").State.Manifest
+		return catalog.AttachmentRow{Image: image, Version: "1", Name: "sbom.json", Digest: m.Attachments[0].Digest, Size: 7, MediaType: m.Attachments[0].MediaType,
+			Visibility: m.Visibility, PublishedAt: m.PublishedAt}
+	}
+	aliased := of("open")
+	aliased.ByAlias = true
+	for _, test := range []struct {
+		image, version string
+		want           catalog.AttachmentRow
+	}{{"open", "1", of("open")}, {"open", "latest", aliased}, {"secret", "1", of("secret")}} {
+		got, err := c.Attachment(t.Context(), test.image, test.version, "sbom.json")
+		if diff := cmp.Diff(test.want, got); diff != "" || err != nil {
+			t.Errorf("attachment, %v (-want +got):\n%s", err, diff)
+		}
+	}
+	for _, names := range [][3]string{{"open", "1", "other"}, {"open", "2", "sbom.json"}, {"secret", "latest", "sbom.json"}, {"open", "1", "disk.qcow2"}} {
+		if _, err := c.Attachment(t.Context(), names[0], names[1], names[2]); !errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("%v: %v, want ErrNotFound", names, err)
+		}
+	}
+	for digest, public := range map[events.Digest]bool{of("open").Digest: true, of("secret").Digest: false, eventstest.Digest("licence"): true} {
+		if got, err := c.Blob(t.Context(), digest, catalog.Everything); err != nil || got.Public != public || got.Digest != digest {
+			t.Errorf("blob %s: %+v, %v, want public %v", digest, got, err, public)
+		}
+		if _, err := c.Blob(t.Context(), digest, catalog.Readable{}); public != (err == nil) || !public && !errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("blob %s for those who may read nothing private: %v", digest, err)
+		}
+	}
+}
+
 func TestWhatIsNotPublishedIsNotFound(t *testing.T) {
 	t.Parallel()
 	h := eventstest.New()

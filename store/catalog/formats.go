@@ -55,14 +55,19 @@ type BlobRow struct {
 
 const blobStatement = `
 SELECT f.digest, f.size_bytes, f.media_type, i.visibility = 'public' AS public
-FROM catalog.formats f
+FROM (
+    SELECT 1 AS preference, image, version, variant, format, digest, size_bytes, media_type FROM catalog.formats WHERE digest = $1
+    UNION ALL
+    SELECT 2, image, version, '', name, digest, size_bytes, media_type FROM catalog.attachments WHERE digest = $1
+) AS f
 JOIN catalog.images i ON i.name = f.image
-WHERE f.digest = $1 AND ` + visible + `
-ORDER BY public DESC, f.image, f.version, f.variant, f.format
+WHERE ` + visible + `
+ORDER BY public DESC, f.preference, f.image, f.version, f.variant, f.format
 LIMIT 1`
 
-// Blob finds a blob that some published version names, of a public image or one of the readable ones; where
-// several do, a public one speaks for it. Errors: ErrNotFound, ErrUnavailable.
+// Blob finds a blob that some published version names, as a format or an attachment, of a public image or one of
+// the readable ones; where several do, a public one speaks for it, and a format before an attachment. Errors:
+// ErrNotFound, ErrUnavailable.
 func (c *Catalog) Blob(ctx context.Context, digest events.Digest, readable Readable) (BlobRow, error) {
 	outer, inner := readable.args()
 	row, err := one(ctx, c, func(row pgx.CollectableRow) (BlobRow, error) {

@@ -44,7 +44,7 @@ func TestThePastIsWhatTheTablesWere(t *testing.T) {
 	tables := catalog.New(pool)
 	seenMany := false
 	rapid.Check(t, func(t *rapid.T) {
-		if _, err := pool.Exec(ctx, `TRUNCATE catalog.images, catalog.versions, catalog.formats, catalog.aliases CASCADE`); err != nil {
+		if _, err := pool.Exec(ctx, `TRUNCATE catalog.images, catalog.versions, catalog.formats, catalog.attachments, catalog.aliases CASCADE`); err != nil {
 			t.Fatalf("%v", err)
 		}
 		folded := past.New()

@@ -81,7 +81,7 @@ func info() object {
 
 func servers() object {
 	return object{
-		"nats": object{"host": "127.0.0.1:4222", "protocol": "nats", "description": "The NATS server, embedded or not; the stream is IMGSRV_EVENTS."},
+		"nats": object{"host": "127.0.0.1:4222", "protocol": "nats", "description": "The NATS server, embedded or not; the stream is IMGSRV_EVENTS. It needs the credentials of a subscriber, an nkey, as imgsrv subscribers add prints them."},
 		"http": object{"host": "127.0.0.1:8080", "protocol": "http", "description": "imgsrv's HTTP listener."},
 		"receiver": object{"host": "{host}", "protocol": "https", "description": "Whoever added a webhook.",
 			"variables": object{"host": object{"description": "Host and port of the webhook's URL.", "default": "receiver.example"}}},
