@@ -103,32 +103,3 @@ func TestAnUnknownTypeIsAnErrorOfItsOwn(t *testing.T) {
 		t.Errorf("broken JSON: error %v", err)
 	}
 }
-
-func FuzzDecode(f *testing.F) {
-	for _, typ := range Types() {
-		data, err := os.ReadFile(golden(typ))
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(string(typ), data)
-	}
-	f.Fuzz(func(t *testing.T, typ string, data []byte) {
-		fact, err := Decode(Type(typ), data)
-		if err != nil {
-			return
-		}
-		// What was read once is read again, to the same.
-		encoded, err := json.Marshal(fact)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again, err := Decode(fact.Type(), encoded)
-		if err != nil {
-			t.Fatalf("%s doesn't survive encoding: %v", fact.Type(), err)
-		}
-		if diff := cmp.Diff(fact, again); diff != "" {
-			t.Errorf("%s changes by encoding:\n%s", fact.Type(), diff)
-		}
-		fact.Entity().Subject()
-	})
-}

@@ -74,8 +74,24 @@ func (e Entity) Subject() string {
 // SubjectOfKind is the wildcard over all entities of a kind.
 func SubjectOfKind(kind string) string { return SubjectPrefix + kind + ".>" }
 
-var tokenEscaper = strings.NewReplacer("%", "%25", ".", "%2E", "*", "%2A", ">", "%3E", " ", "%20")
-
-// EscapeToken makes one subject token of a name: what NATS gives a meaning ('.', '*', '>', space) is
-// percent-encoded, so that a version such as 12.5.0 stays a single token.
-func EscapeToken(s string) string { return tokenEscaper.Replace(s) }
+// EscapeToken makes one subject token of a name: what NATS gives a meaning ('.', '*', '>', space), and control
+// characters, which would end a line of its protocol, are percent-encoded, so that a version such as 12.5.0
+// stays a single token. Nothing at all, which no rule lets through as a name, becomes a lone '%'.
+func EscapeToken(s string) string {
+	if s == "" {
+		return "%"
+	}
+	const digits = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c <= ' ', c == '%', c == '.', c == '*', c == '>', c == 0x7f:
+			b.WriteByte('%')
+			b.WriteByte(digits[c>>4])
+			b.WriteByte(digits[c&15])
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

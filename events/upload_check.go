@@ -48,7 +48,7 @@ func CheckUpload(u Upload) error {
 	if len(c.fields) == 0 {
 		return nil
 	}
-	text := fmt.Sprintf("the request breaks %d rules", len(c.fields))
+	text := c.count()
 	if len(c.fields) == 1 {
 		text = c.fields[0].Field + ": " + c.fields[0].Text
 	}
@@ -100,9 +100,21 @@ func (c *checker) variants(u *Upload) {
 	}
 }
 
-type checker struct{ fields []FieldError }
+// MaxFieldErrors bounds the rules that a refusal names one by one: a body of a million small mistakes must not make an
+// answer of a hundred million bytes.
+const MaxFieldErrors = 50
+
+type checker struct {
+	fields []FieldError
+	broken int // also those that fields has no room for
+}
+
+func (c *checker) count() string { return fmt.Sprintf("the request breaks %d rules", c.broken) }
 
 func (c *checker) fail(field, value, rule string) {
+	if c.broken++; c.broken > MaxFieldErrors {
+		return
+	}
 	if len(value) > 200 {
 		value = value[:200]
 	}

@@ -98,7 +98,7 @@ func (c *checker) refusal() error {
 	case 1:
 		return &Error{Code: CodeInvalid, Text: c.fields[0].Field + ": " + c.fields[0].Text, Fields: c.fields}
 	}
-	return &Error{Code: CodeInvalid, Text: fmt.Sprintf("the request breaks %d rules", len(c.fields)), Fields: c.fields}
+	return &Error{Code: CodeInvalid, Text: c.count(), Fields: c.fields}
 }
 
 func checkWebhookURL(c *checker, raw string) {

@@ -141,9 +141,9 @@ func describeFlag(v *kong.Value) string {
 	return text + " (" + strings.Join(notes, "; ") + ")"
 }
 
-// fail says an error in one line.
+// fail says an error in one line. What servers say can't move the cursor.
 func (t Terminal) fail(err error, code int) int {
-	text := strings.Join(strings.Fields(err.Error()), " ")
+	text := strings.Join(strings.Fields(printable(err.Error())), " ")
 	_, _ = fmt.Fprintf(t.Err, "imgsrv: %s\n", text)
 	return code
 }

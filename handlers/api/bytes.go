@@ -132,7 +132,7 @@ func (s *server) send(w http.ResponseWriter, r *http.Request, d download) error 
 	h.Set("Cache-Control", d.cache)
 
 	paced := &pacedWriter{ResponseWriter: w, request: r, log: s.Log, control: http.NewResponseController(w)}
-	http.ServeContent(paced, r, "", d.modified, file)
+	problem.ServeContent(paced, r, s.Log, d.modified, file)
 	paced.end()
 	return nil
 }

@@ -225,7 +225,7 @@ func checkForm(u events.Upload, broken []events.FieldError) error {
 		broken = append(broken, refusal.Fields...)
 	}
 	text := fmt.Sprintf("the request breaks %d rules", len(broken))
-	if len(broken) == 1 {
+	if broken = broken[:min(len(broken), events.MaxFieldErrors)]; len(broken) == 1 {
 		text = broken[0].Field + ": " + broken[0].Text
 	}
 	return &events.Error{Code: events.CodeInvalid, Text: text, Fields: broken}

@@ -10,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/store/catalog"
 )
@@ -46,7 +47,7 @@ func (s *server) serveChecksums(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	sendText(w, r, checksums(row.Manifest), row.PublishedAt, cacheOf(row.Visibility, row.ResolvedBy == catalog.ByAlias))
+	s.sendText(w, r, checksums(row.Manifest), row.PublishedAt, cacheOf(row.Visibility, row.ResolvedBy == catalog.ByAlias))
 	return nil
 }
 
@@ -61,13 +62,13 @@ func (s *server) serveSignature(w http.ResponseWriter, r *http.Request) error {
 	if row.ResolvedBy == catalog.ByAlias {
 		statement.Alias = param(r, "version")
 	}
-	sendText(w, r, s.SigningKey.Sign(checksums(row.Manifest), statement), time.Time{}, cacheOf(row.Visibility, true))
+	s.sendText(w, r, s.SigningKey.Sign(checksums(row.Manifest), statement), time.Time{}, cacheOf(row.Visibility, true))
 	return nil
 }
 
 // serveSigningKey is GET and HEAD /api/signing-key: 200, 304, 401.
 func (s *server) serveSigningKey(w http.ResponseWriter, r *http.Request) error {
-	sendText(w, r, s.SigningKey.Public().File(), time.Time{}, cacheRevalidate)
+	s.sendText(w, r, s.SigningKey.Public().File(), time.Time{}, cacheRevalidate)
 	return nil
 }
 
@@ -89,14 +90,14 @@ func (s *server) askedVersion(r *http.Request) (catalog.VersionRow, error) {
 }
 
 // sendText answers with a short text; modified may be zero.
-func sendText(w http.ResponseWriter, r *http.Request, text []byte, modified time.Time, cache string) {
+func (s *server) sendText(w http.ResponseWriter, r *http.Request, text []byte, modified time.Time, cache string) {
 	sum := sha256.Sum256(text)
 	h := w.Header()
 	h.Set("Content-Type", mediaTypeText)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
 	h.Set("Cache-Control", cache)
-	http.ServeContent(w, r, "", modified, bytes.NewReader(text))
+	problem.ServeContent(w, r, s.Log, modified, bytes.NewReader(text))
 }
 
 // handMadeProvenance describes the routes for the OpenAPI document.

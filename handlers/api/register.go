@@ -77,13 +77,14 @@ func newHumaError(status int, text string, errs ...error) huma.StatusError {
 		status = http.StatusBadRequest
 	}
 	details := problem.OfStatus(status, text)
-	for _, err := range errs {
+	for _, err := range errs[:min(len(errs), events.MaxFieldErrors)] {
 		var detailer huma.ErrorDetailer
 		if !errors.As(err, &detailer) {
 			continue
 		}
 		detail := detailer.ErrorDetail()
-		field := &problem.Field{Location: strings.TrimPrefix(detail.Location, "body."), Message: detail.Message, Value: detail.Value}
+		field := &problem.Field{Location: strings.TrimPrefix(detail.Location, "body."), Message: shorten(detail.Message), Value: detail.Value}
+		field.Location = shorten(field.Location)
 		if shown := fmt.Sprint(detail.Value); len(shown) > maxValueBytes {
 			field.Value = strings.ToValidUTF8(shown[:maxValueBytes], "") + "…"
 		}
@@ -92,9 +93,18 @@ func newHumaError(status int, text string, errs ...error) huma.StatusError {
 	if len(details.Errors) == 1 {
 		details.Detail = details.Errors[0].Location + ": " + details.Errors[0].Message
 	} else if len(details.Errors) > 1 {
-		details.Detail = fmt.Sprintf("the request breaks %d rules", len(details.Errors))
+		details.Detail = fmt.Sprintf("the request breaks %d rules", len(errs))
 	}
+	details.Detail = shorten(details.Detail)
 	return details
+}
+
+// shorten cuts what a request may have made long.
+func shorten(text string) string {
+	if len(text) <= 2*maxValueBytes {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxValueBytes], "") + "…"
 }
 
 // lift makes a huma middleware of one that changes nothing but the context, or answers itself.

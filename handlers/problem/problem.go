@@ -224,7 +224,7 @@ func Write(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) 
 		h[name] = values
 	}
 	h.Set("Content-Type", ContentType)
-	for _, name := range []string{"Content-Length", "Content-Disposition", "ETag", "Repr-Digest", "Last-Modified"} {
+	for _, name := range []string{"Content-Length", "Content-Encoding", "Content-Disposition", "ETag", "Repr-Digest", "Last-Modified"} {
 		h.Del(name)
 	}
 	w.WriteHeader(details.Status)

@@ -3,6 +3,7 @@ package streams
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"log/slog"
 	"net/http"
 	"sync"
 	"time"
@@ -76,8 +77,8 @@ func (s *signing) of(plainPath string, c *content) (*content, error) {
 }
 
 // serveKey answers with the public key of the signatures.
-func (s *signing) serveKey(w http.ResponseWriter, r *http.Request) {
+func (s *signing) serveKey(w http.ResponseWriter, r *http.Request, log *slog.Logger) {
 	key := s.signer.PublicKey()
 	sum := sha256.Sum256(key)
-	serve(w, r, &content{etag: hex.EncodeToString(sum[:]), body: key, mediaType: "application/pgp-keys"})
+	serve(w, r, log, &content{etag: hex.EncodeToString(sum[:]), body: key, mediaType: "application/pgp-keys"})
 }

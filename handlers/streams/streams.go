@@ -72,7 +72,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if isKey {
-		h.signing.serveKey(w, r)
+		h.signing.serveKey(w, r, h.log)
 		return
 	}
 	c, err := h.latest(r.Context(), path)
@@ -89,7 +89,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	serve(w, r, c)
+	serve(w, r, h.log, c)
 }
 
 // latest is the document for the principal of ctx.
@@ -103,7 +103,7 @@ func (h *handler) latest(ctx context.Context, path string) (*content, error) {
 }
 
 // serve answers with the bytes, compressed for a client that takes them so.
-func serve(w http.ResponseWriter, r *http.Request, c *content) {
+func serve(w http.ResponseWriter, r *http.Request, log *slog.Logger, c *content) {
 	header := w.Header()
 	header.Set("Content-Type", cmp.Or(c.mediaType, "application/json"))
 	// Clients keep the documents by a clock of their own. Caches on the way must ask each time: who has just published expects
@@ -122,7 +122,7 @@ func serve(w http.ResponseWriter, r *http.Request, c *content) {
 		header.Set("Content-Length", strconv.Itoa(len(body)))
 	}
 	header.Set("ETag", `"`+etag+`"`)
-	http.ServeContent(w, r, "", c.modified, bytes.NewReader(body))
+	problem.ServeContent(w, r, log, c.modified, bytes.NewReader(body))
 }
 
 // acceptsGzip reads Accept-Encoding (RFC 9110, section 12.5.3). A client that doesn't name gzip doesn't get it, even if it

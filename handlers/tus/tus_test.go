@@ -36,7 +36,7 @@ const token = "imgsrv_test"
 
 // intake is a handler with the parts behind it.
 type intake struct {
-	t       *testing.T
+	t       testing.TB
 	root    string
 	log     *jetstream.Log
 	store   *blob.Store
@@ -45,7 +45,7 @@ type intake struct {
 	now     time.Time
 }
 
-func newIntake(t *testing.T, change func(*tus.Config)) *intake {
+func newIntake(t testing.TB, change func(*tus.Config)) *intake {
 	t.Helper()
 	root := t.TempDir()
 	store, err := blob.Open(root)

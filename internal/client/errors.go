@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 )
 
 // Codes of problems that a publisher decides on; the server's documentation lists all.
@@ -44,7 +45,7 @@ type Field struct {
 	Message  string `json:"message"`
 }
 
-// Error is the problem in one line for people.
+// Error is the problem in one line for people; what a server says can't move their cursor.
 func (p *Problem) Error() string {
 	text := p.Detail
 	if text == "" {
@@ -59,7 +60,21 @@ func (p *Problem) Error() string {
 	if len(rules) > 0 {
 		text += ": " + strings.Join(rules, "; ")
 	}
+	if text = printable(text); text == "" {
+		text = fmt.Sprintf("HTTP %d", p.Status)
+	}
 	return text
+}
+
+// printable is a text in one line, without characters that a terminal obeys.
+func printable(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, text)
+	return strings.Join(strings.Fields(text), " ")
 }
 
 // IsProblem says whether err is, or wraps, a problem of this code.

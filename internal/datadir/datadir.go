@@ -32,7 +32,7 @@ func (e *InUseError) Error() string {
 // process has it.
 func Open(dir string) (*Lock, error) {
 	// Others may pass, so that a PostgreSQL of another user reaches its folder inside; each part has its own mode.
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // G301: a PostgreSQL of another user has to pass through
 		return nil, fmt.Errorf("make the data folder: %w: choose another one with --data-dir", err)
 	}
 	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)

@@ -12,7 +12,8 @@
 //	cas/tmp/                           copies on their way from another file system
 //
 // Names that begin with a dot are the store's own and never a caller's. Each of uploads, ingress and cas may be a
-// symbolic link or a mount of another file system; where hard links and renames can't go, bytes are copied.
+// symbolic link or a mount of another file system; where hard links and renames can't go, bytes are copied. No other
+// symbolic link is followed: what somebody puts in place of a blob, an upload or its folder is refused.
 package blob
 
 import (

@@ -64,7 +64,7 @@ func (s *Store) moveToCAS(ctx context.Context, from, sha256hex string, sizeBytes
 		return &SizeMismatchError{What: "ingress file", WantBytes: sizeBytes, GotBytes: info.Size()}
 	}
 	to := s.blobPath(sha256hex)
-	if err := os.Mkdir(filepath.Dir(to), folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := makeFolder(filepath.Dir(to)); err != nil {
 		return err
 	}
 	if err := sealFile(from); err != nil {

@@ -26,8 +26,9 @@ var (
 	ErrDataLost = errors.New("data is shorter than its saved state")
 	// ErrSpec means that an intake exists already and was made for another size or another prefix.
 	ErrSpec = errors.New("intake exists with another specification")
-	// ErrNotRegular means that a symbolic link, folder or device stands where a file is expected.
-	ErrNotRegular = errors.New("not a regular file")
+	// ErrNotRegular means that a symbolic link, folder or device stands where a file is expected, or something else
+	// than a folder where a folder is.
+	ErrNotRegular = errors.New("not a regular file or folder")
 )
 
 // SizeMismatchError says that a file is not as long as it must be. On a promotion that is final: the same bytes will

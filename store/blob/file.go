@@ -54,13 +54,67 @@ func writeFile(path string, data []byte, mode fs.FileMode) error {
 	return syncFolder(dir)
 }
 
+// openFile opens a file of the store and follows no symbolic link, neither in place of the file nor of the folder it is in, which
+// is always one that the store has made: both are ErrNotRegular. The folder is held while its file is opened, so that nothing can be
+// put in its place in between.
+func openFile(path string, flags int, mode fs.FileMode) (*os.File, error) {
+	dir, err := openFolder(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dir) //nolint:errcheck // only looked through
+	for {
+		fd, err := unix.Openat(dir, filepath.Base(path), flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ELOOP):
+			return nil, fmt.Errorf("%s: %w", path, ErrNotRegular)
+		default:
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+}
+
+// openFolder opens a folder that the store has made; a symbolic link in its place is ErrNotRegular.
+func openFolder(dir string) (fd int, err error) {
+	for {
+		fd, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		switch {
+		case err == nil:
+			return fd, nil
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR):
+			return -1, fmt.Errorf("%s: %w", dir, ErrNotRegular)
+		default:
+			return -1, &fs.PathError{Op: "open", Path: dir, Err: err}
+		}
+	}
+}
+
+// checkFolder is openFolder for who goes on by the folder's name, since links and renames take names.
+func checkFolder(dir string) error {
+	fd, err := openFolder(dir)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+// makeFolder makes one of the store's folders, or finds it there.
+func makeFolder(dir string) error {
+	err := os.Mkdir(dir, folderMode)
+	if errors.Is(err, fs.ErrExist) {
+		return checkFolder(dir)
+	}
+	return err
+}
+
 // openRegular opens a file for reading and refuses everything but a regular file: a symbolic link isn't followed, and
 // a pipe doesn't block the open.
 func openRegular(path string) (*os.File, fs.FileInfo, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.ELOOP) {
-		return nil, nil, fmt.Errorf("%s: %w", path, ErrNotRegular)
-	}
+	f, err := openFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -76,6 +130,9 @@ func openRegular(path string) (*os.File, fs.FileInfo, error) {
 
 // statRegular is Lstat that refuses everything but a regular file.
 func statRegular(path string) (fs.FileInfo, error) {
+	if err := checkFolder(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
 	info, err := os.Lstat(path)
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s: %w", path, ErrNotRegular)

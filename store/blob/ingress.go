@@ -45,7 +45,7 @@ func (s *Store) linkToIngress(ctx context.Context, session string, n int, job, n
 	if data.Size() != st.size {
 		return &SizeMismatchError{What: "uploaded data", WantBytes: st.size, GotBytes: data.Size()}
 	}
-	if err := s.makeJobFolder(job); err != nil {
+	if err := makeFolder(s.jobFolder(job)); err != nil {
 		return err
 	}
 	err = os.Link(from, to)
@@ -74,7 +74,7 @@ func (s *Store) linkToIngress(ctx context.Context, session string, n int, job, n
 func (s *Store) WriteIngress(job, name string, data []byte) error {
 	err := errors.Join(checkName("job", job), checkName("file", name))
 	if err == nil {
-		err = s.makeJobFolder(job)
+		err = makeFolder(s.jobFolder(job))
 	}
 	if err == nil {
 		err = writeFile(filepath.Join(s.jobFolder(job), name), data, uploadMode)
@@ -118,13 +118,6 @@ func (s *Store) IngressJobs() ([]Entry, error) {
 		return nil, fmt.Errorf("list ingress: %w", err)
 	}
 	return entries, nil
-}
-
-func (s *Store) makeJobFolder(job string) error {
-	if err := os.Mkdir(s.jobFolder(job), folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
 }
 
 // syncJob makes the entries of a job's folder durable, and the entry that names the folder: whoever made it may not

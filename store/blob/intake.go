@@ -60,7 +60,7 @@ func (s *Store) createIntake(ctx context.Context, session string, n int, spec In
 		return nil, err
 	}
 	in := &Intake{store: s, session: session, n: n}
-	f, err := os.OpenFile(s.dataPath(session, n), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, uploadMode)
+	f, err := openFile(s.dataPath(session, n), unix.O_RDWR|unix.O_CREAT|unix.O_NONBLOCK, uploadMode)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +185,7 @@ func (in *Intake) Append(ctx context.Context, r io.Reader) (n int64, err error) 
 
 func (in *Intake) append(ctx context.Context, st *intakeState, r io.Reader) (err error) {
 	s := in.store
-	f, err := os.OpenFile(s.dataPath(in.session, in.n), os.O_RDWR|unix.O_NOFOLLOW, 0)
+	f, err := openFile(s.dataPath(in.session, in.n), unix.O_RDWR|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
@@ -279,7 +279,7 @@ func (s *Store) DropIntake(session string, n int) error {
 }
 
 func (s *Store) dropIntake(session string, n int) (err error) {
-	f, err := os.OpenFile(s.dataPath(session, n), os.O_RDWR|unix.O_NOFOLLOW, 0)
+	f, err := openFile(s.dataPath(session, n), unix.O_RDWR|unix.O_NONBLOCK, 0)
 	if err == nil {
 		defer func() { err = errors.Join(err, closeData(f)) }()
 		err = lockData(f)

@@ -25,7 +25,7 @@ func (s *Store) CreateSession(session string) error {
 		return err
 	}
 	dir := s.sessionFolder(session)
-	if err := os.Mkdir(dir, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := makeFolder(dir); err != nil {
 		return fmt.Errorf("create session %s: %w", session, err)
 	}
 	marker := filepath.Join(dir, sessionMarker)
@@ -147,7 +147,10 @@ func listActivity(parent string) ([]Entry, error) {
 
 // activity is when a folder or a file in it changed last.
 func activity(folder string) (time.Time, error) {
-	info, err := os.Stat(folder)
+	info, err := os.Lstat(folder)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s: %w", folder, ErrNotRegular)
+	}
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"os"
+	"io"
 )
 
 // stateMagic names the format of a state file:
@@ -178,8 +178,12 @@ func newState(spec IntakeSpec) (*intakeState, error) {
 
 // loadState returns fs.ErrNotExist where no state was ever saved, ErrStateLost where it can't be used.
 func loadState(path string) (*intakeState, error) {
-	b, err := os.ReadFile(path)
+	f, _, err := openRegular(path)
 	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxStateBytes+1))
+	if err := errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
 	return decodeState(b)

@@ -135,7 +135,7 @@ func (a account) own(folder string) error {
 		}
 	}
 	if info.Mode().Perm() != 0o700 {
-		if err := os.Chmod(folder, 0o700); err != nil {
+		if err := os.Chmod(folder, 0o700); err != nil { //nolint:gosec // G302: a folder, closed to others
 			return fmt.Errorf("close the PostgreSQL folder: %w", err)
 		}
 	}

@@ -46,7 +46,7 @@ func initCluster(ctx context.Context, l layout, acct account, in installation, d
 	if disposable {
 		args = append(args, "--no-sync")
 	}
-	cmd := exec.CommandContext(ctx, in.initdb, args...)
+	cmd := exec.CommandContext(ctx, in.initdb, args...) //nolint:gosec // G204: a program of PostgreSQL, by the path it was found under
 	cmd.Dir = l.home
 	cmd.Env = serverEnv(in)
 	cmd.SysProcAttr = acct.sysProcAttr()

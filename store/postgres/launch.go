@@ -28,7 +28,7 @@ func launch(l layout, acct account, in installation, disposable bool, log *slog.
 		args = append(args, "-c", setting)
 	}
 	// Not CommandContext: it would kill the server with SIGKILL. Stop knows better.
-	cmd := exec.Command(in.postgres, args...) //nolint:noctx // see above
+	cmd := exec.Command(in.postgres, args...) //nolint:noctx,gosec // see above; G204: a program of PostgreSQL, by the path it was found under
 	cmd.Dir = l.home
 	cmd.Env = serverEnv(in)
 	cmd.SysProcAttr = acct.sysProcAttr()

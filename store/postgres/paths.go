@@ -47,7 +47,7 @@ func resolve(dataDir string) (string, error) {
 		return "", fmt.Errorf("data folder %s: %w", dataDir, err)
 	}
 	// 0711: another user, the server's, can pass through but not list.
-	if err := os.MkdirAll(abs, 0o711); err != nil {
+	if err := os.MkdirAll(abs, 0o711); err != nil { //nolint:gosec // G301: PostgreSQL's user has to pass through
 		return "", fmt.Errorf("make the data folder: %w", err)
 	}
 	real, err := filepath.EvalSymlinks(abs)
@@ -79,7 +79,7 @@ func locate(ctx context.Context, dataDir, system string, program string, log *sl
 	}
 	if !ok {
 		parent := filepath.Join(system, shortHash(dataDir))
-		if err := os.MkdirAll(parent, 0o711); err != nil {
+		if err := os.MkdirAll(parent, 0o711); err != nil { //nolint:gosec // G301: PostgreSQL's user has to pass through
 			return layout{}, account{}, fmt.Errorf("%s is closed to user %s, as which PostgreSQL has to run; make a folder for it elsewhere: %w",
 				dataDir, acct.name, err)
 		}

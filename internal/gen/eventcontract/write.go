@@ -71,10 +71,10 @@ func Write(root string, release bool) error {
 	}
 	for path, content := range files {
 		path = filepath.Join(root, path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // G301: a folder of the sources
 			return fmt.Errorf("write the contract: %w", err)
 		}
-		if err := os.WriteFile(path, content, 0o644); err != nil {
+		if err := os.WriteFile(path, content, 0o644); err != nil { //nolint:gosec // G306: a file of the sources
 			return fmt.Errorf("write the contract: %w", err)
 		}
 	}
