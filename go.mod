@@ -2,6 +2,8 @@ module github.com/imgsrv/imgsrv
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	aead.dev/minisign v0.3.0
 	github.com/ProtonMail/go-crypto v1.5.2
