@@ -68,11 +68,13 @@ func explain(err error, format string, args ...any) error {
 
 // list runs a statement that asks for one row more than a page has, and says whether there was one.
 func list[T any](ctx context.Context, c *Catalog, limit int, scan pgx.RowToFunc[T], statement string, args ...any) (page []T, more bool, err error) {
-	rows, err := c.pool.Query(ctx, statement, args...)
-	if err != nil {
-		return nil, false, err
-	}
-	page, err = pgx.CollectRows(rows, scan)
+	err = again(ctx, func() error {
+		rows, err := c.pool.Query(ctx, statement, args...)
+		if err == nil {
+			page, err = pgx.CollectRows(rows, scan)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, false, err
 	}
@@ -84,10 +86,27 @@ func list[T any](ctx context.Context, c *Catalog, limit int, scan pgx.RowToFunc[
 
 // one runs a statement that has at most one row; none is pgx.ErrNoRows.
 func one[T any](ctx context.Context, c *Catalog, scan pgx.RowToFunc[T], statement string, args ...any) (T, error) {
-	rows, err := c.pool.Query(ctx, statement, args...)
-	if err != nil {
-		var none T
-		return none, err
+	var row T
+	err := again(ctx, func() error {
+		rows, err := c.pool.Query(ctx, statement, args...)
+		if err == nil {
+			row, err = pgx.CollectExactlyOneRow(rows, scan)
+		}
+		return err
+	})
+	return row, err
+}
+
+// deadlockDetected is the SQLSTATE of the statement that PostgreSQL has chosen to give way.
+const deadlockDetected = "40P01"
+
+// again runs a query once more where it met the emptying of its tables, which takes their locks in another order:
+// it is over by then.
+func again(ctx context.Context, query func() error) error {
+	err := query()
+	var server *pgconn.PgError
+	if errors.As(err, &server) && server.Code == deadlockDetected && ctx.Err() == nil {
+		err = query()
 	}
-	return pgx.CollectExactlyOneRow(rows, scan)
+	return err
 }

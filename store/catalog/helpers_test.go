@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/imgsrv/imgsrv/internal/eventstest"
 	"github.com/imgsrv/imgsrv/internal/pgtest"
@@ -17,6 +18,13 @@ import (
 
 // fromHistory makes a catalog of what a history leads to.
 func fromHistory(t *testing.T, h *eventstest.History) *catalog.Catalog {
+	t.Helper()
+	c, _ := poolFromHistory(t, h)
+	return c
+}
+
+// poolFromHistory is fromHistory with the connections that the catalog reads through.
+func poolFromHistory(t *testing.T, h *eventstest.History) (*catalog.Catalog, *pgxpool.Pool) {
 	t.Helper()
 	pool, err := postgres.Open(t.Context(), pgtest.URL(t))
 	if err != nil {
@@ -44,5 +52,5 @@ func fromHistory(t *testing.T, h *eventstest.History) *catalog.Catalog {
 	if err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error { return fill(t.Context(), tx) }); err != nil {
 		t.Fatal(err)
 	}
-	return catalog.New(pool)
+	return catalog.New(pool), pool
 }

@@ -49,7 +49,8 @@ func unavailableState(code string) bool {
 		"57P02", // crash_shutdown
 		"57P03", // cannot_connect_now: starting up or shutting down
 		"57P05", // idle_session_timeout
-		"53300": // too_many_connections
+		"53300", // too_many_connections
+		"40P01": // deadlock_detected: with the emptying of a projection's tables; the next attempt finds them free
 		return true
 	}
 	return strings.HasPrefix(code, "08") // connection_exception
