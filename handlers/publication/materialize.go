@@ -42,7 +42,6 @@ func (p *Publication) fingerprint(ctx context.Context, job string, v events.Uplo
 	if disk == nil || metadata == nil || disk.Combined != "" {
 		return nil
 	}
-	const maxMetadata = 64 << 20
 	if metadata.Size > maxMetadata {
 		return refuse("metadata-too-large", "the metadata tarball %s has %d bytes, more than %d", format, metadata.Size, maxMetadata)
 	}
