@@ -9,33 +9,34 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/imgsrv/imgsrv/internal/client"
-	"github.com/imgsrv/imgsrv/internal/imagefile"
 	"github.com/imgsrv/imgsrv/internal/incus"
 )
 
 // bundle is what a publish command is about: open files, and the request that declares them.
 type bundle struct {
 	request     client.NewImage
-	files       []localFile // of the variant
+	files       []localFile // of the variants
 	attachments []localFile // of the version as a whole; their format is the name
 }
 
 // localFile is a file on this machine.
 type localFile struct {
-	path   string
-	file   *os.File
-	format string
-	size   int64
-	sha256 string // hex
+	path    string
+	file    *os.File
+	variant int    // its variant's place in the request; meaningless for an attachment
+	format  string // "" until it is known
+	size    int64
+	sha256  string // hex
 }
 
 func (b *bundle) close() {
 	for _, f := range b.all() {
-		_ = f.file.Close() // only read
+		if f.file != nil {
+			_ = f.file.Close() // only read
+		}
 	}
 }
 
@@ -51,64 +52,69 @@ func (b *bundle) all() []*localFile {
 }
 
 func (b *bundle) file(variant, format string) *localFile {
-	files := b.files
 	if variant == client.AttachmentVariant {
-		files = b.attachments
+		for i := range b.attachments {
+			if b.attachments[i].format == format {
+				return &b.attachments[i]
+			}
+		}
 	}
-	for i := range files {
-		if files[i].format == format {
-			return &files[i]
+	for i := range b.files {
+		if f := &b.files[i]; f.format == format && variantName(b.request.Variants[f.variant]) == variant {
+			return f
 		}
 	}
 	// The session was compared with the request, so this is a fault of the program.
 	panic("no file of format " + format)
 }
 
-// variant is the bundle's one variant, with its architecture by the server's name for it.
-func (b *bundle) variant() (name string, files []client.NewFile) {
-	v := b.request.Variants[0]
+// variantName is a variant's name, with its architecture by the server's name for it.
+func variantName(v client.NewVariant) string {
 	architecture := v.Architecture
 	if canonical, ok := incus.Canonical(architecture); ok {
 		architecture = canonical
 	}
-	return architecture + "." + v.Type + "." + v.Flavour, v.Files
+	return architecture + "." + v.Type + "." + v.Flavour
 }
 
 // bundle looks at the files, names what the flags left open, and hashes them.
 func (cmd *PublishCmd) bundle(ctx context.Context, p *progress) (_ *bundle, err error) {
-	opened, err := openFiles(slices.Concat(cmd.Files, cmd.Attach))
-	if err != nil {
+	b := &bundle{request: client.NewImage{
+		Image: cmd.Image, Version: cmd.Version, OS: cmd.OS, Release: cmd.Release, Description: cmd.Description,
+		Traits: client.Traits{ReleaseTitle: cmd.ReleaseTitle, Codename: cmd.Codename, SupportEOL: cmd.SupportEOL, Supported: cmd.Supported,
+			Labels: cmd.Label, Requirements: cmd.Requirement},
+		CloudInit: cmd.CloudInit, Visibility: cmd.Visibility, Aliases: cmd.Alias,
+	}}
+	if err := cmd.declare(b); err != nil {
 		return nil, err
 	}
-	b := &bundle{}
-	for i, path := range cmd.Files {
-		b.files = append(b.files, localFile{path: path, file: opened[i]})
-	}
-	for i, path := range cmd.Attach {
-		b.attachments = append(b.attachments, localFile{path: path, file: opened[len(cmd.Files)+i], format: filepath.Base(path)})
+	for _, path := range cmd.Attach {
+		b.attachments = append(b.attachments, localFile{path: path, format: filepath.Base(path)})
 	}
 	defer func() {
 		if err != nil {
 			b.close()
 		}
 	}()
+	for _, f := range b.all() {
+		if f.file, err = os.Open(f.path); err != nil { //nolint:gosec // named on the command line
+			return nil, err // says the path
+		}
+	}
 	if err := b.measure(); err != nil {
 		return nil, err
 	}
-	kind, err := cmd.identify(b)
-	if err != nil {
-		return nil, err
+	for i := range b.request.Variants {
+		if err := b.identify(i); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.hash(ctx, p); err != nil {
 		return nil, err
 	}
-	b.request = client.NewImage{
-		Image: cmd.Image, Version: cmd.Version, OS: cmd.OS, Release: cmd.Release, Description: cmd.Description,
-		Visibility: cmd.Visibility, Aliases: cmd.Alias,
-		Variants: []client.NewVariant{{Architecture: cmd.Architecture, Type: kind, Flavour: cmd.Flavour}},
-	}
 	for _, f := range b.files {
-		b.request.Variants[0].Files = append(b.request.Variants[0].Files, client.NewFile{Format: f.format, Size: f.size, SHA256: f.sha256})
+		v := &b.request.Variants[f.variant]
+		v.Files = append(v.Files, client.NewFile{Format: f.format, Size: f.size, SHA256: f.sha256})
 	}
 	for _, a := range b.attachments {
 		b.request.Attachments = append(b.request.Attachments, client.NewAttachment{Name: a.format, Size: a.size, SHA256: a.sha256})
@@ -138,43 +144,6 @@ func (b *bundle) measure() error {
 		seen[a.format] = a.path
 	}
 	return nil
-}
-
-// identify gives each file of the variant its format, and the variant its type.
-func (cmd *PublishCmd) identify(b *bundle) (kind string, err error) {
-	if len(cmd.Format) > 0 && len(cmd.Format) != len(b.files) {
-		return "", usagef("--format names %d formats for %d files: name one for each, in their order; an empty one is found by content", len(cmd.Format), len(b.files))
-	}
-	seen := map[string]string{}
-	for i := range b.files {
-		f := &b.files[i]
-		suggestion, err := imagefile.Suggest(f.file, f.size)
-		if err != nil {
-			return "", fmt.Errorf("look what %s is: %w", f.path, err)
-		}
-		f.format = suggestion.Format
-		if len(cmd.Format) > 0 && cmd.Format[i] != "" {
-			f.format = cmd.Format[i]
-		}
-		if other, taken := seen[f.format]; taken {
-			return "", usagef("%s and %s are both %s: tell them apart with --format, or publish them as different flavours", other, f.path, f.format)
-		}
-		seen[f.format] = f.path
-		switch {
-		case cmd.Type != "" || suggestion.Type == "" || suggestion.Type == kind:
-		case kind == "":
-			kind = suggestion.Type
-		default:
-			return "", usagef("the files are partly for a %s, partly for a %s: say which with --type", kind, suggestion.Type)
-		}
-	}
-	if cmd.Type != "" {
-		return cmd.Type, nil
-	}
-	if kind == "" {
-		return "", usagef("these files don't tell whether they are for a virtual-machine or a container: say it with --type")
-	}
-	return kind, nil
 }
 
 // hash computes each file's SHA-256.
@@ -212,7 +181,16 @@ func (b *bundle) hash(ctx context.Context, p *progress) error {
 
 // differsFrom says how a published version differs from the bundle, "" if it has all its files.
 func (b *bundle) differsFrom(v *client.Version) string {
-	name, files := b.variant()
+	for _, mine := range b.request.Variants {
+		if difference := variantDiffers(mine, v); difference != "" {
+			return difference
+		}
+	}
+	return b.attachmentsDiffer(v)
+}
+
+func variantDiffers(mine client.NewVariant, v *client.Version) string {
+	name := variantName(mine)
 	for i := range v.Variants {
 		if v.Variants[i].Name() != name {
 			continue
@@ -221,7 +199,7 @@ func (b *bundle) differsFrom(v *client.Version) string {
 		for _, f := range v.Variants[i].Formats {
 			have[f.Format] = hexOf(f.Digest)
 		}
-		for _, f := range files {
+		for _, f := range mine.Files {
 			switch have[f.Format] {
 			case f.SHA256:
 			case "":
@@ -230,7 +208,7 @@ func (b *bundle) differsFrom(v *client.Version) string {
 				return "its " + f.Format + " is another file"
 			}
 		}
-		return b.attachmentsDiffer(v)
+		return ""
 	}
 	return "it has no variant " + name
 }
@@ -255,13 +233,18 @@ func (b *bundle) attachmentsDiffer(v *client.Version) string {
 
 // differsFromUpload says how another session differs from the bundle, "" if it declares the same files.
 func (b *bundle) differsFromUpload(u *client.Upload) string {
-	name, files := b.variant()
-	if want := len(files) + len(b.request.Attachments); len(u.Files) != want {
+	want := len(b.request.Attachments)
+	for _, v := range b.request.Variants {
+		want += len(v.Files)
+	}
+	if len(u.Files) != want {
 		return fmt.Sprintf("it declares %d files, this one %d", len(u.Files), want)
 	}
-	for _, f := range files {
-		if difference := differsFromDeclared(u, name, f); difference != "" {
-			return difference
+	for _, v := range b.request.Variants {
+		for _, f := range v.Files {
+			if difference := differsFromDeclared(u, variantName(v), f); difference != "" {
+				return difference
+			}
 		}
 	}
 	for _, a := range b.request.Attachments {

@@ -35,7 +35,7 @@ type sessionRequest struct {
 	OS          string `json:"os,omitempty" example:"debian"`
 	Release     string `json:"release,omitempty" example:"bookworm"`
 	Description string `json:"description,omitempty" example:"Debian 12, nightly build"`
-	traits
+	Traits
 	CloudInit  bool             `json:"cloud_init,omitempty" doc:"Metadata that imgsrv makes has templates that hand an instance's cloud-init configuration over. Refused where every variant brings its own metadata"`
 	Visibility string           `json:"visibility,omitempty" enum:"public,private" doc:"Who may see the image. Left out: as the image is, and public for a new one. A version can't change it"`
 	Aliases    []string         `json:"aliases,omitempty" nullable:"false" doc:"Names that shall point at the version when it is published" example:"[\"latest\"]"`
@@ -160,7 +160,7 @@ func (s *server) newSession(ctx context.Context, in *initiateInput) (events.Uplo
 	body := in.Body
 	u := events.Upload{
 		ID: uuid.Must(uuid.NewV7()).String(), Image: body.Image, Version: body.Version, OS: body.OS, Release: body.Release,
-		Description: body.Description, Traits: body.traits.said(), CloudInit: body.CloudInit, Visibility: events.Visibility(body.Visibility), Aliases: body.Aliases,
+		Description: body.Description, Traits: body.Traits.said(), CloudInit: body.CloudInit, Visibility: events.Visibility(body.Visibility), Aliases: body.Aliases,
 		InitiatedAt: s.Clock().UTC(), InitiatedBy: access.From(ctx).Name, IdempotencyKey: in.IdempotencyKey,
 	}
 	if u.Visibility == "" {

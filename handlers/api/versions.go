@@ -70,7 +70,7 @@ type versionDetail struct {
 	OS          string `json:"os,omitempty" example:"debian"`
 	Release     string `json:"release,omitempty" example:"bookworm"`
 	Description string `json:"description,omitempty"`
-	traits
+	Traits
 	Visibility  string          `json:"visibility" enum:"public,private" doc:"Of the image, now"`
 	PublishedAt time.Time       `json:"published_at"`
 	PublishedBy string          `json:"published_by,omitempty"`
@@ -189,7 +189,7 @@ func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutp
 
 func versionDetailOf(ctx context.Context, row catalog.VersionRow) versionDetail {
 	m := row.Manifest
-	detail := versionDetail{Image: m.Image, Version: m.Version, OS: m.OS, Release: m.Release, Description: m.Description, traits: traitsOf(m.Traits),
+	detail := versionDetail{Image: m.Image, Version: m.Version, OS: m.OS, Release: m.Release, Description: m.Description, Traits: traitsOf(m.Traits),
 		Visibility: string(row.Visibility), PublishedAt: m.PublishedAt.UTC(), PublishedBy: m.PublishedBy, Aliases: listed(row.Aliases),
 		URL: versionURL(ctx, m.Image, m.Version), JobURL: jobURL(ctx, m.JobID), Variants: []variantDetail{}, Attachments: attachmentsOf(ctx, m)}
 	for _, v := range m.Variants {
