@@ -96,6 +96,7 @@ func (g *Guard) byCertificate(r *http.Request) (Principal, bool) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return Principal{}, false
 	}
+	// The built-in admin isn't in the list of principals, so no certificate can be its.
 	return g.directory.byName(r.TLS.VerifiedChains[0][0].Subject.CommonName)
 }
 
