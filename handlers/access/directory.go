@@ -30,6 +30,7 @@ type Directory struct {
 	principals map[string]member
 	tokens     map[string]Token // by id
 	byHash     map[string]string
+	unreadable map[string]bool // subjects of which a newer release has said something that can't be read here
 }
 
 // member is a principal, and since when: a token issued before is one of a predecessor.
@@ -57,7 +58,7 @@ type DirectoryConfig struct {
 // NewDirectory makes a directory that knows nobody yet: CatchUp and Run fill it.
 func NewDirectory(cfg DirectoryConfig) *Directory {
 	d := &Directory{log: cfg.Log, logger: cfg.Logger, now: cfg.Clock, trusted: cfg.Trusted, used: make(chan string, 64),
-		principals: map[string]member{}, tokens: map[string]Token{}, byHash: map[string]string{}}
+		principals: map[string]member{}, tokens: map[string]Token{}, byHash: map[string]string{}, unreadable: map[string]bool{}}
 	if d.now == nil {
 		d.now = time.Now
 	}
@@ -106,6 +107,9 @@ func (d *Directory) AddBuiltIn(token string) (id string, known bool) {
 	if other, issued := d.byHash[hash]; issued {
 		return other, true
 	}
+	if d.unreadable[events.TokenEntity(id).Subject()] {
+		return id, true
+	}
 	d.tokens[id] = Token{BuiltIn: true, Token: events.Token{ID: id, Principal: events.AdminPrincipal, Name: "admin.token", Hash: hash, Grants: []events.Grant{}, IssuedBy: "imgsrv"}}
 	d.byHash[hash] = id
 	return id, false
@@ -123,7 +127,8 @@ func (d *Directory) apply(event events.Event) {
 		if _, ok := fact.(events.PrincipalCreated); ok {
 			since = event.Sequence
 		}
-		d.principals[p.Name] = member{Principal: p, since: since}
+		d.principals[p.Name] = member{Principal: p, since: max(since, d.principals[p.Name].since)}
+		delete(d.unreadable, event.Subject)
 	case events.TokenFact:
 		t := fact.TokenState()
 		issued := d.tokens[t.ID].Issued
@@ -134,8 +139,13 @@ func (d *Directory) apply(event events.Event) {
 		d.byHash[t.Hash] = t.ID
 	default:
 		d.logger.Error("an event about access can't be read: a newer release wrote it; whom it is about has no rights here", "sequence", event.Sequence, "subject", event.Subject)
-		maps.DeleteFunc(d.principals, func(name string, _ member) bool { return events.PrincipalEntity(name).Subject() == event.Subject })
-		maps.DeleteFunc(d.tokens, func(id string, _ Token) bool { return events.TokenEntity(id).Subject() == event.Subject })
+		d.unreadable[event.Subject] = true
+		for name, m := range d.principals {
+			if events.PrincipalEntity(name).Subject() == event.Subject {
+				// It may have begun anew: what is older than that is a predecessor's.
+				d.principals[name] = member{Principal: events.Principal{Name: name, Removed: true}, since: max(m.since, event.Sequence)}
+			}
+		}
 	}
 }
 
@@ -194,6 +204,8 @@ func (d *Directory) isAlive(id string, grants []events.Grant) bool {
 // dead says why a token is no longer good; "" for one that is.
 func (d *Directory) dead(t Token) string {
 	switch {
+	case d.unreadable[events.TokenEntity(t.ID).Subject()]:
+		return "a newer release of imgsrv has said something of the token that this one can't read"
 	case t.Revoked:
 		return "the token was revoked"
 	case t.Expired(d.now()):

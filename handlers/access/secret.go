@@ -89,3 +89,6 @@ func CheckWritable(path string) error {
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
+
+// LooksLikeToken says whether a text holds what begins like a token: such a text isn't to be logged.
+func LooksLikeToken(text string) bool { return strings.Contains(text, tokenPrefix) }
