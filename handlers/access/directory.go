@@ -30,6 +30,7 @@ type Directory struct {
 	principals map[string]member
 	tokens     map[string]Token // by id
 	byHash     map[string]string
+	exchanged  int             // facts of tokens that came in exchange for OIDC tokens
 	unreadable map[string]bool // subjects of which a newer release has said something that can't be read here
 }
 
@@ -137,6 +138,9 @@ func (d *Directory) apply(event events.Event) {
 		}
 		d.tokens[t.ID] = Token{Token: t, Issued: issued}
 		d.byHash[t.Hash] = t.ID
+		if t.Trust != "" {
+			d.forgetExchanged()
+		}
 	default:
 		d.logger.Error("an event about access can't be read: a newer release wrote it; whom it is about has no rights here", "sequence", event.Sequence, "subject", event.Subject)
 		d.unreadable[event.Subject] = true
@@ -145,6 +149,25 @@ func (d *Directory) apply(event events.Event) {
 				// It may have begun anew: what is older than that is a predecessor's.
 				d.principals[name] = member{Principal: events.Principal{Name: name, Removed: true}, since: max(m.since, event.Sequence)}
 			}
+		}
+	}
+}
+
+// exchangedKept is how long a token that came in exchange is remembered after its end, for lists; of exchangedSwept new ones
+// the first looks for those to forget: there may be many a day, and each lives an hour.
+const (
+	exchangedKept  = 24 * time.Hour
+	exchangedSwept = 1000
+)
+
+func (d *Directory) forgetExchanged() {
+	if d.exchanged++; d.exchanged%exchangedSwept != 0 {
+		return
+	}
+	for id, t := range d.tokens {
+		if t.Trust != "" && t.Expired(d.now().Add(-exchangedKept)) {
+			delete(d.tokens, id)
+			delete(d.byHash, t.Hash)
 		}
 	}
 }
