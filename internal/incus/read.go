@@ -63,7 +63,7 @@ func ReadTarball(ctx context.Context, unpacked io.Reader, maxBytes int64) (Tarba
 	archive := tar.NewReader(limited)
 	for !s.done() {
 		header, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err == nil {
