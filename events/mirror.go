@@ -99,6 +99,15 @@ func (m Mirror) Due(now time.Time) bool {
 	return m.Living() && m.Request == nil && !now.Before(m.NextAt)
 }
 
+// Lag is how long ago all that the mirror wants was here, or the mirror was added.
+func (m Mirror) Lag(now time.Time) time.Duration {
+	since := m.LastSuccessAt
+	if since.IsZero() {
+		since = m.AddedAt
+	}
+	return max(0, now.Sub(since))
+}
+
 // Actor is the name under which the mirror publishes.
 func (m Mirror) Actor() string { return "mirror:" + m.Name }
 
