@@ -66,6 +66,7 @@ type testHooks struct {
 	readHeaderTimeout time.Duration // 0: as always
 	certInterval      time.Duration // 0: certs.Interval
 	mirrorTick        time.Duration // between looks for mirrors that are due; 0: as always
+	mirrorPause       time.Duration // before a mirror makes a request again; 0: as always
 }
 
 // StartNode starts every part, in order, and returns when the node serves. Where a part fails, those

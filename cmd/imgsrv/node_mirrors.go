@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"time"
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/mirrors"
@@ -44,7 +43,7 @@ func (n *Node) newMirrors(flags ServerFlags, log *jetstream.Log, tele *telemetry
 		}
 	}
 	return mirrors.New(mirrors.Config{Log: log, Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/mirrors"), Targets: to, Roots: roots,
-		UserAgent: "imgsrv-mirror/" + version(), BytesPerSecond: flags.MirrorRate, Tick: hooks.mirrorTick, Retry: time.Minute})
+		UserAgent: "imgsrv-mirror/" + version(), BytesPerSecond: flags.MirrorRate, Tick: hooks.mirrorTick, Pause: hooks.mirrorPause})
 }
 
 // startMirrors lets mirrors publish through the node's own handler.

@@ -29,6 +29,7 @@ type Config struct {
 	UserAgent      string           // sent with each request
 	BytesPerSecond int64            // of all mirrors of this node together; 0: no limit
 	Stall          time.Duration    // a transfer without a byte for so long is begun anew; 0: 30 s
+	Pause          time.Duration    // before a request is made again, which doubles; 0: half a second
 	Tick           time.Duration    // between looks for runs that are due; 0: 15 s
 	Retry          time.Duration    // after a failed run, which doubles up to the mirror's own interval; 0: a minute
 	Clock          func() time.Time // nil: time.Now
@@ -68,7 +69,10 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Stall == 0 {
 		cfg.Stall = 30 * time.Second
 	}
-	m.upstream = newFetcher(cfg.Targets, cfg.Roots, cfg.UserAgent, cfg.BytesPerSecond, cfg.Stall)
+	if cfg.Pause == 0 {
+		cfg.Pause = 500 * time.Millisecond
+	}
+	m.upstream = newFetcher(cfg.Targets, cfg.Roots, cfg.UserAgent, cfg.BytesPerSecond, cfg.Stall, cfg.Pause)
 	received, err := m.meter.Int64Counter("imgsrv.mirrors.received", metric.WithUnit("By"), metric.WithDescription("Bytes of files that came from other servers"))
 	if err != nil {
 		return nil, fmt.Errorf("make meters: %w", err)
@@ -78,7 +82,9 @@ func New(cfg Config) (*Manager, error) {
 }
 
 // CheckTarget refuses the URL of a new mirror that leads where it may not; the refusal is an [*events.Error].
-func (m *Manager) CheckTarget(ctx context.Context, url string) error { return m.targets.Check(ctx, url) }
+func (m *Manager) CheckTarget(ctx context.Context, url string) error {
+	return m.targets.Check(ctx, url)
+}
 
 // Run follows the servers until ctx ends, and returns when the last run has stopped. What is published goes to the handler, the
 // node's own API. What goes wrong meanwhile is logged and tried again.
@@ -99,7 +105,7 @@ func (m *Manager) Run(ctx context.Context, handler http.Handler) error {
 				return nil
 			}
 			m.logger.WarnContext(ctx, "mirrors are interrupted, and go on in a moment", "error", err)
-			_ = pause(ctx, 2)
+			_ = pause(ctx, time.Second)
 		}
 	})
 	group.Go(func() error {

@@ -106,7 +106,9 @@ func plan(m events.Mirror, images []simplestreams.Image) (versions []wanted, pro
 		of[w.Image] = append(of[w.Image], *w)
 	}
 	for _, list := range of {
-		slices.SortFunc(list, func(a, b wanted) int { return cmp.Or(cmp.Compare(a.serial, b.serial), cmp.Compare(a.Version, b.Version)) })
+		slices.SortFunc(list, func(a, b wanted) int {
+			return cmp.Or(cmp.Compare(a.serial, b.serial), cmp.Compare(a.Version, b.Version))
+		})
 		list = list[max(0, len(list)-m.Keep):]
 		newest := &list[len(list)-1]
 		if !newest.ownAliases {

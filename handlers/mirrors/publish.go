@@ -25,6 +25,9 @@ func (e *refusedError) Error() string { return e.err.Error() }
 
 func (e *refusedError) Unwrap() error { return e.err }
 
+// chunkBytes is what is written, synced and noted at once: what a kill may cost.
+const chunkBytes = 8 << 20
+
 // outcome is what became of a version.
 type outcome int
 
@@ -206,7 +209,7 @@ func (p *publisher) transfer(ctx context.Context, w wanted, session *client.Sess
 			}
 			remote := &remoteFile{ctx: ctx, from: p.upstream, base: p.mirror.URL, path: f.Path, size: f.Size}
 			defer remote.close()
-			return p.api.UploadFile(ctx, client.TusFile{Target: *file.Tus, Content: remote, Size: f.Size, Status: func(ctx context.Context) (client.UploadFile, error) {
+			return p.api.UploadFile(ctx, client.TusFile{Target: *file.Tus, Content: remote, Size: f.Size, ChunkBytes: chunkBytes, Status: func(ctx context.Context) (client.UploadFile, error) {
 				upload, err := p.api.Upload(ctx, session.ID)
 				if err != nil {
 					return client.UploadFile{}, err

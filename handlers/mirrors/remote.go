@@ -43,7 +43,7 @@ func (f *remoteFile) ReadAt(p []byte, offset int64) (n int, err error) {
 		if f.ctx.Err() != nil || !errors.As(err, &passing) || passing.gone || try == maxTries {
 			return n, err
 		}
-		if err := pause(f.ctx, try); err != nil {
+		if err := pause(f.ctx, f.from.firstPause<<(try-1)); err != nil {
 			return n, err
 		}
 		try++

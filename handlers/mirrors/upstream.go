@@ -29,7 +29,6 @@ const (
 	requestsPerSecond = 10
 	rateChunk         = 64 << 10 // bytes that are paid for at once
 	maxTries          = 5        // of a request, in a row and without a byte in between
-	firstPause        = 500 * time.Millisecond
 )
 
 // upstreamError is upstream's, or the way there: it may pass.
@@ -49,10 +48,11 @@ type fetcher struct {
 	requests         *rate.Limiter // nil: no limit
 	bytes            *rate.Limiter // as above
 	stall            time.Duration // without a byte for so long a transfer is broken off
+	firstPause       time.Duration // before a request is made again; each further one is twice as long
 	count            func(n int)   // is told the bytes of files
 }
 
-func newFetcher(to *targets.Targets, roots *x509.CertPool, agent string, bytesPerSecond int64, stall time.Duration) *fetcher {
+func newFetcher(to *targets.Targets, roots *x509.CertPool, agent string, bytesPerSecond int64, stall, firstPause time.Duration) *fetcher {
 	client := func(plain bool) *http.Client {
 		return &http.Client{
 			Transport: &http.Transport{
@@ -71,7 +71,7 @@ func newFetcher(to *targets.Targets, roots *x509.CertPool, agent string, bytesPe
 			},
 		}
 	}
-	f := &fetcher{encrypted: client(false), plain: client(true), agent: agent, requests: rate.NewLimiter(requestsPerSecond, requestsPerSecond), stall: stall, count: func(int) {}}
+	f := &fetcher{encrypted: client(false), plain: client(true), agent: agent, requests: rate.NewLimiter(requestsPerSecond, requestsPerSecond), stall: stall, firstPause: firstPause, count: func(int) {}}
 	if bytesPerSecond > 0 {
 		f.bytes = rate.NewLimiter(rate.Limit(bytesPerSecond), max(rateChunk, int(min(bytesPerSecond, 1<<30))))
 	}
@@ -126,7 +126,7 @@ func (f *fetcher) document(ctx context.Context, base, path string, known events.
 		if err == nil || !errors.As(err, &passing) || passing.gone || try == maxTries {
 			return data, now, err
 		}
-		if err := pause(ctx, try); err != nil {
+		if err := pause(ctx, f.firstPause<<(try-1)); err != nil {
 			return nil, now, err
 		}
 	}
@@ -178,9 +178,9 @@ func unexpected(path string, answer *http.Response) error {
 	return &upstreamError{err: fmt.Errorf("%s: the server answers %d %s", path, answer.StatusCode, http.StatusText(answer.StatusCode)), gone: gone}
 }
 
-// pause waits before the next try: half a second at first, twice as long each time, up to a quarter more or less.
-func pause(ctx context.Context, try int) error {
-	timer := time.NewTimer(jitter(firstPause << (try - 1)))
+// pause waits so long, up to a quarter more or less, so that many don't come back at once.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(jitter(d))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
