@@ -89,7 +89,7 @@ func (f *remoteFile) open(offset int64) error {
 			header["If-Range"] = f.etag
 		}
 	}
-	answer, err := f.from.get(ctx, f.base, f.path, header)
+	answer, err := f.from.get(ctx, f.base, f.path, header) //nolint:bodyclose // close closes it
 	if err != nil {
 		cancel()
 		return err

@@ -48,6 +48,7 @@ type fetcher struct {
 	requests         *rate.Limiter // nil: no limit
 	bytes            *rate.Limiter // as above
 	stall            time.Duration // without a byte for so long a transfer is broken off
+	maxDocument      int64         // bytes, unpacked
 	firstPause       time.Duration // before a request is made again; each further one is twice as long
 	count            func(n int)   // is told the bytes of files
 }
@@ -71,7 +72,7 @@ func newFetcher(to *targets.Targets, roots *x509.CertPool, agent string, bytesPe
 			},
 		}
 	}
-	f := &fetcher{encrypted: client(false), plain: client(true), agent: agent, requests: rate.NewLimiter(requestsPerSecond, requestsPerSecond), stall: stall, firstPause: firstPause, count: func(int) {}}
+	f := &fetcher{encrypted: client(false), plain: client(true), agent: agent, requests: rate.NewLimiter(requestsPerSecond, requestsPerSecond), stall: stall, maxDocument: maxDocumentBytes, firstPause: firstPause, count: func(int) {}}
 	if bytesPerSecond > 0 {
 		f.bytes = rate.NewLimiter(rate.Limit(bytesPerSecond), max(rateChunk, int(min(bytesPerSecond, 1<<30))))
 	}
@@ -155,11 +156,11 @@ func (f *fetcher) documentOnce(ctx context.Context, base, path string, known eve
 		}
 		body = unpacked
 	}
-	if data, err = io.ReadAll(io.LimitReader(body, maxDocumentBytes+1)); err != nil {
+	if data, err = io.ReadAll(io.LimitReader(body, f.maxDocument+1)); err != nil {
 		return nil, now, &upstreamError{err: fmt.Errorf("%s: read it: %w", path, err)}
 	}
-	if len(data) > maxDocumentBytes {
-		return nil, now, &upstreamError{err: fmt.Errorf("%s has more than %d bytes", path, maxDocumentBytes), gone: true}
+	if int64(len(data)) > f.maxDocument {
+		return nil, now, &upstreamError{err: fmt.Errorf("%s has more than %d bytes", path, f.maxDocument), gone: true}
 	}
 	return data, events.MirrorDocument{Path: path, ETag: validator(answer, "ETag"), LastModified: validator(answer, "Last-Modified")}, nil
 }
