@@ -202,7 +202,8 @@ func (r *run) note(count func(*events.MirrorRun), problem string) {
 	defer r.mu.Unlock()
 	count(&r.result)
 	if problem != "" {
-		r.result.Problems = append([]string{problem}, r.result.Problems...)
+		rest := r.result.Problems[:min(len(r.result.Problems), events.MaxMirrorProblems)] // more aren't kept
+		r.result.Problems = append([]string{problem}, rest...)
 	}
 }
 
