@@ -15,6 +15,7 @@ const (
 	ConsumerIntake      = "intake"               // handlers/publication: complete sessions become jobs
 	ConsumerPublication = "publication"          // handlers/publication: the steps of a job
 	ConsumerRedelivery  = "webhook-redeliveries" // handlers/webhooks: requests to deliver an event again
+	ConsumerMirrors     = "imgsrv-mirrors"       // handlers/mirrors: runs that are wanted
 )
 
 // request is something that a subscriber may ask, of its own consumer and of no other.
