@@ -68,5 +68,50 @@ func (n nameTemplate) flavour(i tree.Image) string {
 	return strings.Trim(regexp.MustCompile(`[^a-z0-9_-]+`).ReplaceAllString(strings.ToLower(i.Variant), "-"), "-_")
 }
 
+// target is what an image of a tree is to be called.
+type target struct {
+	image, version, flavour string
+	aliases                 []string // of the version; nil: as its age says
+}
+
+// targetOf names an image by the template; without one an image that imgsrv has exported keeps the names it had, and others are named by
+// defaultTemplate.
+func (n nameTemplate) targetOf(i tree.Image) (target, error) {
+	if n == "" {
+		if t, ok := exportedAs(i); ok {
+			return t, nil
+		}
+		n = defaultTemplate
+	}
+	name, err := n.name(i)
+	return target{image: name, version: versionName(i.Serial), flavour: n.flavour(i)}, err
+}
+
+const defaultTemplate nameTemplate = "{os}-{release}{-variant}"
+
+// exportedAs reads the names off a product of imgsrv's: its key is IMAGE:VERSION:ARCHITECTURE:TYPE:FLAVOUR, and among its aliases is
+// IMAGE/VERSION, with /FLAVOUR at the end of all aliases where that is not the default one.
+func exportedAs(i tree.Image) (target, bool) {
+	parts := strings.Split(i.Product, ":")
+	if len(parts) != 5 || parts[1] != i.Version || parts[2] != i.Architecture || parts[3] != i.Type || parts[4] != i.Variant {
+		return target{}, false
+	}
+	t := target{image: parts[0], version: parts[1], flavour: parts[4], aliases: []string{}}
+	suffix := ""
+	if t.flavour != defaultFlavour {
+		suffix = "/" + t.flavour
+	}
+	if !slices.Contains(i.Aliases, t.image+"/"+t.version+suffix) {
+		return target{}, false
+	}
+	for _, alias := range i.Aliases {
+		name, isOf := strings.CutPrefix(strings.TrimSuffix(alias, suffix), t.image+"/")
+		if isOf && name != t.version && !strings.Contains(name, "/") {
+			t.aliases = append(t.aliases, name)
+		}
+	}
+	return t, true
+}
+
 // versionName is a version's key without what a name can't hold: 20260131_0524 for 20260131_05:24.
 func versionName(serial string) string { return strings.ReplaceAll(serial, ":", "") }

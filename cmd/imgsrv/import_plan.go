@@ -19,6 +19,7 @@ import (
 type plannedVersion struct {
 	request client.NewImage
 	images  []tree.Image
+	named   bool // the tree says which aliases it has
 	state   string
 	url     string // once it is published
 }
@@ -38,28 +39,34 @@ func formatOf(fileType string) string {
 	return "disk.qcow2" // disk-kvm.img, disk1.img, uefi1.img
 }
 
-// plan gathers images to versions, sorted by image and version. Two images that would be one variant are an error, since only a
+// plan gathers images to versions, sorted by image and age. Two images that would be one variant are an error, since only a
 // person can say how to name them apart.
 func (run *treeImport) plan(contents *tree.Contents, template nameTemplate) ([]*plannedVersion, error) {
 	planned := map[[2]string]*plannedVersion{}
 	for _, image := range contents.Images {
-		name, err := template.name(image)
+		as, err := template.targetOf(image)
 		if err != nil {
 			run.bad("%s %s: %v", image.Product, image.Serial, err)
 			continue
 		}
-		if match, _ := path.Match(run.cmd.Only, name); run.cmd.Only != "" && !match { // the pattern was checked
+		if match, _ := path.Match(run.cmd.Only, as.image); run.cmd.Only != "" && !match { // the pattern was checked
 			continue
 		}
-		key := [2]string{name, versionName(image.Serial)}
+		key := [2]string{as.image, as.version}
 		v, there := planned[key]
 		if !there {
-			v = &plannedVersion{state: importPlanned, request: client.NewImage{Image: name, Version: key[1], OS: strings.ToLower(image.OS), Release: image.Release,
+			v = &plannedVersion{state: importPlanned, request: client.NewImage{Image: as.image, Version: as.version, OS: strings.ToLower(image.OS), Release: image.Release,
 				Description: strings.TrimSpace(image.OS + " " + cmp.Or(image.ReleaseTitle, image.Release)), Visibility: run.cmd.Visibility}}
 			planned[key] = v
 		}
-		if err := v.add(image, template.flavour(image)); err != nil {
+		if err := v.add(image, as.flavour); err != nil {
 			return nil, err
+		}
+		v.named = v.named || as.aliases != nil
+		for _, alias := range as.aliases {
+			if !slices.Contains(v.request.Aliases, alias) {
+				v.request.Aliases = append(v.request.Aliases, alias)
+			}
 		}
 	}
 	var versions []*plannedVersion
@@ -67,7 +74,7 @@ func (run *treeImport) plan(contents *tree.Contents, template nameTemplate) ([]*
 		versions = append(versions, v)
 	}
 	slices.SortFunc(versions, func(a, b *plannedVersion) int {
-		return cmp.Or(cmp.Compare(a.request.Image, b.request.Image), cmp.Compare(a.request.Version, b.request.Version))
+		return cmp.Or(cmp.Compare(a.request.Image, b.request.Image), cmp.Compare(a.images[0].Serial, b.images[0].Serial))
 	})
 	return versions, nil
 }
@@ -168,8 +175,8 @@ func (v *plannedVersion) differsFrom(published *client.Version) string {
 // stand at a newer one already.
 func (run *treeImport) giveAliases(ctx context.Context) error {
 	newest := map[string]*plannedVersion{}
-	for _, v := range run.versions { // sorted by version
-		if v.state != importBad {
+	for _, v := range run.versions { // the oldest first
+		if v.state != importBad && !v.named {
 			newest[v.request.Image] = v
 		}
 	}

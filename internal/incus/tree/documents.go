@@ -39,6 +39,7 @@ type Image struct {
 	OS           string
 	Release      string
 	ReleaseTitle string
+	Version      string // of the operating system; in a tree of imgsrv's the version's name
 	Variant      string // "" and "default" mean the same
 	Label        string
 	SupportEOL   string // YYYY-MM-DD, or ""
@@ -93,6 +94,7 @@ type product struct {
 	Release         string             `json:"release"`
 	ReleaseTitle    string             `json:"release_title"`
 	SupportEOL      string             `json:"support_eol"`
+	Version         string             `json:"version"`
 	Variant         string             `json:"variant"`
 	Requirements    map[string]string  `json:"requirements"`
 	LXDRequirements map[string]string  `json:"lxd_requirements"`

@@ -35,7 +35,7 @@ func (c *Contents) product(key string, p product) {
 		found := v.images(func(to *[]Note, format string, args ...any) { note(to, serial, format, args...) }, c)
 		for _, image := range found {
 			image.Product, image.Serial, image.Architecture = key, serial, architecture
-			image.OS, image.Release, image.ReleaseTitle, image.Variant = p.OS, p.Release, p.ReleaseTitle, p.Variant
+			image.OS, image.Release, image.ReleaseTitle, image.Version, image.Variant = p.OS, p.Release, p.ReleaseTitle, p.Version, p.Variant
 			image.Label, image.SupportEOL, image.Requirements = v.Label, p.SupportEOL, p.Requirements
 			if len(image.Requirements) == 0 {
 				image.Requirements = p.LXDRequirements
