@@ -15,6 +15,7 @@ import (
 	"github.com/imgsrv/imgsrv/internal/client"
 	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/internal/incus/tree"
+	"github.com/imgsrv/imgsrv/internal/simplestreams"
 )
 
 // ExportCmd writes what the server offers to Incus and LXD as files.
@@ -80,8 +81,8 @@ func (cmd *ExportCmd) Run(ctx context.Context, t Terminal) error {
 
 // documents is one state of all documents of a server.
 type documents struct {
-	byPath   map[string][]byte // the index too
-	files    []tree.File       // each path once
+	byPath   map[string][]byte    // the index too
+	files    []simplestreams.File // each path once
 	products int
 	signed   bool
 }
@@ -118,13 +119,13 @@ func tryDocuments(ctx context.Context, c *client.Client) (*documents, error) {
 		return nil, err
 	}
 	set := &documents{byPath: map[string][]byte{incus.IndexPath: index}}
-	byPath := map[string]tree.File{}
+	byPath := map[string]simplestreams.File{}
 	for _, entry := range entries {
 		document, err := c.StreamsDocument(ctx, entry.Path)
 		if err != nil {
 			return nil, err
 		}
-		files, products, err := tree.Files(document)
+		files, products, err := tree.Named(document)
 		if err != nil {
 			return nil, err
 		}

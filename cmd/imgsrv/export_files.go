@@ -20,6 +20,7 @@ import (
 	"github.com/imgsrv/imgsrv/internal/client"
 	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/internal/incus/tree"
+	"github.com/imgsrv/imgsrv/internal/simplestreams"
 )
 
 // incoming is the folder of the tree where files are until they are whole, named by their digests. It is gone after each run that
@@ -34,7 +35,7 @@ type exportRun struct {
 	progress *progress
 	parallel int
 	check    bool
-	known    map[string]tree.File // what the folder's own documents say of its files, by path
+	known    map[string]simplestreams.File // what the folder's own documents say of its files, by path
 
 	mu     sync.Mutex // guards what is below while downloads run
 	result exported
@@ -65,8 +66,8 @@ func (run *exportRun) run(ctx context.Context, set *documents, remove bool) erro
 }
 
 // documented reads what an earlier export wrote; whatever can't be read is as if it weren't there.
-func (run *exportRun) documented() map[string]tree.File {
-	known := map[string]tree.File{}
+func (run *exportRun) documented() map[string]simplestreams.File {
+	known := map[string]simplestreams.File{}
 	index, err := os.ReadFile(run.path(incus.IndexPath))
 	if err != nil {
 		return known
@@ -77,7 +78,7 @@ func (run *exportRun) documented() map[string]tree.File {
 		if err != nil {
 			continue
 		}
-		files, _, _ := tree.Files(document)
+		files, _, _ := tree.Named(document)
 		for _, f := range files {
 			known[f.Path] = f
 		}
@@ -90,8 +91,8 @@ func (run *exportRun) path(name string) string {
 }
 
 // files brings in the files that are missing, each digest once.
-func (run *exportRun) files(ctx context.Context, files []tree.File) error {
-	byDigest := map[string][]tree.File{}
+func (run *exportRun) files(ctx context.Context, files []simplestreams.File) error {
+	byDigest := map[string][]simplestreams.File{}
 	have := map[string]string{} // path of a file that has the digest
 	var total int64
 	for _, f := range files {
@@ -129,7 +130,7 @@ func (run *exportRun) files(ctx context.Context, files []tree.File) error {
 
 // has says whether a file is in the tree. Of a file that the tree's own documents name with the same digest the size is enough, unless
 // all are to be checked: it came into being whole.
-func (run *exportRun) has(ctx context.Context, f tree.File) (bool, error) {
+func (run *exportRun) has(ctx context.Context, f simplestreams.File) (bool, error) {
 	info, err := os.Lstat(run.path(f.Path))
 	if err != nil || !info.Mode().IsRegular() || info.Size() != f.Size {
 		return false, nil
@@ -166,7 +167,7 @@ func sumOf(ctx context.Context, path string) (string, error) {
 }
 
 // bring makes files of one digest: links to one that is there, else to one that is downloaded.
-func (run *exportRun) bring(ctx context.Context, wanted []tree.File, have string) error {
+func (run *exportRun) bring(ctx context.Context, wanted []simplestreams.File, have string) error {
 	source, digest := run.path(have), wanted[0].SHA256
 	if have == "" {
 		source = filepath.Join(run.dir, incoming, digest)
@@ -284,7 +285,7 @@ func (run *exportRun) documents(set *documents) error {
 const signedIndexPath = "streams/v1/index.sjson"
 
 // remove removes what the documents don't name any more, in the folders that an export fills, and folders that are empty then.
-func (run *exportRun) remove(files []tree.File) error {
+func (run *exportRun) remove(files []simplestreams.File) error {
 	wanted, tops := map[string]bool{}, map[string]bool{"api": true} // where the server has them
 	for _, f := range files {
 		wanted[f.Path] = true

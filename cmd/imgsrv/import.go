@@ -110,9 +110,6 @@ func (run *treeImport) run(ctx context.Context, template nameTemplate) error {
 		run.result.PassedOver = append(run.result.PassedOver, note.String())
 		run.progress.note("passed over: %s", note)
 	}
-	for _, note := range contents.Bad {
-		run.bad("%s", note)
-	}
 	if run.versions, err = run.plan(contents, template); err != nil {
 		return err
 	}
@@ -185,7 +182,7 @@ func (run *treeImport) publishVersion(ctx context.Context, v *plannedVersion) (e
 	defer b.close()
 	for i, image := range v.images {
 		declared := v.request.Variants[i]
-		for n, f := range image.Files() {
+		for n, f := range tree.Files(image) {
 			file, err := run.tree.File(f)
 			if err != nil {
 				return err
@@ -256,7 +253,7 @@ func (v *plannedVersion) report() importedVersion {
 	}
 	for i, image := range v.images {
 		variant := importedVariant{Variant: variantName(v.request.Variants[i]), Product: image.Product, Serial: image.Serial, Fingerprint: image.Fingerprint}
-		for _, f := range image.Files() {
+		for _, f := range tree.Files(image) {
 			variant.Size += f.Size
 		}
 		out.Variants = append(out.Variants, variant)

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/imgsrv/imgsrv/internal/incus/tree"
+	"github.com/imgsrv/imgsrv/internal/simplestreams"
 )
 
 // nameTemplate makes names of images from what a simplestreams tree says of a product.
@@ -36,7 +36,7 @@ func (n nameTemplate) tellsVariants() bool {
 var notInNames = regexp.MustCompile(`[^a-z0-9._-]+`)
 
 // name is the name of an image of the tree: the template filled in, in lower case, with a hyphen for whatever a name can't hold.
-func (n nameTemplate) name(i tree.Image) (string, error) {
+func (n nameTemplate) name(i simplestreams.Image) (string, error) {
 	suffix := ""
 	if i.Variant != "" && i.Variant != defaultFlavour {
 		suffix = "-" + i.Variant
@@ -61,7 +61,7 @@ func (n nameTemplate) name(i tree.Image) (string, error) {
 const defaultFlavour = "default"
 
 // flavour is the flavour of an image of the tree.
-func (n nameTemplate) flavour(i tree.Image) string {
+func (n nameTemplate) flavour(i simplestreams.Image) string {
 	if n.tellsVariants() || i.Variant == "" {
 		return defaultFlavour
 	}
@@ -76,7 +76,7 @@ type target struct {
 
 // targetOf names an image by the template; without one an image that imgsrv has exported keeps the names it had, and others are named by
 // defaultTemplate.
-func (n nameTemplate) targetOf(i tree.Image) (target, error) {
+func (n nameTemplate) targetOf(i simplestreams.Image) (target, error) {
 	if n == "" {
 		if t, ok := exportedAs(i); ok {
 			return t, nil
@@ -91,7 +91,7 @@ const defaultTemplate nameTemplate = "{os}-{release}{-variant}"
 
 // exportedAs reads the names off a product of imgsrv's: its key is IMAGE:VERSION:ARCHITECTURE:TYPE:FLAVOUR, and among its aliases is
 // IMAGE/VERSION, with /FLAVOUR at the end of all aliases where that is not the default one.
-func exportedAs(i tree.Image) (target, bool) {
+func exportedAs(i simplestreams.Image) (target, bool) {
 	parts := strings.Split(i.Product, ":")
 	if len(parts) != 5 || parts[1] != i.Version || parts[2] != i.Architecture || parts[3] != i.Type || parts[4] != i.Variant {
 		return target{}, false

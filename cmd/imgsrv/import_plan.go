@@ -13,12 +13,13 @@ import (
 	"github.com/imgsrv/imgsrv/internal/client"
 	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/internal/incus/tree"
+	"github.com/imgsrv/imgsrv/internal/simplestreams"
 )
 
 // plannedVersion is a version to be published, with the images of the tree that are its variants, in the same order.
 type plannedVersion struct {
 	request client.NewImage
-	images  []tree.Image
+	images  []simplestreams.Image
 	named   bool // the tree says which aliases it has
 	state   string
 	url     string // once it is published
@@ -45,6 +46,9 @@ func (run *treeImport) plan(contents *tree.Contents, template nameTemplate) ([]*
 	planned := map[[2]string]*plannedVersion{}
 	for _, image := range contents.Images {
 		as, err := template.targetOf(image)
+		if err == nil && !versionPattern.MatchString(as.version) {
+			err = fmt.Errorf("%q is no name for a version", as.version)
+		}
 		if err != nil {
 			run.bad("%s %s: %v", image.Product, image.Serial, err)
 			continue
@@ -79,7 +83,10 @@ func (run *treeImport) plan(contents *tree.Contents, template nameTemplate) ([]*
 	return versions, nil
 }
 
-func (v *plannedVersion) add(image tree.Image, flavour string) error {
+// versionPattern is the server's rule for names of versions, mostly.
+var versionPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]{0,126}$`)
+
+func (v *plannedVersion) add(image simplestreams.Image, flavour string) error {
 	variant := client.NewVariant{Architecture: image.Architecture, Type: image.Type, Flavour: flavour}
 	for i, other := range v.request.Variants {
 		if variantName(other) == variantName(variant) {
@@ -87,8 +94,8 @@ func (v *plannedVersion) add(image tree.Image, flavour string) error {
 				variantName(variant), v.request.Image, v.request.Version)
 		}
 	}
-	for _, f := range image.Files() {
-		variant.Files = append(variant.Files, client.NewFile{Format: formatOf(f.Type), Size: f.Size, SHA256: f.SHA256})
+	for _, f := range tree.Files(image) {
+		variant.Files = append(variant.Files, client.NewFile{Format: formatOf(f.FileType), Size: f.Size, SHA256: f.SHA256})
 	}
 	v.request.Variants = append(v.request.Variants, variant)
 	v.images = append(v.images, image)
@@ -105,7 +112,7 @@ func (run *treeImport) check(ctx context.Context) error {
 		}
 		if v.state == importPlanned {
 			for _, image := range v.images {
-				for _, f := range image.Files() {
+				for _, f := range tree.Files(image) {
 					total += f.Size
 				}
 			}

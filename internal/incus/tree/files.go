@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/imgsrv/imgsrv/internal/incus"
+	"github.com/imgsrv/imgsrv/internal/simplestreams"
 )
+
+var digestPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // Entry is a document that an index names, and the products that it says are in it.
 type Entry struct {
@@ -29,7 +33,7 @@ func Entries(index []byte) ([]Entry, error) {
 		if entry.DataType != incus.DataType {
 			continue
 		}
-		if !local(entry.Path) || path.Clean(entry.Path) != entry.Path || !strings.HasPrefix(entry.Path, streamsFolder) {
+		if !local(entry.Path) || !strings.HasPrefix(entry.Path, streamsFolder) {
 			return nil, fmt.Errorf("%s names the document %q, which is not in %s", incus.IndexPath, entry.Path, streamsFolder)
 		}
 		slices.Sort(entry.Products)
@@ -41,19 +45,19 @@ func Entries(index []byte) ([]Entry, error) {
 // streamsFolder has the documents, and no files of images.
 const streamsFolder = "streams/"
 
-// Files are all files that a document of products names, each path once and sorted, and the keys of the products, sorted. Whatever
+// Named are all files that a document of products names, each path once and sorted, and the keys of the products, sorted. Whatever
 // the items are, each has to have a path within the tree that is not a document's, a size and a digest.
-func Files(products []byte) (files []File, keys []string, err error) {
+func Named(products []byte) (files []simplestreams.File, keys []string, err error) {
 	var document incus.Products
 	if err := json.Unmarshal(products, &document); err != nil {
 		return nil, nil, fmt.Errorf("read a simplestreams document: %w", err)
 	}
-	byPath := map[string]File{}
+	byPath := map[string]simplestreams.File{}
 	for key, p := range document.Products {
 		for serial, v := range p.Versions {
 			for _, it := range v.Items {
-				f := File{Type: it.FileType, Path: it.Path, SHA256: it.SHA256, Size: it.SizeBytes}
-				if !local(f.Path) || path.Clean(f.Path) != f.Path || strings.HasPrefix(f.Path, streamsFolder) || strings.HasPrefix(f.Path, ".") || !digestPattern.MatchString(f.SHA256) || f.Size <= 0 {
+				f := simplestreams.File{FileType: it.FileType, Path: it.Path, SHA256: it.SHA256, Size: it.SizeBytes}
+				if !local(f.Path) || strings.HasPrefix(f.Path, streamsFolder) || strings.HasPrefix(f.Path, ".") || !digestPattern.MatchString(f.SHA256) || f.Size <= 0 {
 					return nil, nil, fmt.Errorf("product %s, version %s: an item with path %q, sha256 %q and size %d can't be a file of a tree", key, serial, f.Path, f.SHA256, f.Size)
 				}
 				other, there := byPath[f.Path]
@@ -68,4 +72,9 @@ func Files(products []byte) (files []File, keys []string, err error) {
 		files = append(files, byPath[name])
 	}
 	return files, slices.Sorted(maps.Keys(document.Products)), nil
+}
+
+// local says whether a path is a clean one that stays in the tree.
+func local(p string) bool {
+	return p != "" && p != "." && path.Clean(p) == p && !path.IsAbs(p) && p != ".." && !strings.HasPrefix(p, "../") && !strings.Contains(p, "://") && !strings.ContainsAny(p, "\\\x00")
 }
