@@ -28,7 +28,7 @@ type bundle struct {
 type localFile struct {
 	path    string
 	file    *os.File
-	variant string // by the server's name for it; "": the bundle has one variant
+	variant int    // its variant's place in the request; meaningless for an attachment
 	format  string
 	size    int64
 	sha256  string // hex
@@ -52,12 +52,15 @@ func (b *bundle) all() []*localFile {
 }
 
 func (b *bundle) file(variant, format string) *localFile {
-	files := b.files
 	if variant == client.AttachmentVariant {
-		files = b.attachments
+		for i := range b.attachments {
+			if b.attachments[i].format == format {
+				return &b.attachments[i]
+			}
+		}
 	}
-	for i := range files {
-		if f := &files[i]; f.format == format && (f.variant == "" || f.variant == variant) {
+	for i := range b.files {
+		if f := &b.files[i]; f.format == format && variantName(b.request.Variants[f.variant]) == variant {
 			return f
 		}
 	}

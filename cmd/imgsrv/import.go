@@ -187,7 +187,7 @@ func (run *treeImport) publishVersion(ctx context.Context, v *plannedVersion) (e
 			if err != nil {
 				return err
 			}
-			b.files = append(b.files, localFile{path: f.Path, file: file, variant: variantName(declared), format: declared.Files[n].Format, size: f.Size, sha256: f.SHA256})
+			b.files = append(b.files, localFile{path: f.Path, file: file, variant: i, format: declared.Files[n].Format, size: f.Size, sha256: f.SHA256})
 		}
 	}
 	result, err := (&publishRun{client: run.client, progress: run.progress, bundle: b}).run(ctx)
