@@ -26,7 +26,7 @@ type bundle struct {
 type localFile struct {
 	path    string
 	file    *os.File
-	variant int    // its variant's place in the request; meaningless for an attachment
+	variant int // its variant's place in the request; meaningless for an attachment
 	format  string // "" until it is known
 	size    int64
 	sha256  string // hex
@@ -68,7 +68,7 @@ func (b *bundle) file(variant, format string) *localFile {
 	panic("no file of format " + format)
 }
 
-// variantName is a variant's name, with its architecture by the server's name for it.
+// variantName is a declared variant's name, with its architecture by the server's name for it.
 func variantName(v client.NewVariant) string {
 	architecture := v.Architecture
 	if canonical, ok := incus.Canonical(architecture); ok {
@@ -181,16 +181,16 @@ func (b *bundle) hash(ctx context.Context, p *progress) error {
 
 // differsFrom says how a published version differs from the bundle, "" if it has all its files.
 func (b *bundle) differsFrom(v *client.Version) string {
-	for _, mine := range b.request.Variants {
-		if difference := variantDiffers(mine, v); difference != "" {
+	for _, variant := range b.request.Variants {
+		if difference := variantDiffers(v, variant); difference != "" {
 			return difference
 		}
 	}
 	return b.attachmentsDiffer(v)
 }
 
-func variantDiffers(mine client.NewVariant, v *client.Version) string {
-	name := variantName(mine)
+func variantDiffers(v *client.Version, declared client.NewVariant) string {
+	name := variantName(declared)
 	for i := range v.Variants {
 		if v.Variants[i].Name() != name {
 			continue
@@ -199,7 +199,7 @@ func variantDiffers(mine client.NewVariant, v *client.Version) string {
 		for _, f := range v.Variants[i].Formats {
 			have[f.Format] = hexOf(f.Digest)
 		}
-		for _, f := range mine.Files {
+		for _, f := range declared.Files {
 			switch have[f.Format] {
 			case f.SHA256:
 			case "":

@@ -83,6 +83,11 @@ func checkFingerprint(v events.UploadVariant, files []events.JobFile) error {
 			got = disk.Combined
 		}
 	}
+	if unified, ok := events.UnifiedFormat(v.Formats()); ok && got == "" {
+		if whole := findFile(files, v.Name(), unified); whole != nil {
+			got = whole.Digest
+		}
+	}
 	switch got {
 	case v.Fingerprint:
 		return nil
