@@ -26,7 +26,7 @@ type bundle struct {
 type localFile struct {
 	path    string
 	file    *os.File
-	variant int // its variant's place in the request; meaningless for an attachment
+	variant int    // its variant's place in the request; meaningless for an attachment
 	format  string // "" until it is known
 	size    int64
 	sha256  string // hex
