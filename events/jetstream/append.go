@@ -29,6 +29,8 @@ type Cause struct {
 
 const (
 	appendTimeout   = 5 * time.Second
+	batchTimeout    = 10 * time.Second // as long as the server keeps an unfinished one
+	queueTimeout    = 20 * time.Second // of a batch for one of the places
 	conflictRetries = 10
 	busyRetries     = 50
 )
@@ -74,9 +76,7 @@ func (l *Log) Append(ctx context.Context, cause Cause, changes ...events.Change)
 		msg.Header[natsjs.MsgIDHeader] = []string{ids[i]}
 		msgs[i] = msg
 	}
-	publishCtx, cancel := context.WithTimeout(ctx, appendTimeout)
-	defer cancel()
-	sequence, err := l.publish(publishCtx, msgs)
+	sequence, err := l.publish(ctx, msgs)
 	if err != nil {
 		sequence, err = l.settle(ctx, changes, ids, err)
 	}
@@ -86,18 +86,27 @@ func (l *Log) Append(ctx context.Context, cause Cause, changes ...events.Change)
 
 func (l *Log) publish(ctx context.Context, msgs []*nats.Msg) (events.Sequence, error) {
 	if len(msgs) == 1 {
+		ctx, cancel := context.WithTimeout(ctx, appendTimeout)
+		defer cancel()
 		ack, err := l.js.PublishMsg(ctx, msgs[0])
 		if err != nil {
 			return 0, err
 		}
 		return events.Sequence(ack.Sequence), nil
 	}
+	// Many that wait their turn are no outage of the log: the time to append begins with the turn.
+	queued := time.NewTimer(queueTimeout)
+	defer queued.Stop()
 	select {
 	case l.batches <- struct{}{}:
 		defer func() { <-l.batches }()
+	case <-queued.C:
+		return 0, context.DeadlineExceeded
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
+	defer cancel()
 	for attempt := 0; ; attempt++ {
 		ack, err := jetstreamext.PublishMsgBatch(ctx, l.js, msgs)
 		if err == nil {
