@@ -70,7 +70,7 @@ func MoveAlias(image, alias, to string, target Current[Version], img Current[Ima
 		return nil, Refuse(CodeNotFound, "there is no image %s", image)
 	}
 	if target.State.State == StateWithdrawn {
-		return nil, Refuse(CodeWithdrawn, "version %s of image %s is withdrawn: %s", to, image, target.State.Withdrawal.Reason)
+		return nil, Refuse(CodeNotFound, "version %s of image %s is withdrawn: %s", to, image, target.State.Withdrawal.Reason)
 	}
 	if target.State.State != StatePublished {
 		return nil, Refuse(CodeNotFound, "image %s has no published version %s", image, to)
@@ -80,8 +80,8 @@ func MoveAlias(image, alias, to string, target Current[Version], img Current[Ima
 	}
 	next := Alias{Image: image, Alias: alias, Version: to, UploadID: target.State.UploadID}
 	return []Change{
-		{Fact: move(current, next, MovedByHand), Expect: current.Sequence},
 		{Fact: VersionNamed{target.State}, Expect: target.Sequence},
+		{Fact: move(current, next, MovedByHand), Expect: current.Sequence},
 	}, nil
 }
 

@@ -47,8 +47,8 @@ func TestAMovedAliasTellsWhereItWasAndWhoMovedIt(t *testing.T) {
 		published := next
 		published.JobID = "job"
 		want := []Change{
-			{Fact: AliasMoved{Alias: next, Previous: previous, MovedBy: MovedByHand}, Expect: current.Sequence},
 			{Fact: VersionNamed{target.State}, Expect: target.Sequence},
+			{Fact: AliasMoved{Alias: next, Previous: previous, MovedBy: MovedByHand}, Expect: current.Sequence},
 			{Fact: AliasMoved{Alias: published, Previous: previous, MovedBy: MovedByPublication}, Expect: current.Sequence},
 		}
 		if diff := cmp.Diff(want, append(changes, byPublication...)); diff != "" {

@@ -146,6 +146,8 @@ func New(cfg Config) (chi.Router, error) {
 	s.images()
 	s.versions()
 	s.aliases()
+	s.withdrawals()
+	s.policies()
 	s.initiate()
 	s.uploads()
 	s.jobs()
