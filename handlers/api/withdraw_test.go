@@ -126,7 +126,7 @@ func TestAWithdrawnVersionIsGoneWithItsReason(t *testing.T) {
 // Whoever moves aliases, publishes, withdraws and restores at once: no alias ever names a withdrawn version.
 func TestAliasesAndWithdrawalsRace(t *testing.T) {
 	t.Parallel()
-	n := newStoppedNode(t)
+	n := newNode(t)
 	versions := []string{"1", "2", "3"}
 	for _, v := range versions {
 		n.publish(session("debian", v, []byte(v)), []byte(v))
