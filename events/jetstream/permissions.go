@@ -16,6 +16,7 @@ const (
 	ConsumerPublication = "publication"          // handlers/publication: the steps of a job
 	ConsumerRetention   = "retention"            // handlers/retention: versions that aren't kept are withdrawn
 	ConsumerRedelivery  = "webhook-redeliveries" // handlers/webhooks: requests to deliver an event again
+	ConsumerMirrors     = "imgsrv-mirrors"       // handlers/mirrors: runs that are wanted
 )
 
 // request is something that a subscriber may ask, of its own consumer and of no other.
