@@ -32,7 +32,10 @@ type grammar struct {
 	Start       StartCmd       `cmd:"" help:"Run a server, until Ctrl-C."`
 	Demo        DemoCmd        `cmd:"" help:"Try it out: run a server in a temporary folder, publish a small image, fetch it back, and serve until Ctrl-C."`
 	Publish     PublishCmd     `cmd:"" help:"Upload image files and publish them as a version of an image."`
-	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one image."`
+	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one; make an image public or private."`
+	Withdraw    WithdrawCmd    `cmd:"" help:"Take a version out of lists and streams, with a reason."`
+	Restore     RestoreCmd     `cmd:"" help:"Undo a withdrawal."`
+	Policy      PolicyCmd      `cmd:"" help:"What is made of an image's versions, and how long they are kept."`
 	Import      ImportCmd      `cmd:"" help:"Take over images that another program keeps: an existing simplestreams tree."`
 	Export      ExportCmd      `cmd:"" help:"Write what Incus and LXD are offered as a static tree, for any web server to serve."`
 	Download    DownloadCmd    `cmd:"" help:"Download a file of a published version, and check it."`

@@ -154,6 +154,8 @@ func New(cfg Config) (chi.Router, error) {
 	s.images()
 	s.versions()
 	s.aliases()
+	s.withdrawals()
+	s.policies()
 	s.initiate()
 	s.uploads()
 	s.jobs()

@@ -21,10 +21,11 @@ type FormatRow struct {
 	ByAlias     bool              // an alias was asked for: the answer may change
 	Visibility  events.Visibility // of its image, now
 	PublishedAt time.Time
+	Withdrawn   *events.Withdrawal // nil unless the version is
 }
 
 const formatStatement = `
-SELECT f.image, f.version, f.variant, f.format, f.digest, f.size_bytes, f.media_type, name.resolved_by = 'alias', i.visibility, v.published_at
+SELECT f.image, f.version, f.variant, f.format, f.digest, f.size_bytes, f.media_type, name.resolved_by = 'alias', i.visibility, v.published_at, ` + withdrawnColumns + `
 FROM ` + resolved + `
 JOIN catalog.formats f ON f.image = $1 AND f.version = name.version AND f.variant = $3 AND f.format = $4
 JOIN catalog.versions v ON v.image = f.image AND v.version = f.version
@@ -35,8 +36,9 @@ JOIN catalog.images i ON i.name = f.image`
 func (c *Catalog) Format(ctx context.Context, image, versionOrAlias, variant, format string) (FormatRow, error) {
 	row, err := one(ctx, c, func(row pgx.CollectableRow) (FormatRow, error) {
 		var f FormatRow
-		err := row.Scan(&f.Image, &f.Version, &f.Variant, &f.Format, &f.Digest, &f.Size, &f.MediaType, &f.ByAlias, &f.Visibility, &f.PublishedAt)
-		f.PublishedAt = f.PublishedAt.UTC()
+		var w withdrawn
+		err := row.Scan(&f.Image, &f.Version, &f.Variant, &f.Format, &f.Digest, &f.Size, &f.MediaType, &f.ByAlias, &f.Visibility, &f.PublishedAt, &w.at, &w.by, &w.reason)
+		f.PublishedAt, f.Withdrawn = f.PublishedAt.UTC(), w.withdrawal()
 		return f, err
 	}, formatStatement, image, versionOrAlias, variant, format)
 	if err != nil {
@@ -45,7 +47,7 @@ func (c *Catalog) Format(ctx context.Context, image, versionOrAlias, variant, fo
 	return row, nil
 }
 
-// BlobRow is a blob that a published version names.
+// BlobRow is a blob that a published version names, one that isn't withdrawn.
 type BlobRow struct {
 	Digest    events.Digest
 	Size      int64 // bytes
@@ -60,6 +62,7 @@ FROM (
     UNION ALL
     SELECT 2, image, version, '', name, digest, size_bytes, media_type FROM catalog.attachments WHERE digest = $1
 ) AS f
+JOIN catalog.versions v ON v.image = f.image AND v.version = f.version AND v.withdrawn_at IS NULL
 JOIN catalog.images i ON i.name = f.image
 WHERE ` + visible + `
 ORDER BY public DESC, f.preference, f.image, f.version, f.variant, f.format
