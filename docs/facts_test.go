@@ -29,8 +29,8 @@ import (
 	"github.com/imgsrv/imgsrv/store/postgres"
 )
 
-// The last column is what happens: each fact, its golden file, is applied by every projector, to empty tables and
-// to those of a publication, and the tables that it changes are the ones that its row names.
+// The last column is what happens: each fact, its golden file, is applied by every projector, to empty tables, to
+// those of a publication and to those of a withdrawn one, and the tables that it changes are the ones that its row names.
 func TestTheFactTableNamesTheRowsThatEachFactMoves(t *testing.T) {
 	t.Parallel()
 	pool, err := postgres.Open(t.Context(), pgtest.URL(t))
@@ -49,7 +49,7 @@ func TestTheFactTableNamesTheRowsThatEachFactMoves(t *testing.T) {
 			if moved[typ] == nil {
 				moved[typ] = map[string]bool{}
 			}
-			for _, before := range [][]events.Type{nil, publication} {
+			for _, before := range [][]events.Type{nil, publication, append(slices.Clone(publication), "imgsrv.version.withdrawn.v1")} {
 				before = slices.DeleteFunc(slices.Clone(before), func(b events.Type) bool { return b == typ })
 				for _, golden := range goldens(t, typ) {
 					for _, table := range changed(t, pool, p, before, typ, golden) {

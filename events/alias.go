@@ -58,7 +58,8 @@ func FoldAlias(state Alias, fact Fact) Alias {
 	return state
 }
 
-// MoveAlias decides to point an alias, by hand, at any published version of its image. sameNameVersion
+// MoveAlias decides to point an alias, by hand, at any published version of its image. The batch has a fact of that
+// version too, so that it isn't withdrawn in the same moment. sameNameVersion
 // is the state of the version that has the alias's name, isArchitecture tells whether Incus knows the
 // alias as an architecture: both would be shadowed.
 func MoveAlias(image, alias, to string, target Current[Version], img Current[Image], sameNameVersion Current[Version], isArchitecture bool, current Current[Alias]) ([]Change, error) {
@@ -68,6 +69,9 @@ func MoveAlias(image, alias, to string, target Current[Version], img Current[Ima
 	if img.Sequence == 0 {
 		return nil, Refuse(CodeNotFound, "there is no image %s", image)
 	}
+	if target.State.State == StateWithdrawn {
+		return nil, Refuse(CodeNotFound, "version %s of image %s is withdrawn: %s", to, image, target.State.Withdrawal.Reason)
+	}
 	if target.State.State != StatePublished {
 		return nil, Refuse(CodeNotFound, "image %s has no published version %s", image, to)
 	}
@@ -75,7 +79,10 @@ func MoveAlias(image, alias, to string, target Current[Version], img Current[Ima
 		return nil, err
 	}
 	next := Alias{Image: image, Alias: alias, Version: to, UploadID: target.State.UploadID}
-	return []Change{{Fact: move(current, next, MovedByHand), Expect: current.Sequence}}, nil
+	return []Change{
+		{Fact: VersionNamed{target.State}, Expect: target.Sequence},
+		{Fact: move(current, next, MovedByHand), Expect: current.Sequence},
+	}, nil
 }
 
 // move is the fact that current gives way to next.
@@ -85,7 +92,7 @@ func move(current Current[Alias], next Alias, by Mover) AliasMoved {
 
 func aliasClash(image, alias string, img Image, sameName Version, isArchitecture bool) error {
 	switch {
-	case sameName.State == StatePublished || sameName.State == StateReserved:
+	case sameName.State == StatePublished || sameName.State == StateReserved || sameName.State == StateWithdrawn:
 		return Refuse(CodeAliasClash, "%s is a version of image %s: an alias needs another name", alias, image)
 	case slices.Contains(img.Flavours, alias) || alias == DefaultFlavour:
 		return Refuse(CodeAliasClash, "%s is a flavour of image %s: an alias needs another name", alias, image)

@@ -47,6 +47,7 @@ func TestAMovedAliasTellsWhereItWasAndWhoMovedIt(t *testing.T) {
 		published := next
 		published.JobID = "job"
 		want := []Change{
+			{Fact: VersionNamed{target.State}, Expect: target.Sequence},
 			{Fact: AliasMoved{Alias: next, Previous: previous, MovedBy: MovedByHand}, Expect: current.Sequence},
 			{Fact: AliasMoved{Alias: published, Previous: previous, MovedBy: MovedByPublication}, Expect: current.Sequence},
 		}

@@ -159,23 +159,37 @@ func (c *checker) derive(formats []string) {
 	}
 }
 
-// deriveAtPublication asks for the formats that the session wants of each variant with a disk. There was nothing
-// to make any of it from before, so that the entities are new.
-func deriveAtPublication(m *Manifest, u Upload, at time.Time) []Change {
+// deriveAtPublication asks for the formats that the session or the image's policy wants of each variant with a disk.
+// There was nothing to make any of it from before, so that the entities are new.
+func deriveAtPublication(m *Manifest, u Upload, policy *Policy, at time.Time) []Change {
 	var changes []Change
 	for _, v := range m.Variants {
 		if _, ok := v.SourceDisk(); !ok {
 			continue
 		}
+		asked := map[string]bool{}
+		ask := func(format string, optional bool, by string) {
+			if _, published := m.Format(v.Name(), format); published || asked[format] {
+				return
+			}
+			asked[format] = true
+			changes = append(changes, Change{Fact: DerivedRequested{Derived{Image: m.Image, Version: m.Version, Variant: v.Name(), Format: format,
+				Kind: DerivedFormat, State: DerivedIsRequested, Optional: optional, RequestedBy: by, RequestedAt: at}}})
+		}
 		for _, format := range u.Derive {
-			if _, published := m.Format(v.Name(), format); !published {
-				changes = append(changes, Change{Fact: DerivedRequested{Derived{Image: m.Image, Version: m.Version, Variant: v.Name(), Format: format,
-					Kind: DerivedFormat, State: DerivedIsRequested, RequestedBy: u.InitiatedBy, RequestedAt: at}}})
+			ask(format, false, u.InitiatedBy)
+		}
+		if policy != nil {
+			for _, f := range policy.Formats {
+				ask(f.Format, !f.Required, byPolicy)
 			}
 		}
 	}
 	return changes
 }
+
+// byPolicy is who asks for what an image's policy wants: the server by itself.
+const byPolicy = "imgsrv"
 
 // Pending says whether the file is still to be made without anybody's asking again.
 func (d Derived) Pending() bool {

@@ -132,3 +132,21 @@ func TestTheSourceOfFurtherFormats(t *testing.T) {
 		}
 	}
 }
+
+func TestAPublicationAsksForWhatSessionAndPolicyWant(t *testing.T) {
+	t.Parallel()
+	m := publishedWith(ManifestFormat{Format: "disk.qcow2", Disk: &DiskInfo{}}, ManifestFormat{Format: "disk.vhdx"}).State.Manifest
+	m.Variants = append(m.Variants, ManifestVariant{Variant: Variant{Architecture: "amd64", Type: Container, Flavour: DefaultFlavour}, Formats: []ManifestFormat{{Format: "rootfs.squashfs"}}})
+	policy := &Policy{Formats: []PolicyFormat{{Format: "disk.vmdk"}, {Format: "disk.raw"}, {Format: "disk.raw.zst", Required: true}, {Format: "disk.vhdx", Required: true}}}
+	got := map[string]bool{} // optional, by format
+	for _, change := range deriveAtPublication(m, Upload{Derive: []string{"disk.vmdk", "disk.vhdx"}, InitiatedBy: "ci"}, policy, derivedAt) {
+		d := change.Fact.(DerivedRequested).Derived
+		if change.Expect != 0 || d.Variant != derivedVariant || d.State != DerivedIsRequested || (d.RequestedBy == "ci") != (d.Format == "disk.vmdk") {
+			t.Errorf("asked for %+v", d)
+		}
+		got[d.Format] = d.Optional
+	}
+	if diff := cmp.Diff(map[string]bool{"disk.vmdk": false, "disk.raw": true, "disk.raw.zst": false}, got); diff != "" {
+		t.Errorf("optional, by format (-want +got):\n%s", diff)
+	}
+}

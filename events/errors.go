@@ -28,6 +28,8 @@ const (
 	CodePrincipalExists   Code = "principal-exists"   // names of principals are unique
 	CodeBuiltIn           Code = "built-in"           // the built-in admin can't be changed
 	CodeStepOutOfOrder    Code = "step-out-of-order"  // the job is not where the step belongs
+	CodeAliasInUse        Code = "alias-in-use"       // aliases name the version
+	CodeWithdrawn         Code = "withdrawn"          // the version is, and can't be had
 	CodeSubscriberExists  Code = "subscriber-exists"  // its key can't be given out again
 )
 

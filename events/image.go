@@ -10,6 +10,8 @@ type Image struct {
 	Description string     `json:"description,omitempty"`
 	Visibility  Visibility `json:"visibility"`
 	Flavours    []string   `json:"flavours"` // of all its versions; an alias may have none of these names
+	// Policy says what is made of its versions and how long they are kept; absent where none was set.
+	Policy *Policy `json:"policy,omitempty"`
 }
 
 // ImageDescribed is appended in one batch with the first publication, and with each that says something new.
@@ -39,11 +41,11 @@ func FoldImage(state Image, fact Fact) Image {
 }
 
 // describe gives the image that a publication leaves behind, and whether that is news. Silence about a
-// text keeps what was known. Who may see an image is settled when it is new: no later publication brings
-// older versions to light.
+// text keeps what was known. A publication settles who may see an image only when it is new: no later one
+// brings older versions to light.
 func describe(image Current[Image], u Upload) []Change {
 	old := image.State
-	next := Image{Name: u.Image, OS: u.OS, Release: u.Release, Description: u.Description, Visibility: u.Visibility}
+	next := Image{Name: u.Image, OS: u.OS, Release: u.Release, Description: u.Description, Visibility: u.Visibility, Policy: old.Policy}
 	if image.Sequence != 0 {
 		next.Visibility = old.Visibility
 	}

@@ -275,7 +275,7 @@ func RetryJob(job Current[Job], upload Current[Upload], version Current[Version]
 		return nil, Refuse(CodeJobRefused, "job %s was refused for its content, which a retry can't change: %s", j.ID, j.Problem.Detail)
 	}
 	switch version.State.State {
-	case StatePublished:
+	case StatePublished, StateWithdrawn:
 		return nil, &Error{Code: CodeVersionExists, Upload: version.State.UploadID, Text: fmt.Sprintf("version %s of image %s has been published since by upload session %s", j.Version, j.Image, version.State.UploadID)}
 	case StateReserved:
 		return nil, &Error{Code: CodeVersionInProgress, Upload: version.State.UploadID, Text: fmt.Sprintf("version %s of image %s is being published by upload session %s", j.Version, j.Image, version.State.UploadID)}
@@ -325,7 +325,7 @@ func Publish(cmd PublishVersion) ([]Change, error) {
 		{Fact: JobSucceeded{j}, Expect: cmd.Job.Sequence},
 	}
 	changes = append(changes, describe(cmd.Image, cmd.Upload)...)
-	changes = append(changes, deriveAtPublication(v.Manifest, cmd.Upload, cmd.At)...)
+	changes = append(changes, deriveAtPublication(v.Manifest, cmd.Upload, cmd.Image.State.Policy, cmd.At)...)
 	for _, alias := range cmd.Upload.Aliases {
 		changes = append(changes, moveAtPublication(cmd.Aliases[alias], alias, cmd.Upload)...)
 	}

@@ -215,7 +215,7 @@ func TestAFailedJobFreesItsVersionAndCanBeRetriedUnlessRefused(t *testing.T) {
 		if v := FoldVersion(free.State, retry[1].Fact); v.State != StateReserved || retry[1].Expect != 51 {
 			t.Errorf("version is %s after a retry", v.State)
 		}
-		for state, code := range map[VersionState]Code{StatePublished: CodeVersionExists, StateReserved: CodeVersionInProgress} {
+		for state, code := range map[VersionState]Code{StatePublished: CodeVersionExists, StateWithdrawn: CodeVersionExists, StateReserved: CodeVersionInProgress} {
 			if _, err := RetryJob(failed, Current[Upload]{State: upload}, Current[Version]{State: Version{State: state}}); !IsCode(err, code) {
 				t.Errorf("retry with a %s version: %v", state, err)
 			}
@@ -249,7 +249,7 @@ func TestAliasesAreMovedAndRemovedByHand(t *testing.T) {
 	image := Current[Image]{State: Image{Name: "a", Flavours: []string{"cloud"}}, Sequence: 4}
 	current := Current[Alias]{State: Alias{Image: "a", Alias: "stable", Version: "2", UploadID: laterID}, Sequence: 9}
 	changes, err := MoveAlias("a", "stable", "1", published, image, Current[Version]{}, false, current)
-	if err != nil || changes[0].Expect != 9 {
+	if err != nil || len(changes) != 2 || changes[1].Expect != 9 {
 		t.Fatalf("moving back: %v %v", changes, err)
 	}
 	for name, test := range map[string]struct {
@@ -263,6 +263,8 @@ func TestAliasesAreMovedAndRemovedByHand(t *testing.T) {
 		"no such version":      {"stable", Current[Version]{State: Version{State: StateReserved}}, image, Version{}, false, CodeNotFound},
 		"no such image":        {"stable", published, Current[Image]{}, Version{}, false, CodeNotFound},
 		"named as a version":   {"stable", published, image, Version{State: StatePublished}, false, CodeAliasClash},
+		"named as a lost one":  {"stable", published, image, Version{State: StateWithdrawn}, false, CodeAliasClash},
+		"a withdrawn version":  {"stable", Current[Version]{State: Version{State: StateWithdrawn, Withdrawal: &Withdrawal{Reason: "bad"}}}, image, Version{}, false, CodeNotFound},
 		"named as a flavour":   {"cloud", published, image, Version{}, false, CodeAliasClash},
 		"named as the default": {"default", published, image, Version{}, false, CodeAliasClash},
 		"an architecture":      {"amd64", published, image, Version{}, true, CodeAliasClash},

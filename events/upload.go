@@ -246,6 +246,9 @@ func Initiate(cmd InitiateUpload) ([]Change, error) {
 	}
 	version := cmd.Version
 	switch version.State.State {
+	case StateWithdrawn:
+		return nil, &Error{Code: CodeVersionExists, Upload: version.State.UploadID,
+			Text: fmt.Sprintf("version %s of image %s was published and is withdrawn, and its name stays taken: choose another version name", u.Version, u.Image)}
 	case StatePublished:
 		return nil, &Error{Code: CodeVersionExists, Upload: version.State.UploadID,
 			Text: fmt.Sprintf("version %s of image %s is published, and published versions never change: choose another version name", u.Version, u.Image)}

@@ -147,6 +147,7 @@ func TestAVersionBelongsToOneSession(t *testing.T) {
 		want    Code
 	}{
 		"published":  {Version{State: StatePublished, UploadID: "other"}, CodeVersionExists},
+		"withdrawn":  {Version{State: StateWithdrawn, UploadID: "other"}, CodeVersionExists},
 		"in the way": {Version{State: StateReserved, UploadID: "other"}, CodeVersionInProgress},
 		"free again": {Version{State: StateReleased, UploadID: "other"}, ""},
 	} {

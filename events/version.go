@@ -5,12 +5,13 @@ import "time"
 // VersionState is where a version stands.
 type VersionState string
 
-// A version is free until a session reserves it; published ones stay published.
+// A version is free until a session reserves it. Its name stays taken once it is published, also while it is withdrawn.
 const (
 	StateFree      VersionState = ""
 	StateReserved  VersionState = "reserved"
 	StateReleased  VersionState = "released"
 	StatePublished VersionState = "published"
+	StateWithdrawn VersionState = "withdrawn"
 )
 
 // Version is one release of an image.
@@ -20,6 +21,10 @@ type Version struct {
 	State    VersionState `json:"state"`
 	UploadID string       `json:"upload_id"` // the session that holds it, or made it
 	Manifest *Manifest    `json:"manifest,omitempty"`
+	// Withdrawal says why and by whom, while the version is withdrawn.
+	Withdrawal *Withdrawal `json:"withdrawal,omitempty"`
+	// Restoration says who undid the last withdrawal: retention leaves such a version alone.
+	Restoration *Restoration `json:"restoration,omitempty"`
 }
 
 // Manifest is all that a published version offers. It never changes.
@@ -101,6 +106,14 @@ type (
 	VersionReleased struct{ Version }
 	// VersionPublished makes the version visible, whole; in one batch with JobSucceeded.
 	VersionPublished struct{ Version }
+	// VersionNamed says that an alias is pointed at the version; in one batch with AliasMoved, where that is not
+	// the version's publication. The state is as before: the fact makes whoever withdraws the version in the same
+	// moment decide anew.
+	VersionNamed struct{ Version }
+	// VersionWithdrawn takes the version out of lists and streams; its bytes stay.
+	VersionWithdrawn struct{ Version }
+	// VersionRestored undoes a withdrawal.
+	VersionRestored struct{ Version }
 )
 
 // VersionFact is any fact of a version.
@@ -123,6 +136,15 @@ func (VersionReleased) Type() Type { return "imgsrv.version.released.v1" }
 
 // Type names the fact's type.
 func (VersionPublished) Type() Type { return "imgsrv.version.published.v1" }
+
+// Type names the fact's type.
+func (VersionNamed) Type() Type { return "imgsrv.version.named.v1" }
+
+// Type names the fact's type.
+func (VersionWithdrawn) Type() Type { return "imgsrv.version.withdrawn.v1" }
+
+// Type names the fact's type.
+func (VersionRestored) Type() Type { return "imgsrv.version.restored.v1" }
 
 // FoldVersion is the version after one more fact.
 func FoldVersion(state Version, fact Fact) Version {

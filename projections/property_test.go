@@ -72,6 +72,12 @@ func compareWithHistory(t *rapid.T, pool *pgxpool.Pool, projection, schema strin
 			for _, a := range fact.Manifest.Attachments {
 				want[fmt.Sprintf("attachment %s %s %s", fact.Image, fact.Version.Version, a.Name)] = string(a.Digest)
 			}
+		case events.ImageVisibilityChanged:
+			want["image "+fact.Name] = string(fact.Visibility) + " " + fact.Description
+		case events.VersionWithdrawn:
+			want["withdrawn "+fact.Image+" "+fact.Version.Version] = fact.Withdrawal.By + ": " + fact.Withdrawal.Reason
+		case events.VersionRestored:
+			delete(want, "withdrawn "+fact.Image+" "+fact.Version.Version)
 		case events.AliasMoved:
 			want["alias "+fact.Image+" "+fact.Alias.Alias] = fact.Version
 		case events.AliasRemoved:
@@ -81,6 +87,7 @@ func compareWithHistory(t *rapid.T, pool *pgxpool.Pool, projection, schema strin
 	statements := []string{
 		`SELECT 'image ' || name, visibility || ' ' || description FROM images`,
 		`SELECT 'version ' || image || ' ' || version, job_id FROM versions`,
+		`SELECT 'withdrawn ' || image || ' ' || version, withdrawn_by || ': ' || withdrawn_reason FROM versions WHERE withdrawn_at IS NOT NULL`,
 		`SELECT 'format ' || image || ' ' || version || ' ' || variant || ' ' || format, digest FROM formats`,
 		`SELECT 'attachment ' || image || ' ' || version || ' ' || name, digest FROM attachments`,
 		`SELECT 'alias ' || image || ' ' || alias, version FROM aliases`,

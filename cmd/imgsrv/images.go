@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -10,8 +11,41 @@ import (
 	"github.com/imgsrv/imgsrv/internal/client"
 )
 
-// ImagesCmd lists images, or the versions of one.
+// ImagesCmd is about images.
 type ImagesCmd struct {
+	List       ImagesListCmd       `cmd:"" default:"withargs" help:"List images, or the versions of one. What imgsrv images means by itself."`
+	Visibility ImagesVisibilityCmd `cmd:"" help:"Make an image public or private, with all its versions."`
+}
+
+// ImagesVisibilityCmd says who may see an image.
+type ImagesVisibilityCmd struct {
+	clientFlags `embed:""`
+
+	Image      string `arg:"" help:"Image."`
+	Visibility string `arg:"" help:"public: for everybody; private: for those with a token that may read it." enum:"public,private"`
+}
+
+// Run changes it.
+func (cmd *ImagesVisibilityCmd) Run(ctx context.Context, t Terminal) error {
+	if err := cmd.needToken(); err != nil {
+		return err
+	}
+	c, err := cmd.connect(newProgress(t, cmd.Quiet))
+	if err != nil {
+		return err
+	}
+	if err := c.SetVisibility(ctx, cmd.Image, cmd.Visibility); err != nil {
+		return err
+	}
+	if cmd.JSON {
+		return writeJSON(t.Out, map[string]string{"image": cmd.Image, "visibility": cmd.Visibility})
+	}
+	_, err = fmt.Fprintf(t.Out, "%s is %s\n", cmd.Image, cmd.Visibility)
+	return err
+}
+
+// ImagesListCmd lists images, or the versions of one.
+type ImagesListCmd struct {
 	clientFlags `embed:""`
 
 	Image string `arg:"" optional:"" help:"Image whose versions are listed. Without it: all images."`
@@ -19,7 +53,7 @@ type ImagesCmd struct {
 }
 
 // Run lists.
-func (cmd *ImagesCmd) Run(ctx context.Context, t Terminal) error {
+func (cmd *ImagesListCmd) Run(ctx context.Context, t Terminal) error {
 	c, err := cmd.connect(newProgress(t, cmd.Quiet))
 	if err != nil {
 		return err

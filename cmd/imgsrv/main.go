@@ -33,7 +33,10 @@ type grammar struct {
 	Demo        DemoCmd        `cmd:"" help:"Try it out: run a server in a temporary folder, publish a small image, fetch it back, and serve until Ctrl-C."`
 	Publish     PublishCmd     `cmd:"" help:"Upload image files and publish them as a version of an image."`
 	Derive      DeriveCmd      `cmd:"" help:"Have the server make a further format of a published disk, or try again."`
-	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one image."`
+	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one; make an image public or private."`
+	Withdraw    WithdrawCmd    `cmd:"" help:"Take a version out of lists and streams, with a reason."`
+	Restore     RestoreCmd     `cmd:"" help:"Undo a withdrawal."`
+	Policy      PolicyCmd      `cmd:"" help:"What is made of an image's versions, and how long they are kept."`
 	Download    DownloadCmd    `cmd:"" help:"Download a file of a published version, and check it."`
 	SigningKey  SigningKeyCmd  `cmd:"" help:"Print the public key that the server signs checksums with, for download --public-key."`
 	Jobs        JobsCmd        `cmd:"" help:"Show publication jobs, or retry a failed one."`

@@ -18,6 +18,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/api"
 	"github.com/imgsrv/imgsrv/handlers/publication"
+	"github.com/imgsrv/imgsrv/handlers/retention"
 	"github.com/imgsrv/imgsrv/handlers/streams"
 	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/certs"
@@ -191,6 +192,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err := n.startDerive(flags.DeriveFlags, events, blobs, tele, hooks); err != nil {
 		return err
 	}
+	n.background("retention", retention.New(retention.Config{Log: events, Logger: n.log}).Run)
 
 	webhooks, err := n.startWebhooks(flags, dataDir, events, tele)
 	if err != nil {

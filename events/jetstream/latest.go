@@ -89,3 +89,39 @@ func (l *Log) Trust(ctx context.Context, id string) (events.Current[events.Trust
 func (l *Log) Token(ctx context.Context, id string) (events.Current[events.Token], error) {
 	return load(ctx, l, events.TokenEntity(id), events.FoldToken)
 }
+
+// Aliases reads the states of all aliases of an image, removed ones too: see [Log.Latest].
+func (l *Log) Aliases(ctx context.Context, image string) ([]events.Current[events.Alias], error) {
+	return latest(ctx, l, events.FoldAlias, events.SubjectsAbout(events.KindAlias, image)...)
+}
+
+// Versions reads the states of all versions of an image, those that were never published too: see [Log.Latest].
+func (l *Log) Versions(ctx context.Context, image string) ([]events.Current[events.Version], error) {
+	return latest(ctx, l, events.FoldVersion, events.SubjectsAbout(events.KindVersion, image)...)
+}
+
+// Images reads the states of all images: see [Log.Latest].
+func (l *Log) Images(ctx context.Context) ([]events.Current[events.Image], error) {
+	return latest(ctx, l, events.FoldImage, events.SubjectsAbout(events.KindImage)...)
+}
+
+// latest folds the last event of each entity; of two events of one entity the later stands.
+func latest[S any](ctx context.Context, l *Log, fold func(S, events.Fact) S, subjects ...string) ([]events.Current[S], error) {
+	last, err := l.Latest(ctx, subjects...)
+	if err != nil {
+		return nil, err
+	}
+	var states []events.Current[S]
+	at := map[string]int{} // by subject
+	for _, event := range last {
+		var none S
+		current := events.Current[S]{State: fold(none, event.Fact), Sequence: event.Sequence, Event: event}
+		if i, known := at[event.Subject]; known {
+			states[i] = current
+			continue
+		}
+		at[event.Subject] = len(states)
+		states = append(states, current)
+	}
+	return states, nil
+}

@@ -147,6 +147,8 @@ func New(cfg Config) (chi.Router, error) {
 	s.versions()
 	s.aliases()
 	s.derived()
+	s.withdrawals()
+	s.policies()
 	s.initiate()
 	s.uploads()
 	s.jobs()

@@ -44,7 +44,7 @@ func (s *server) bytes(router chi.Router) {
 }
 
 // serveFormat is GET and HEAD /api/images/{image}/versions/{version or alias}/variants/{variant}/formats/{format}:
-// 200, 206 with Range, 304, 401, 404, 412, 416, 503; with ETag, Repr-Digest, Last-Modified, Accept-Ranges,
+// 200, 206 with Range, 304, 401, 404, 410, 412, 416, 503; with ETag, Repr-Digest, Last-Modified, Accept-Ranges,
 // Content-Disposition and Cache-Control.
 func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	image, version, variant, format := param(r, "image"), param(r, "version"), param(r, "variant"), param(r, "format")
@@ -58,6 +58,9 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	}
 	if !maySee(r.Context(), row.Image, row.Visibility) {
 		return gone
+	}
+	if err := withdrawn(row.Image, row.Version, row.Withdrawn); err != nil {
+		return err
 	}
 	return s.send(w, r, download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,
 		cache: cacheOf(row.Visibility, row.ByAlias || row.Derived), name: provenance.FileName(row.Image, row.Version, row.Variant, row.Format)})

@@ -60,13 +60,14 @@ func (a *audience) maySee(ctx context.Context, event events.Event) (bool, error)
 	}
 	var name string
 	var own events.Visibility // what the fact itself says of its image; "" for nothing
+	ofVersion := false
 	switch fact := event.Fact.(type) {
 	case events.VersionFact:
 		v := fact.VersionState()
 		if v.State == events.StateReserved || v.State == events.StateReleased || v.Manifest == nil {
 			return a.sessionsOf(v.Image), nil // who is going to publish what is nobody else's business
 		}
-		name, own = v.Image, v.Manifest.Visibility
+		name, own, ofVersion = v.Image, v.Manifest.Visibility, true
 	case events.ImageFact:
 		name, own = fact.ImageState().Name, fact.ImageState().Visibility
 	case events.AliasFact:
@@ -93,12 +94,13 @@ func (a *audience) maySee(ctx context.Context, event events.Event) (bool, error)
 		}
 		now = shown{public: current.State.Visibility == events.Public, asOf: current.Sequence}
 	}
-	// A publication stands before the description of its image in their batch, and decides it.
-	if own != "" && event.Sequence > now.asOf {
+	// The first publication stands before the description of its image in their batch, and decides it. Later ones
+	// say only what they were decided on.
+	if own != "" && event.Sequence > now.asOf && (!ofVersion || now.asOf == 0) {
 		now = shown{public: own == events.Public, asOf: event.Sequence}
 	}
 	a.images[name] = now
-	return now.public && (own == "" || own == events.Public), nil
+	return now.public && (ofVersion || own != events.Private), nil
 }
 
 // eventFilter says which events a reader wants.

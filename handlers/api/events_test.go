@@ -153,8 +153,11 @@ func TestEventsComeFromAnySequenceWithoutGaps(t *testing.T) {
 		t.Errorf("the stream begins with %+v, want the place to resume at", first)
 	}
 	n.want(n.do(http.MethodPut, "/api/images/debian/aliases/stable", map[string]any{"version": "1"}), http.StatusOK)
+	if got := fresh.next(); got.data.Sequence != uint64(head)+1 || got.event != "imgsrv.version.named.v1" {
+		t.Errorf("with a moved alias: %+v", got)
+	}
 	got := fresh.next()
-	if got.data.Sequence != uint64(head)+1 || got.data.Actor != "admin" || got.data.Subject != "debian/stable" || got.data.ID == "" || got.data.Time.IsZero() || !bytes.Contains(got.data.Data, []byte(`"version":"1"`)) {
+	if got.data.Sequence != uint64(head)+2 || got.data.Actor != "admin" || got.data.Subject != "debian/stable" || got.data.ID == "" || got.data.Time.IsZero() || !bytes.Contains(got.data.Data, []byte(`"version":"1"`)) {
 		t.Errorf("a new event: %+v", got)
 	}
 }
@@ -172,7 +175,7 @@ func TestEventsAreFilteredByImageAndType(t *testing.T) {
 		"image=debian&type=imgsrv.alias.*":                          {"alias.moved.v2 debian/latest", "alias.moved.v2 debian/end"},
 		"image=debian&image=fedora&type=imgsrv.alias.*":             {"alias.moved.v2 debian/latest", "alias.moved.v2 fedora/latest", "alias.moved.v2 debian/end"},
 		"image=debian,alpine&type=imgsrv.image.*,imgsrv.alias.*":    {"image.described.v1 alpine", "alias.moved.v2 alpine/latest", "image.described.v1 debian", "alias.moved.v2 debian/latest", "alias.moved.v2 debian/end"},
-		"image=debian&type=imgsrv.version.*&type=imgsrv.alias.mov*": {"version.reserved.v1 debian/1", "version.published.v1 debian/1", "alias.moved.v2 debian/latest", "alias.moved.v2 debian/end"},
+		"image=debian&type=imgsrv.version.*&type=imgsrv.alias.mov*": {"version.reserved.v1 debian/1", "version.published.v1 debian/1", "alias.moved.v2 debian/latest", "version.named.v1 debian/1", "alias.moved.v2 debian/end"},
 	} {
 		if got, _ := n.follow("?after=0&" + query).upTo(head); !cmp.Equal(got, want) {
 			t.Errorf("%s (-want +got):\n%s", query, cmp.Diff(want, got))
@@ -211,12 +214,12 @@ func TestWithoutATokenOnlyWhatIsPublicShows(t *testing.T) {
 	n.turn("turned", events.Private)
 	n.want(n.do(http.MethodPut, "/api/images/open/aliases/end", map[string]any{"version": "1"}), http.StatusOK)
 	head := n.head()
-	want := []string{"version.published.v1 open/1", "image.described.v1 open", "alias.moved.v2 open/latest", "alias.moved.v2 open/end"}
+	want := []string{"version.published.v1 open/1", "image.described.v1 open", "alias.moved.v2 open/latest", "version.named.v1 open/1", "alias.moved.v2 open/end"}
 	got, sequences := n.follow("?after=0", anonymous).upTo(head)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("without a token (-want +got):\n%s", diff)
 	}
-	if got, _ := n.follow("?after=0&type=imgsrv.alias.*&image=secret,open", anonymous).upTo(head); !cmp.Equal(got, want[2:]) {
+	if got, _ := n.follow("?after=0&type=imgsrv.alias.*&image=secret,open", anonymous).upTo(head); !cmp.Equal(got, []string{want[2], want[4]}) {
 		t.Errorf("two images without a token: %v", got)
 	}
 	shown := map[uint64]bool{}
@@ -246,7 +249,7 @@ func TestWithoutATokenOnlyWhatIsPublicShows(t *testing.T) {
 	}
 	n.turn("turned", events.Public)
 	n.want(n.do(http.MethodPut, "/api/images/turned/aliases/heard", map[string]any{"version": "1"}), http.StatusOK)
-	if got, _ := live.upTo(n.head()); !cmp.Equal(got, []string{"image.described.v1 new", "image.described.v1 turned", "alias.moved.v2 turned/heard"}) {
+	if got, _ := live.upTo(n.head()); !cmp.Equal(got, []string{"image.described.v1 new", "image.described.v1 turned", "version.named.v1 turned/1", "alias.moved.v2 turned/heard"}) {
 		t.Errorf("once the image is public: %v", got)
 	}
 }

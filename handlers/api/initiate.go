@@ -289,7 +289,7 @@ func (s *server) decideSession(ctx context.Context, u events.Upload, anyVisibili
 
 // openedBefore looks whether the session that holds the version, or made it, was opened by the same request.
 func (s *server) openedBefore(ctx context.Context, u events.Upload, version events.Version) (none events.Current[events.Upload], err error) {
-	if u.IdempotencyKey == "" || version.State != events.StateReserved && version.State != events.StatePublished {
+	if u.IdempotencyKey == "" || version.State != events.StateReserved && version.State != events.StatePublished && version.State != events.StateWithdrawn {
 		return none, nil
 	}
 	before, err := s.Events.Upload(ctx, version.UploadID)

@@ -40,8 +40,8 @@ func checksums(m events.Manifest) []byte {
 	return provenance.Checksums(files)
 }
 
-// serveChecksums is GET and HEAD /api/images/{image}/versions/{version or alias}/SHA256SUMS: 200, 206, 304, 401, 404, 412, 416,
-// 503; cached as the files are.
+// serveChecksums is GET and HEAD /api/images/{image}/versions/{version or alias}/SHA256SUMS: 200, 206, 304, 401, 404, 410, 412,
+// 416, 503; cached as the files are.
 func (s *server) serveChecksums(w http.ResponseWriter, r *http.Request) error {
 	row, err := s.askedVersion(r)
 	if err != nil {
@@ -86,7 +86,7 @@ func (s *server) askedVersion(r *http.Request) (catalog.VersionRow, error) {
 	if !maySee(r.Context(), row.Manifest.Image, row.Visibility) {
 		return catalog.VersionRow{}, gone
 	}
-	return row, nil
+	return row, withdrawn(row.Image, row.Version, row.Withdrawn)
 }
 
 // sendText answers with a short text; modified may be zero.
@@ -113,7 +113,7 @@ func (s *server) handMadeProvenance() []*huma.Operation {
 	ops := []*huma.Operation{{OperationID: "get-checksums", Method: http.MethodGet, Path: pathChecksums, Tags: []string{tagDownload}, Security: anybody,
 		Summary:     "Checksums of a version's files",
 		Description: "As `sha256sum -c` reads them, with the names that downloads are saved under (Content-Disposition). The version may be named by an alias.",
-		Parameters:  ofVersion, Responses: text("The checksums", 400, 401, 404, 503)}}
+		Parameters:  ofVersion, Responses: text("The checksums", 400, 401, 404, 410, 503)}}
 	if s.SignedStreams {
 		ops = append(ops, signedStreams()...)
 	}
@@ -124,7 +124,7 @@ func (s *server) handMadeProvenance() []*huma.Operation {
 		&huma.Operation{OperationID: "get-signature", Method: http.MethodGet, Path: pathSignature, Tags: []string{tagDownload}, Security: anybody,
 			Summary:     "Signature over the checksums of a version's files",
 			Description: "In minisign's form, by the server's key. The trusted comment names image, version, alias if one was asked for, and the time of publication.",
-			Parameters:  ofVersion, Responses: text("The signature", 400, 401, 404, 503)},
+			Parameters:  ofVersion, Responses: text("The signature", 400, 401, 404, 410, 503)},
 		&huma.Operation{OperationID: "get-signing-key", Method: http.MethodGet, Path: pathSigningKey, Tags: []string{tagDownload}, Security: anybody,
 			Summary:     "The public key of the signatures",
 			Description: "As a .pub file of minisign. Pin it once, from where you trust it: a key from the same server as the files proves nothing about them.",

@@ -23,6 +23,10 @@ const (
 	pathAttached   = pathVersion + "/attachments/{name}"
 	pathChecksums  = pathVersion + "/" + provenance.ChecksumsName
 	pathSignature  = pathVersion + "/" + provenance.SignatureName
+	pathWithdraw   = pathVersion + "/withdraw"
+	pathRestore    = pathVersion + "/restore"
+	pathPolicy     = pathImage + "/policy"
+	pathVisibility = pathImage + "/visibility"
 	pathSigningKey = "/api/signing-key"
 	pathAlias      = pathImage + "/aliases/{alias}"
 	pathUpload     = "/api/uploads/{id}"

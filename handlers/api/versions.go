@@ -105,7 +105,7 @@ type formatDetail struct {
 }
 
 // versions registers GET /api/images/{image}/versions: 200 a page, newest first, 400 a wrong cursor, 401, 404,
-// 422, 503; and GET /api/images/{image}/versions/{version or alias}: 200 with ETag, 304, 401, 404, 503.
+// 422, 503; and GET /api/images/{image}/versions/{version or alias}: 200 with ETag, 304, 401, 404, 410 it is withdrawn, 503.
 func (s *server) versions() {
 	read(s, huma.Operation{
 		OperationID: "list-versions", Path: pathVersions, Tags: []string{tagImages}, Summary: "List an image's versions, newest first",
@@ -114,7 +114,7 @@ func (s *server) versions() {
 	read(s, huma.Operation{
 		OperationID: "get-version", Path: pathVersion, Tags: []string{tagImages}, Summary: "Get a version's manifest",
 		Description: "Digests, sizes and download URLs of all its files. The version may be named by an alias; a version wins over an alias of the same name.",
-		Errors:      []int{http.StatusBadRequest, http.StatusNotFound},
+		Errors:      []int{http.StatusBadRequest, http.StatusNotFound, http.StatusGone},
 		Responses:   map[string]*huma.Response{"304": {Description: "Not changed since the ETag in If-None-Match"}},
 	}, []*projections.Runner{s.CatalogProjection}, s.getVersion)
 }
@@ -169,6 +169,9 @@ func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutp
 	}
 	if !maySee(ctx, row.Manifest.Image, row.Visibility) {
 		return nil, gone
+	}
+	if err := withdrawn(row.Image, row.Version, row.Withdrawn); err != nil {
+		return nil, err
 	}
 	out := &versionOutput{Status: http.StatusOK, CacheControl: "no-cache", AtHeader: AtHeader{asOf}, Body: versionDetailOf(ctx, row)}
 	if row.Visibility == events.Private {

@@ -244,7 +244,7 @@ func (d *Deriver) failed(ctx context.Context, delivery jetstream.Delivery, file 
 	if again && file.Attempts+1 < attempts {
 		retryAt = d.Clock().UTC().Add(d.Pause << (2 * file.Attempts))
 	}
-	skip := problem.Code == convert.CodeToolAbsent && file.Optional
+	skip := file.Optional && (problem.Code == convert.CodeToolAbsent || problem.Code == codeUnknown)
 	result := resultFailed
 	if skip {
 		result = resultSkipped

@@ -71,6 +71,8 @@ var table = map[events.Code]entry{
 	events.CodeJobRefused:        {http.StatusConflict, "The content was refused"},
 	events.CodeStepOutOfOrder:    {http.StatusConflict, "The job has moved on"},
 	events.CodeSkippedAlready:    {http.StatusConflict, "The event is skipped already"},
+	events.CodeAliasInUse:        {http.StatusConflict, "Aliases name the version"},
+	events.CodeWithdrawn:         {http.StatusGone, "The version is withdrawn"},
 	events.CodeSubscriberExists:  {http.StatusConflict, "The subscriber exists"},
 	events.CodePrincipalExists:   {http.StatusConflict, "The principal exists"},
 	events.CodeBuiltIn:           {http.StatusConflict, "It is built in"},

@@ -54,3 +54,36 @@ func TestRandomHistoriesMeetMostFacts(t *testing.T) {
 		}
 	}
 }
+
+// Whatever order the decisions come in, an alias names a version that is published.
+func TestNoAliasEverNamesAWithdrawnVersion(t *testing.T) {
+	t.Parallel()
+	withAliases := false
+	rapid.Check(t, func(t *rapid.T) {
+		h := eventstest.Draw(t, 80)
+		states, aliases := map[string]events.VersionState{}, map[string]events.Alias{}
+		for from, batch := 0, 0; batch < len(h.Batches); batch++ {
+			to := from + len(h.Batches[batch])
+			for _, event := range h.Events[from:to] {
+				switch fact := event.Fact.(type) {
+				case events.VersionFact:
+					states[fact.Entity().ID] = fact.VersionState().State
+				case events.AliasFact:
+					aliases[fact.Entity().ID] = fact.AliasState()
+				}
+				if _, withdrawn := event.Fact.(events.VersionWithdrawn); withdrawn {
+					withAliases = withAliases || to-from > 1
+				}
+			}
+			from = to
+			for id, alias := range aliases { // within a batch it may
+				if state := states[alias.Image+"/"+alias.Version]; alias.Version != "" && state != events.StatePublished {
+					t.Fatalf("after event %d alias %s names %s, which is %s", to, id, alias.Version, state)
+				}
+			}
+		}
+	})
+	if !withAliases {
+		t.Error("no withdrawal took aliases along")
+	}
+}

@@ -18,7 +18,7 @@ func Draw(t *rapid.T, n int) *History {
 	aliases := rapid.SampledFrom([]string{"latest", "stable", "edge"})
 	actions := rapid.SampledFrom([]string{"initiate", "file", "file", "complete", "advance", "advance", "advance", "finish", "finish",
 		"abort", "expire", "fail step", "fail job", "retry", "move alias", "remove alias", "skip event", "webhook", "delivery", "delivery", "delivery", "delivery", "subscriber",
-		"access", "access", "derived", "derived", "derived"})
+		"access", "access", "withdraw", "withdraw", "restore", "policy", "visibility", "derived", "derived", "derived"})
 	for range n {
 		action := actions.Draw(t, "action")
 		if action == "initiate" || len(h.ids) == 0 {
@@ -74,6 +74,18 @@ func (h *History) act(t *rapid.T, action, id, job string, images, versions, alia
 			h.AddWebhook(t)
 		}
 		return h.deliver(t, h.hooks[len(h.hooks)-1])
+	case "withdraw":
+		moveTo := rapid.SampledFrom([]string{"", "1", "2", "12.5.0"}).Draw(t, "move to")
+		image, version := h.drawVersion(t, events.StatePublished, images, versions)
+		return h.Withdraw(t, image, version, moveTo, moveTo == "" && rapid.Bool().Draw(t, "remove aliases"))
+	case "restore":
+		return h.restoreSome(t, images, versions)
+	case "policy":
+		return h.SetPolicy(t, images.Draw(t, "image"), events.Policy{
+			Formats:   []events.PolicyFormat{{Format: "disk.raw.zst", Required: rapid.Bool().Draw(t, "required")}},
+			Retention: events.Retention{KeepLast: rapid.IntRange(0, 3).Draw(t, "keep")}})
+	case "visibility":
+		return h.ChangeVisibility(t, images.Draw(t, "image"), rapid.SampledFrom([]events.Visibility{events.Public, events.Private}).Draw(t, "visibility"))
 	case "move alias":
 		return h.MoveAlias(t, images.Draw(t, "image"), aliases.Draw(t, "alias"), versions.Draw(t, "version"))
 	}
@@ -145,4 +157,24 @@ func ignoreRefusal(t *rapid.T, err error) {
 	if err != nil && !errors.As(err, &refusal) {
 		t.Fatalf("a rule failed: %v", err)
 	}
+}
+
+// drawVersion picks a version in some state, where there is one: most names are of no version.
+func (h *History) drawVersion(t *rapid.T, state events.VersionState, images, versions *rapid.Generator[string]) (image, version string) {
+	var found []events.Version
+	for _, event := range h.Events {
+		if fact, ok := event.Fact.(events.VersionFact); ok && h.last[fact.Entity()].Sequence == event.Sequence && fact.VersionState().State == state {
+			found = append(found, fact.VersionState())
+		}
+	}
+	if len(found) == 0 {
+		return images.Draw(t, "image"), versions.Draw(t, "version")
+	}
+	v := found[rapid.IntRange(0, len(found)-1).Draw(t, "of these versions")]
+	return v.Image, v.Version
+}
+
+func (h *History) restoreSome(t *rapid.T, images, versions *rapid.Generator[string]) error {
+	image, version := h.drawVersion(t, events.StateWithdrawn, images, versions)
+	return h.Restore(t, image, version)
 }

@@ -59,6 +59,13 @@ func (t *teller) tell(event events.Event) (version, text string) {
 		return fact.Version.Version, "the version's name is free again"
 	case events.VersionPublished:
 		return fact.Version.Version, tellManifest(fact.Manifest)
+	case events.VersionWithdrawn:
+		return fact.Version.Version, tellWithdrawal(fact.Withdrawal)
+	case events.VersionRestored:
+		return fact.Version.Version, "the withdrawal is undone"
+	case events.ImagePolicySet:
+		t.image = fact.Image
+		return "", tellPolicy(fact.Policy)
 	case events.ImageFact:
 		return "", t.describe(fact.ImageState())
 	case events.DerivedFact:

@@ -35,6 +35,11 @@ func (Projector) Load(ctx context.Context, tx pgx.Tx, batch []events.Event) erro
 	if err := c.loadVersions(ctx, tx); err != nil {
 		return fmt.Errorf("load versions: %w", err)
 	}
+	if len(c.withdrawals) > 0 {
+		if _, err := tx.Exec(ctx, updateWithdrawals, c.withdrawn()...); err != nil {
+			return fmt.Errorf("load withdrawals: %w", err)
+		}
+	}
 	if err := c.loadAliases(ctx, tx); err != nil {
 		return fmt.Errorf("load aliases: %w", err)
 	}

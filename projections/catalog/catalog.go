@@ -42,10 +42,13 @@ func (Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) err
 
 // fold is the rows that a batch leaves behind.
 func fold(batch []events.Event) (changes, error) {
-	c := changes{images: map[string]image{}, versions: map[key]version{}, aliases: map[key]alias{}, derived: map[derivedKey]derived{}}
+	c := changes{images: map[string]image{}, versions: map[key]version{}, aliases: map[key]alias{}, derived: map[derivedKey]derived{},
+		withdrawals: map[key]*events.Withdrawal{}}
 	for _, event := range batch {
 		switch fact := event.Fact.(type) {
 		case events.ImageDescribed:
+			c.describe(event, fact.Image)
+		case events.ImageVisibilityChanged:
 			c.describe(event, fact.Image)
 		case events.VersionPublished:
 			if err := c.publish(event, fact.Version); err != nil {
@@ -55,6 +58,10 @@ func fold(batch []events.Event) (changes, error) {
 			if err := c.derive(event, fact.DerivedState()); err != nil {
 				return c, err
 			}
+		case events.VersionWithdrawn:
+			c.withdrawals[key{fact.Image, fact.Version.Version}] = fact.Withdrawal
+		case events.VersionRestored:
+			c.withdrawals[key{fact.Image, fact.Version.Version}] = nil
 		case events.AliasMoved:
 			c.aliases[key{fact.Image, fact.Alias.Alias}] = alias{version: fact.Version, movedAt: event.Time, sequence: event.Sequence}
 		case events.AliasRemoved:

@@ -19,6 +19,8 @@ type changes struct {
 	versions map[key]version
 	aliases  map[key]alias
 	derived  map[derivedKey]derived
+	// withdrawals are of versions in this batch or an earlier one; nil for one that is published again.
+	withdrawals map[key]*events.Withdrawal
 }
 
 type image struct {
@@ -65,6 +67,11 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigi
 ON CONFLICT (image, version, variant, format) DO UPDATE SET digest = excluded.digest, size_bytes = excluded.size_bytes,
     media_type = excluded.media_type`
 
+	updateWithdrawals = `
+UPDATE versions v SET withdrawn_at = r.at, withdrawn_by = r.by, withdrawn_reason = r.reason
+FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[]) AS r (image, version, at, by, reason)
+WHERE v.image = r.image AND v.version = r.version`
+
 	upsertAliases = `
 INSERT INTO aliases (image, alias, version, moved_at, sequence)
 SELECT r.image, r.alias, r.version, r.moved_at, r.sequence
@@ -82,6 +89,7 @@ func (c *changes) write(ctx context.Context, tx pgx.Tx) error {
 	var statements pgx.Batch
 	c.queueImages(&statements)
 	c.queueVersions(&statements)
+	c.queueWithdrawals(&statements)
 	c.queueAliases(&statements)
 	c.queueDerived(&statements)
 	if statements.Len() == 0 {
@@ -134,6 +142,30 @@ func (c *changes) queueVersions(statements *pgx.Batch) {
 		statements.Queue(upsertFormats, fImages, fVersions, variants, formats, digests, sizes, media)
 	}
 	c.queueAttachments(statements)
+}
+
+// queueWithdrawals comes after the versions.
+func (c *changes) queueWithdrawals(statements *pgx.Batch) {
+	if len(c.withdrawals) > 0 {
+		statements.Queue(updateWithdrawals, c.withdrawn()...)
+	}
+}
+
+// withdrawn are the arguments of updateWithdrawals: NULLs for versions that are published again.
+func (c *changes) withdrawn() []any {
+	var images, versions []string
+	var at []*time.Time
+	var by, reasons []*string
+	for _, k := range sortedKeys(c.withdrawals) {
+		images, versions = append(images, k.image), append(versions, k.name)
+		w := c.withdrawals[k]
+		if w == nil {
+			at, by, reasons = append(at, nil), append(by, nil), append(reasons, nil)
+			continue
+		}
+		at, by, reasons = append(at, &w.At), append(by, &w.By), append(reasons, &w.Reason)
+	}
+	return []any{images, versions, at, by, reasons}
 }
 
 func (c *changes) queueAliases(statements *pgx.Batch) {

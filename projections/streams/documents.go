@@ -25,6 +25,9 @@ type Product struct {
 	// KeyedAt is the second in the version key: that of the publication, or the next one that is free in its image.
 	KeyedAt   time.Time
 	Published Change
+	// Withdrawn ones are not listed. Changed is the last withdrawal or restoration of the version, zero if there was none.
+	Withdrawn bool
+	Changed   Change
 }
 
 // File is one format of a variant.
@@ -88,7 +91,9 @@ func DocumentsFor(products []Product, aliases []Alias, images []Image, mayRead f
 	listed := list(products, readable)
 	for _, p := range listed {
 		set.note(p.Published)
+		set.note(p.Changed)
 	}
+	listed = slices.DeleteFunc(listed, func(p Product) bool { return p.Withdrawn })
 
 	document := incus.NewProducts(set.Changed.At)
 	if set.Changed.Sequence == 0 {
@@ -121,7 +126,7 @@ func (s *Set) note(c Change) {
 	}
 }
 
-// list picks the products that clients can use, in the order in which they were published.
+// list picks the products that clients could use, withdrawn ones too, in the order in which they were published.
 func list(products []Product, readable map[string]Image) []Product {
 	var listed []Product
 	for _, p := range products {

@@ -68,7 +68,7 @@ func variant(kind events.VariantType, flavour, bytes string) events.UploadVarian
 }
 
 // publish takes a session through all its facts to the published version. Where it wants another visibility than the image has, the
-// image's is changed first: no rule of today does that, but the stream may say so.
+// image's is changed first.
 func (h *history) publish(u events.Upload) {
 	h.t.Helper()
 	u.ID = uuid.Must(uuid.NewV7()).String()
@@ -77,9 +77,7 @@ func (h *history) publish(u events.Upload) {
 		u.Visibility = events.Public
 	}
 	if image := last(h, events.ImageEntity(u.Image), events.FoldImage); image.Sequence != 0 && image.State.Visibility != u.Visibility {
-		changed := image.State
-		changed.Visibility = u.Visibility
-		h.add([]events.Change{{Fact: events.ImageDescribed{Image: changed}, Expect: image.Sequence}}, nil)
+		h.add(events.ChangeVisibility(image, u.Visibility))
 	}
 	version := func() events.Current[events.Version] {
 		return last(h, events.VersionEntity(u.Image, u.Version), events.FoldVersion)
@@ -128,3 +126,17 @@ func (h *history) String() string {
 	}
 	return text
 }
+
+// withdrawOrRestore withdraws a published version, its aliases go; a withdrawn one it restores.
+func (h *history) withdrawOrRestore(image, version string) {
+	h.t.Helper()
+	current := last(h, events.VersionEntity(image, version), events.FoldVersion)
+	if current.State.State == events.StateWithdrawn {
+		h.add(events.Restore(current, "admin", h.now))
+		return
+	}
+	h.add(events.Withdraw(events.WithdrawVersion{Withdrawal: events.Withdrawal{Reason: "bad", By: "admin", At: h.now}, Version: current, RemoveAliases: true,
+		Aliases: []events.Current[events.Alias]{last(h, events.AliasEntity(image, latestAlias), events.FoldAlias)}}))
+}
+
+const latestAlias = "latest"

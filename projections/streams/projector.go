@@ -50,7 +50,13 @@ func change(ctx context.Context, tx pgx.Tx, batch []events.Event) (bool, error) 
 		switch fact := e.Fact.(type) {
 		case events.VersionPublished:
 			changes.publish(fact.Version, changed)
+		case events.VersionWithdrawn:
+			changes.withdraw(fact.Version, true, changed)
+		case events.VersionRestored:
+			changes.withdraw(fact.Version, false, changed)
 		case events.ImageDescribed:
+			changes.showImage(fact.Image, changed)
+		case events.ImageVisibilityChanged:
 			changes.showImage(fact.Image, changed)
 		case events.AliasMoved:
 			changes.moveAlias(fact.Alias, changed)
@@ -79,6 +85,8 @@ type changes struct {
 type shown struct {
 	visibility  events.Visibility
 	os, release string
+	// publication: said by a version's fact, which knows the visibility of a new image only.
+	publication bool
 }
 
 // products are rows, column by column.
@@ -119,9 +127,9 @@ func (c *changes) publish(v events.Version, changed Change) {
 	if m == nil {
 		return // no rule makes such a fact
 	}
-	// A publication sets its image's visibility. The image's own fact says so too, but it may come in the next batch, and a
-	// private version must not be listed in between.
-	c.showImage(events.Image{Name: v.Image, OS: m.OS, Release: m.Release, Visibility: m.Visibility}, changed)
+	// The first publication sets its image's visibility. The image's own fact says so too, but it may come in the next batch, and
+	// a private version must not be listed in between. Later ones say what they were decided on, and that may have changed since.
+	c.show(shown{m.Visibility, m.OS, m.Release, true}, v.Image, changed)
 	c.Queue(insertVersion, v.Image, v.Version, m.OS, m.Release, m.PublishedAt, int64(changed.Sequence))
 	for _, variant := range m.Variants {
 		metadata, root := files(variant)
@@ -132,6 +140,14 @@ func (c *changes) publish(v events.Version, changed Change) {
 		p.metaFormats, p.metaDigests, p.metaSizes = append(p.metaFormats, metadata.Format), append(p.metaDigests, metadata.SHA256), append(p.metaSizes, metadata.SizeBytes)
 		p.rootFormats, p.rootDigests, p.rootSizes = append(p.rootFormats, root.Format), append(p.rootDigests, root.SHA256), append(p.rootSizes, root.SizeBytes)
 	}
+}
+
+const updateWithdrawn = `
+UPDATE versions SET withdrawn = $3, changed_sequence = $4, changed_at = $5
+WHERE image = $1 AND version = $2 AND withdrawn <> $3`
+
+func (c *changes) withdraw(v events.Version, withdrawn bool, changed Change) {
+	c.Queue(updateWithdrawn, v.Image, v.Version, withdrawn, int64(changed.Sequence), changed.At)
 }
 
 func (c *changes) queueProducts() {
@@ -158,7 +174,7 @@ func files(v events.ManifestVariant) (metadata, root File) {
 	return metadata, root
 }
 
-// Silence about os and release keeps what was known. The row counts as changed only if something differs that the public
+// Silence about os and release keeps what was known; a publication ($7) keeps the visibility of an image that is there. The row counts as changed only if something differs that the public
 // sees, or saw until now.
 const upsertImage = `
 INSERT INTO images AS old (name, visibility, os, release, changed_sequence, changed_at)
@@ -166,21 +182,24 @@ VALUES ($1, $2, $3, $4,
     CASE WHEN $2 = 'public' THEN $5::bigint ELSE 0 END,
     CASE WHEN $2 = 'public' THEN $6::timestamptz END)
 ON CONFLICT (name) DO UPDATE SET
-    visibility = excluded.visibility,
+    visibility = CASE WHEN $7 THEN old.visibility ELSE excluded.visibility END,
     os = coalesce(nullif(excluded.os, ''), old.os),
     release = coalesce(nullif(excluded.release, ''), old.release),
-    changed_sequence = CASE WHEN old.visibility = 'public' OR excluded.visibility = 'public' THEN $5 ELSE old.changed_sequence END,
-    changed_at = CASE WHEN old.visibility = 'public' OR excluded.visibility = 'public' THEN $6 ELSE old.changed_at END
+    changed_sequence = CASE WHEN old.visibility = 'public' OR NOT $7 AND excluded.visibility = 'public' THEN $5 ELSE old.changed_sequence END,
+    changed_at = CASE WHEN old.visibility = 'public' OR NOT $7 AND excluded.visibility = 'public' THEN $6 ELSE old.changed_at END
 WHERE (old.visibility, old.os, old.release) IS DISTINCT FROM
-    (excluded.visibility, coalesce(nullif(excluded.os, ''), old.os), coalesce(nullif(excluded.release, ''), old.release))`
+    (CASE WHEN $7 THEN old.visibility ELSE excluded.visibility END, coalesce(nullif(excluded.os, ''), old.os), coalesce(nullif(excluded.release, ''), old.release))`
 
 func (c *changes) showImage(i events.Image, changed Change) {
-	now := shown{i.Visibility, i.OS, i.Release}
-	if before, said := c.shown[i.Name]; said && before == now {
+	c.show(shown{i.Visibility, i.OS, i.Release, false}, i.Name, changed)
+}
+
+func (c *changes) show(now shown, image string, changed Change) {
+	if before, said := c.shown[image]; said && before == now {
 		return // the statement would change nothing
 	}
-	c.shown[i.Name] = now
-	c.Queue(upsertImage, i.Name, string(i.Visibility), i.OS, i.Release, int64(changed.Sequence), changed.At)
+	c.shown[image] = now
+	c.Queue(upsertImage, image, string(now.visibility), now.os, now.release, int64(changed.Sequence), changed.At, now.publication)
 }
 
 const upsertAlias = `

@@ -242,6 +242,84 @@ func TestFactsThatNothingListsLeaveTheDocumentsAlone(t *testing.T) {
 	}
 }
 
+func TestAWithdrawnVersionIsNotListedUntilItIsRestored(t *testing.T) {
+	t.Parallel()
+	db, h := newDatabase(t), newHistory(t)
+	h.publish(events.Upload{Image: "deb", Version: "1", Aliases: []string{"latest"}, Variants: []events.UploadVariant{variant(vm, "default", "one"), variant(vm, "cloud", "same")}})
+	h.tick()
+	h.publish(events.Upload{Image: "deb", Version: "2", Variants: []events.UploadVariant{variant(vm, "default", "two"), variant(vm, "cloud", "same")}})
+	if err := db.apply(t.Context(), h.events...); err != nil {
+		t.Fatal(err)
+	}
+	before := shortNames(read(t, db.stored(t), clientrules.Incus))
+	keys := func(set streams.Set) map[string]string {
+		out := map[string]string{}
+		for _, image := range read(t, set, clientrules.Incus) {
+			out[image.Fingerprint] = image.Serial
+		}
+		return out
+	}
+	keysBefore := keys(db.stored(t))
+	for _, step := range []struct {
+		version string
+		want    map[string][]string
+	}{
+		{"2", map[string][]string{digest("one"): {"deb", "deb/1", "deb/latest"}, digest("same"): {"deb/1/cloud", "deb/cloud", "deb/latest/cloud"}}},
+		{"2", before},
+		{"1", map[string][]string{digest("two"): {"deb/2"}, digest("same"): {"deb/2/cloud"}}},
+	} {
+		applied := len(h.events)
+		h.tick()
+		h.withdrawOrRestore("deb", step.version)
+		if err := db.apply(t.Context(), h.events[applied:]...); err != nil {
+			t.Fatal(err)
+		}
+		set := db.stored(t)
+		if diff := cmp.Diff(step.want, shortNames(read(t, set, clientrules.Incus))); diff != "" {
+			t.Errorf("names (-want +got):\n%s", diff)
+		}
+		if set.Changed.Sequence != events.Sequence(len(h.events)) {
+			t.Errorf("the documents changed at %d, want %d", set.Changed.Sequence, len(h.events))
+		}
+	}
+	// Back under the key that it had: clients compare versions by it.
+	h.withdrawOrRestore("deb", "1")
+	h.moveAlias("deb", "latest", "1")
+	if err := db.apply(t.Context(), h.events...); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(keysBefore, keys(db.stored(t))); diff != "" {
+		t.Errorf("keys (-before +after):\n%s", diff)
+	}
+}
+
+// A publication and a change of visibility know nothing of each other.
+func TestAPublicationDoesNotUndoAChangeOfVisibility(t *testing.T) {
+	t.Parallel()
+	for _, to := range []events.Visibility{events.Private, events.Public} {
+		db, h := newDatabase(t), newHistory(t)
+		from := map[events.Visibility]events.Visibility{events.Private: events.Public, events.Public: events.Private}[to]
+		h.publish(events.Upload{Image: "deb", Version: "1", Visibility: from, Variants: []events.UploadVariant{variant(vm, "default", "one")}})
+		h.publish(events.Upload{Image: "deb", Version: "2", Visibility: from, Variants: []events.UploadVariant{variant(vm, "default", "two")}})
+		for i, e := range h.events { // as if the visibility had been changed between decision and append
+			if fact, ok := e.Fact.(events.VersionPublished); ok && fact.Version.Version == "2" {
+				image := last(h, events.ImageEntity("deb"), events.FoldImage).State
+				image.Visibility = to
+				change := events.Event{Meta: e.Meta, Sequence: e.Sequence, Fact: events.ImageVisibilityChanged{Image: image}}
+				h.events = append(append(append([]events.Event(nil), h.events[:i]...), change), h.events[i:]...)
+				break
+			}
+		}
+		if err := db.apply(t.Context(), h.events...); err != nil {
+			t.Fatal(err)
+		}
+		want := map[events.Visibility]int{events.Private: 0, events.Public: 2}[to]
+		if images := read(t, db.stored(t), clientrules.Incus); len(images) != want {
+			t.Errorf("of an image that has become %s %d versions are listed", to, len(images))
+		}
+	}
+}
+
 func TestFailedBatchLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	db, h := newDatabase(t), newHistory(t)
@@ -311,16 +389,23 @@ func TestAnyBatchesGiveTheSameRows(t *testing.T) {
 func randomHistory(t testing.TB, rt *rapid.T) *history {
 	h := newHistory(t)
 	published := map[string][]string{}
-	for i := range rapid.IntRange(1, 6).Draw(rt, "steps") {
+	for i := range rapid.IntRange(1, 8).Draw(rt, "steps") {
 		image := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "image")
 		if rapid.Bool().Draw(rt, "time passes") {
 			h.tick()
+		}
+		if len(published[image]) > 0 && rapid.IntRange(0, 3).Draw(rt, "withdraw") == 0 {
+			h.withdrawOrRestore(image, rapid.SampledFrom(published[image]).Draw(rt, "version"))
+			continue
 		}
 		if len(published[image]) > 0 && rapid.Bool().Draw(rt, "alias") {
 			if last(h, events.AliasEntity(image, "latest"), events.FoldAlias).State.Version != "" && rapid.Bool().Draw(rt, "remove") {
 				h.removeAlias(image, "latest")
 			} else {
-				h.moveAlias(image, "latest", rapid.SampledFrom(published[image]).Draw(rt, "to"))
+				to := rapid.SampledFrom(published[image]).Draw(rt, "to")
+				if last(h, events.VersionEntity(image, to), events.FoldVersion).State.State == events.StatePublished {
+					h.moveAlias(image, "latest", to)
+				}
 			}
 			continue
 		}

@@ -15,7 +15,7 @@ import (
 const selectProducts = `
 SELECT p.image, p.version, p.architecture, p.type, p.flavour, p.fingerprint,
     p.metadata_format, p.metadata_sha256, p.metadata_size_bytes, p.root_format, p.root_sha256, p.root_size_bytes,
-    v.os, v.release, v.keyed_at, v.published_at, v.sequence
+    v.os, v.release, v.keyed_at, v.published_at, v.sequence, v.withdrawn, v.changed_sequence, v.changed_at
 FROM products AS p
 JOIN versions AS v ON v.image = p.image AND v.version = p.version
 ORDER BY v.sequence, p.architecture, p.type, p.flavour`
@@ -27,9 +27,13 @@ func loadProducts(ctx context.Context, tx pgx.Tx) ([]Product, error) {
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Product, error) {
 		var p Product
+		var changedAt *time.Time
 		err := row.Scan(&p.Image, &p.Version, &p.Variant.Architecture, &p.Variant.Type, &p.Variant.Flavour, &p.Fingerprint,
 			&p.Metadata.Format, &p.Metadata.SHA256, &p.Metadata.SizeBytes, &p.Root.Format, &p.Root.SHA256, &p.Root.SizeBytes,
-			&p.OS, &p.Release, &p.KeyedAt, &p.Published.At, &p.Published.Sequence)
+			&p.OS, &p.Release, &p.KeyedAt, &p.Published.At, &p.Published.Sequence, &p.Withdrawn, &p.Changed.Sequence, &changedAt)
+		if changedAt != nil {
+			p.Changed.At = *changedAt
+		}
 		return p, err
 	})
 }

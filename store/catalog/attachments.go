@@ -20,10 +20,11 @@ type AttachmentRow struct {
 	ByAlias     bool              // an alias was asked for: the answer may change
 	Visibility  events.Visibility // of its image, now
 	PublishedAt time.Time
+	Withdrawn   *events.Withdrawal // nil unless the version is
 }
 
 const attachmentStatement = `
-SELECT f.image, f.version, f.name, f.digest, f.size_bytes, f.media_type, name.resolved_by = 'alias', i.visibility, v.published_at
+SELECT f.image, f.version, f.name, f.digest, f.size_bytes, f.media_type, name.resolved_by = 'alias', i.visibility, v.published_at, ` + withdrawnColumns + `
 FROM ` + resolved + `
 JOIN catalog.attachments f ON f.image = $1 AND f.version = name.version AND f.name = $3
 JOIN catalog.versions v ON v.image = f.image AND v.version = f.version
@@ -34,8 +35,9 @@ JOIN catalog.images i ON i.name = f.image`
 func (c *Catalog) Attachment(ctx context.Context, image, versionOrAlias, name string) (AttachmentRow, error) {
 	row, err := one(ctx, c, func(row pgx.CollectableRow) (AttachmentRow, error) {
 		var a AttachmentRow
-		err := row.Scan(&a.Image, &a.Version, &a.Name, &a.Digest, &a.Size, &a.MediaType, &a.ByAlias, &a.Visibility, &a.PublishedAt)
-		a.PublishedAt = a.PublishedAt.UTC()
+		var w withdrawn
+		err := row.Scan(&a.Image, &a.Version, &a.Name, &a.Digest, &a.Size, &a.MediaType, &a.ByAlias, &a.Visibility, &a.PublishedAt, &w.at, &w.by, &w.reason)
+		a.PublishedAt, a.Withdrawn = a.PublishedAt.UTC(), w.withdrawal()
 		return a, err
 	}, attachmentStatement, image, versionOrAlias, name)
 	if err != nil {

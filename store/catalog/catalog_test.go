@@ -155,7 +155,7 @@ func TestAVersionIsFoundByItsNameOrAnAlias(t *testing.T) {
 	row := func(version string, by catalog.ResolvedBy, aliases ...string) catalog.VersionRow {
 		v := h.Version("debian", version)
 		return catalog.VersionRow{Image: "debian", Version: version, Visibility: events.Public, PublishedAt: v.State.Manifest.PublishedAt,
-			Sequence: v.Sequence, Aliases: aliases, Manifest: *v.State.Manifest, ResolvedBy: by}
+			Sequence: publishedAt(t, h, "debian", version), Aliases: aliases, Manifest: *v.State.Manifest, ResolvedBy: by}
 	}
 	for name, want := range map[string]catalog.VersionRow{
 		"1":      row("1", catalog.ByVersion, "stable"),
@@ -308,5 +308,71 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		if !errors.Is(err, catalog.ErrUnavailable) || errors.Is(err, catalog.ErrNotFound) {
 			t.Errorf("%s: %v, want ErrUnavailable", what, err)
 		}
+	}
+}
+
+// publishedAt is the sequence of the event that published a version.
+func publishedAt(t *testing.T, h *eventstest.History, image, version string) events.Sequence {
+	t.Helper()
+	for _, event := range h.Events {
+		if fact, ok := event.Fact.(events.VersionPublished); ok && fact.Image == image && fact.Version.Version == version {
+			return event.Sequence
+		}
+	}
+	t.Fatalf("version %s of %s was never published", version, image)
+	return 0
+}
+
+func TestAWithdrawnVersionIsInNoListAndSaysWhy(t *testing.T) {
+	t.Parallel()
+	h := eventstest.New()
+	h.Publish(t, eventstest.Session("debian", "1", "latest"))
+	two := eventstest.Session("debian", "2", "latest")
+	two.Attachments = []events.UploadFile{{Format: "notes.md", Size: 7, State: events.FilePending}}
+	h.Publish(t, two)
+	h.Publish(t, eventstest.Session("alone", "1"))
+	for _, err := range []error{h.Withdraw(t, "debian", "2", "1", false), h.Withdraw(t, "alone", "1", "", false)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk := func(version string) events.Digest {
+		f, _ := h.Version("debian", version).State.Manifest.Format(variant, "disk.qcow2")
+		return f.Digest
+	}
+	c := fromHistory(t, h)
+	images, _, err := c.Images(t.Context(), catalog.ImageFilter{})
+	if err != nil || len(images) != 1 || images[0].Versions != 1 || images[0].Latest != "1" {
+		t.Errorf("images are %+v, %v", images, err)
+	}
+	if _, err := c.Image(t.Context(), "alone"); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("an image with nothing but withdrawn versions: %v", err)
+	}
+	if _, _, err := c.Versions(t.Context(), "alone", "", 0); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("its versions: %v", err)
+	}
+	versions, _, err := c.Versions(t.Context(), "debian", "", 0)
+	if err != nil || len(versions) != 1 || versions[0].Version != "1" || versions[0].Withdrawn != nil {
+		t.Errorf("versions are %+v, %v", versions, err)
+	}
+	want := h.Version("debian", "2").State.Withdrawal
+	v, errVersion := c.Version(t.Context(), "debian", "2")
+	f, errFormat := c.Format(t.Context(), "debian", "2", variant, "disk.qcow2")
+	a, errAttachment := c.Attachment(t.Context(), "debian", "2", "notes.md")
+	if diff := cmp.Diff([]*events.Withdrawal{want, want, want}, []*events.Withdrawal{v.Withdrawn, f.Withdrawn, a.Withdrawn}); diff != "" {
+		t.Errorf("%v, %v, %v, withdrawals (-want +got):\n%s", errVersion, errFormat, errAttachment, diff)
+	}
+	if _, err := c.Blob(t.Context(), disk("2"), catalog.Everything); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("a blob of the withdrawn version: %v", err)
+	}
+	if _, err := c.Blob(t.Context(), disk("1"), catalog.Everything); err != nil {
+		t.Errorf("a blob of the other: %v", err)
+	}
+	if err := h.Restore(t, "debian", "2"); err != nil {
+		t.Fatal(err)
+	}
+	c = fromHistory(t, h)
+	if versions, _, err = c.Versions(t.Context(), "debian", "", 0); err != nil || len(versions) != 2 || versions[0].Version != "2" || versions[0].Sequence != publishedAt(t, h, "debian", "2") {
+		t.Errorf("restored: %+v, %v", versions, err)
 	}
 }

@@ -18,14 +18,15 @@ type FormatRow struct {
 	Digest      events.Digest
 	Size        int64 // bytes
 	MediaType   string
-	ByAlias     bool              // an alias was asked for: the answer may change
-	Derived     bool              // made after the publication: it may be removed, and then made anew
-	Visibility  events.Visibility // of its image, now
-	PublishedAt time.Time         // of a derived file: when it was made
+	ByAlias     bool               // an alias was asked for: the answer may change
+	Derived     bool               // made after the publication: it may be removed, and then made anew
+	Visibility  events.Visibility  // of its image, now
+	PublishedAt time.Time          // of a derived file: when it was made
+	Withdrawn   *events.Withdrawal // nil unless the version is
 }
 
 const formatStatement = `
-SELECT f.image, f.version, f.variant, f.format, f.digest, f.size_bytes, f.media_type, name.resolved_by = 'alias', i.visibility, coalesce(f.made_at, v.published_at), f.made_at IS NOT NULL
+SELECT f.image, f.version, f.variant, f.format, f.digest, f.size_bytes, f.media_type, name.resolved_by = 'alias', i.visibility, coalesce(f.made_at, v.published_at), f.made_at IS NOT NULL, ` + withdrawnColumns + `
 FROM ` + resolved + `
 JOIN (
     SELECT image, version, variant, format, digest, size_bytes, media_type, NULL::timestamptz AS made_at FROM catalog.formats
@@ -40,8 +41,9 @@ JOIN catalog.images i ON i.name = f.image`
 func (c *Catalog) Format(ctx context.Context, image, versionOrAlias, variant, format string) (FormatRow, error) {
 	row, err := one(ctx, c, func(row pgx.CollectableRow) (FormatRow, error) {
 		var f FormatRow
-		err := row.Scan(&f.Image, &f.Version, &f.Variant, &f.Format, &f.Digest, &f.Size, &f.MediaType, &f.ByAlias, &f.Visibility, &f.PublishedAt, &f.Derived)
-		f.PublishedAt = f.PublishedAt.UTC()
+		var w withdrawn
+		err := row.Scan(&f.Image, &f.Version, &f.Variant, &f.Format, &f.Digest, &f.Size, &f.MediaType, &f.ByAlias, &f.Visibility, &f.PublishedAt, &f.Derived, &w.at, &w.by, &w.reason)
+		f.PublishedAt, f.Withdrawn = f.PublishedAt.UTC(), w.withdrawal()
 		return f, err
 	}, formatStatement, image, versionOrAlias, variant, format)
 	if err != nil {
@@ -50,7 +52,7 @@ func (c *Catalog) Format(ctx context.Context, image, versionOrAlias, variant, fo
 	return row, nil
 }
 
-// BlobRow is a blob that a published version names.
+// BlobRow is a blob that a published version names, one that isn't withdrawn.
 type BlobRow struct {
 	Digest    events.Digest
 	Size      int64 // bytes
@@ -67,6 +69,7 @@ FROM (
     UNION ALL
     SELECT 3, image, version, '', name, digest, size_bytes, media_type FROM catalog.attachments WHERE digest = $1
 ) AS f
+JOIN catalog.versions v ON v.image = f.image AND v.version = f.version AND v.withdrawn_at IS NULL
 JOIN catalog.images i ON i.name = f.image
 WHERE ` + visible + `
 ORDER BY public DESC, f.preference, f.image, f.version, f.variant, f.format

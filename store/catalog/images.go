@@ -42,13 +42,13 @@ type ImageFilter struct {
 
 const imageColumns = `
 SELECT i.name, i.os, i.release, i.description, i.visibility, i.flavours, i.created_at, i.updated_at,
-    (SELECT count(*) FROM catalog.versions c WHERE c.image = i.name) AS versions,
+    (SELECT count(*) FROM catalog.versions c WHERE c.image = i.name AND c.withdrawn_at IS NULL) AS versions,
     latest.version, latest.published_at,
     coalesce(named.aliases, '{}'), coalesce(named.versions, '{}'), coalesce(named.moved_at, '{}')
 FROM catalog.images i
 CROSS JOIN LATERAL (
     SELECT v.version, v.published_at FROM catalog.versions v
-    WHERE v.image = i.name ORDER BY v.published_at DESC, v.sequence DESC LIMIT 1
+    WHERE v.image = i.name AND v.withdrawn_at IS NULL ORDER BY v.published_at DESC, v.sequence DESC LIMIT 1
 ) AS latest
 CROSS JOIN LATERAL (
     SELECT array_agg(a.alias ORDER BY a.alias) AS aliases, array_agg(a.version ORDER BY a.alias) AS versions,

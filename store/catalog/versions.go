@@ -22,6 +22,7 @@ type VersionRow struct {
 	Manifest    events.Manifest
 	Derived     []events.Derived // what is made from it, is to be made or couldn't be, by variant and format
 	ResolvedBy  ResolvedBy
+	Withdrawn   *events.Withdrawal // nil unless the version is; lists have no such versions
 }
 
 // ResolvedBy says what kind of name led to a version.
@@ -37,19 +38,36 @@ const versionColumns = `
 SELECT v.image, v.version, i.visibility, v.published_at, v.sequence,
     coalesce((SELECT array_agg(a.alias ORDER BY a.alias) FROM catalog.aliases a WHERE a.image = v.image AND a.version = v.version), '{}') AS aliases,
     v.manifest,
-    coalesce((SELECT jsonb_agg(d.derived ORDER BY d.variant, d.format) FROM catalog.derived d WHERE d.image = v.image AND d.version = v.version), '[]') AS derived`
+    coalesce((SELECT jsonb_agg(d.derived ORDER BY d.variant, d.format) FROM catalog.derived d WHERE d.image = v.image AND d.version = v.version), '[]') AS derived,
+    ` + withdrawnColumns
+
+// withdrawnColumns are read by scanning into a [withdrawn].
+const withdrawnColumns = `v.withdrawn_at, v.withdrawn_by, v.withdrawn_reason`
+
+// withdrawn takes the columns of a withdrawal; NULLs where there is none.
+type withdrawn struct {
+	at         *time.Time
+	by, reason *string
+}
+
+func (w withdrawn) withdrawal() *events.Withdrawal {
+	if w.at == nil || w.by == nil || w.reason == nil {
+		return nil
+	}
+	return &events.Withdrawal{Reason: *w.reason, By: *w.by, At: w.at.UTC()}
+}
 
 const versionsStatement = versionColumns + `, 'version'
 FROM catalog.versions v
 JOIN catalog.images i ON i.name = v.image
-WHERE v.image = $1
+WHERE v.image = $1 AND v.withdrawn_at IS NULL
 ORDER BY v.published_at DESC, v.sequence DESC
 LIMIT $2`
 
 const versionsAfterStatement = versionColumns + `, 'version'
 FROM catalog.versions v
 JOIN catalog.images i ON i.name = v.image
-WHERE v.image = $1 AND (v.published_at, v.sequence) < ($3, $4)
+WHERE v.image = $1 AND v.withdrawn_at IS NULL AND (v.published_at, v.sequence) < ($3, $4)
 ORDER BY v.published_at DESC, v.sequence DESC
 LIMIT $2`
 
@@ -87,7 +105,7 @@ func (c *Catalog) Versions(ctx context.Context, image, after string, limit int) 
 	versions, more, err := list(ctx, c, limit, scanVersion, statement, args...)
 	if err == nil && len(versions) == 0 {
 		// A page after the last version is empty; an image without versions isn't there.
-		_, err = one(ctx, c, pgx.RowTo[bool], `SELECT true FROM catalog.images i WHERE i.name = $1 AND EXISTS (SELECT FROM catalog.versions v WHERE v.image = $1)`, image)
+		_, err = one(ctx, c, pgx.RowTo[bool], `SELECT true FROM catalog.images i WHERE i.name = $1 AND EXISTS (SELECT FROM catalog.versions v WHERE v.image = $1 AND v.withdrawn_at IS NULL)`, image)
 	}
 	if err != nil {
 		return nil, "", explain(err, "list versions of image %q", image)
@@ -100,7 +118,7 @@ func (c *Catalog) Versions(ctx context.Context, image, after string, limit int) 
 }
 
 // Version reads the version that a name means: the version of that very name, else the one that the alias
-// points to. Errors: ErrNotFound, ErrUnavailable.
+// points to. A withdrawn one is found too. Errors: ErrNotFound, ErrUnavailable.
 func (c *Catalog) Version(ctx context.Context, image, nameOrAlias string) (VersionRow, error) {
 	version, err := one(ctx, c, scanVersion, versionStatement, image, nameOrAlias)
 	if err != nil {
@@ -111,8 +129,9 @@ func (c *Catalog) Version(ctx context.Context, image, nameOrAlias string) (Versi
 
 func scanVersion(row pgx.CollectableRow) (VersionRow, error) {
 	var v VersionRow
-	err := row.Scan(&v.Image, &v.Version, &v.Visibility, &v.PublishedAt, &v.Sequence, &v.Aliases, &v.Manifest, &v.Derived, &v.ResolvedBy)
-	v.PublishedAt = v.PublishedAt.UTC()
+	var w withdrawn
+	err := row.Scan(&v.Image, &v.Version, &v.Visibility, &v.PublishedAt, &v.Sequence, &v.Aliases, &v.Manifest, &v.Derived, &w.at, &w.by, &w.reason, &v.ResolvedBy)
+	v.PublishedAt, v.Withdrawn = v.PublishedAt.UTC(), w.withdrawal()
 	if len(v.Derived) == 0 {
 		v.Derived = nil
 	}

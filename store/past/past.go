@@ -35,8 +35,9 @@ type image struct {
 }
 
 type version struct {
-	manifest *events.Manifest
-	sequence events.Sequence
+	manifest  *events.Manifest
+	sequence  events.Sequence
+	withdrawn *events.Withdrawal
 }
 
 // New makes the catalog before the first event.
@@ -45,6 +46,7 @@ func New() *Catalog { return &Catalog{images: map[string]*image{}} }
 // Apply moves the catalog on by one event. Facts that are no business of a catalog change nothing.
 func (c *Catalog) Apply(event events.Event) error {
 	switch fact := event.Fact.(type) {
+	case events.ImagePolicySet: // what is to come, not what there is
 	case events.ImageFact:
 		i := c.image(fact.ImageState().Name)
 		if i.described == nil {
@@ -64,6 +66,10 @@ func (c *Catalog) Apply(event events.Event) error {
 			return nil
 		}
 		c.image(d.Image).derived[d.Entity()] = d
+	case events.VersionWithdrawn:
+		c.withdraw(fact.Version)
+	case events.VersionRestored:
+		c.withdraw(fact.Version)
 	case events.AliasFact:
 		alias := fact.AliasState()
 		if alias.Version == "" {
@@ -73,6 +79,20 @@ func (c *Catalog) Apply(event events.Event) error {
 		c.image(alias.Image).aliases[alias.Alias] = catalog.Alias{Name: alias.Alias, Version: alias.Version, MovedAt: stored(event.Time)}
 	}
 	return nil
+}
+
+// withdraw takes over what a version's state says of its withdrawal.
+func (c *Catalog) withdraw(state events.Version) {
+	versions := c.image(state.Image).versions
+	v, ok := versions[state.Version]
+	if !ok {
+		return
+	}
+	v.withdrawn = nil
+	if w := state.Withdrawal; w != nil {
+		v.withdrawn = &events.Withdrawal{Reason: w.Reason, By: w.By, At: stored(w.At)}
+	}
+	versions[state.Version] = v
 }
 
 func (c *Catalog) image(name string) *image {
@@ -87,13 +107,16 @@ func (c *Catalog) image(name string) *image {
 // Image is an image with a published version; ok is false where there was none.
 func (c *Catalog) Image(name string) (_ catalog.Image, ok bool) {
 	i, found := c.images[name]
-	if !found || i.described == nil || len(i.versions) == 0 {
+	if !found || i.described == nil {
 		return catalog.Image{}, false
 	}
-	d := i.described
-	latest := i.newestFirst()[0]
+	published := i.newestFirst()
+	if len(published) == 0 {
+		return catalog.Image{}, false
+	}
+	d, latest := i.described, published[0]
 	out := catalog.Image{Name: name, OS: d.OS, Release: d.Release, Description: d.Description, Visibility: d.Visibility, Flavours: d.Flavours,
-		CreatedAt: i.createdAt, UpdatedAt: i.updatedAt, Versions: len(i.versions), Latest: latest.manifest.Version, LatestAt: stored(latest.manifest.PublishedAt)}
+		CreatedAt: i.createdAt, UpdatedAt: i.updatedAt, Versions: len(published), Latest: latest.manifest.Version, LatestAt: stored(latest.manifest.PublishedAt)}
 	for _, alias := range slices.Sorted(maps.Keys(i.aliases)) {
 		out.Aliases = append(out.Aliases, i.aliases[alias])
 	}
@@ -115,7 +138,8 @@ func (c *Catalog) Images(after string, limit int, wanted func(catalog.Image) boo
 	return page, ""
 }
 
-// Version is the version that a name means: the one of that very name, else the one that the alias names.
+// Version is the version that a name means: the one of that very name, else the one that the alias names. A
+// withdrawn one is found too.
 func (c *Catalog) Version(image, nameOrAlias string) (_ catalog.VersionRow, ok bool) {
 	i, found := c.images[image]
 	if !found || i.described == nil {
@@ -158,15 +182,17 @@ func (c *Catalog) Versions(name, after string, limit int) (page []catalog.Versio
 	return page, next, true, nil
 }
 
+// newestFirst are the versions that aren't withdrawn.
 func (i *image) newestFirst() []version {
-	return slices.SortedFunc(maps.Values(i.versions), func(a, b version) int {
+	all := slices.SortedFunc(maps.Values(i.versions), func(a, b version) int {
 		return cmp.Or(stored(b.manifest.PublishedAt).Compare(stored(a.manifest.PublishedAt)), cmp.Compare(b.sequence, a.sequence))
 	})
+	return slices.DeleteFunc(all, func(v version) bool { return v.withdrawn != nil })
 }
 
 func (i *image) row(v version, by catalog.ResolvedBy) catalog.VersionRow {
 	row := catalog.VersionRow{Image: v.manifest.Image, Version: v.manifest.Version, Visibility: i.described.Visibility,
-		PublishedAt: stored(v.manifest.PublishedAt), Sequence: v.sequence, Manifest: *v.manifest, ResolvedBy: by}
+		PublishedAt: stored(v.manifest.PublishedAt), Sequence: v.sequence, Manifest: *v.manifest, ResolvedBy: by, Withdrawn: v.withdrawn}
 	for _, alias := range slices.Sorted(maps.Keys(i.aliases)) {
 		if i.aliases[alias].Version == row.Version {
 			row.Aliases = append(row.Aliases, alias)

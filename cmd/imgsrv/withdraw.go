@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/imgsrv/imgsrv/internal/client"
+)
+
+// WithdrawCmd takes a version out of lists and streams.
+type WithdrawCmd struct {
+	clientFlags `embed:""`
+
+	Version     string `arg:"" name:"image/version" help:"Version to withdraw, as IMAGE/VERSION."`
+	Reason      string `required:"" help:"Why; whoever asks for the version is told." placeholder:"TEXT"`
+	MoveAlias   string `help:"Version that aliases of the withdrawn one are to name from then on." placeholder:"VERSION" xor:"alias"`
+	RemoveAlias bool   `help:"Remove the aliases of the withdrawn version." xor:"alias"`
+}
+
+// Run withdraws.
+func (cmd *WithdrawCmd) Run(ctx context.Context, t Terminal) error {
+	return changeVersion(t, cmd.clientFlags, cmd.Version, func(c *client.Client, image, version string) (*client.VersionState, error) {
+		return c.Withdraw(ctx, image, version, client.Withdrawal{Reason: cmd.Reason, MoveAlias: cmd.MoveAlias, RemoveAlias: cmd.RemoveAlias})
+	})
+}
+
+// RestoreCmd undoes a withdrawal.
+type RestoreCmd struct {
+	clientFlags `embed:""`
+
+	Version string `arg:"" name:"image/version" help:"Withdrawn version, as IMAGE/VERSION."`
+}
+
+// Run restores.
+func (cmd *RestoreCmd) Run(ctx context.Context, t Terminal) error {
+	return changeVersion(t, cmd.clientFlags, cmd.Version, func(c *client.Client, image, version string) (*client.VersionState, error) {
+		return c.Restore(ctx, image, version)
+	})
+}
+
+func changeVersion(t Terminal, flags clientFlags, name string, change func(c *client.Client, image, version string) (*client.VersionState, error)) error {
+	image, version, ok := strings.Cut(name, "/")
+	if !ok || image == "" || version == "" {
+		return usagef("%q is no version: give it as IMAGE/VERSION", name)
+	}
+	if err := flags.needToken(); err != nil {
+		return err
+	}
+	c, err := flags.connect(newProgress(t, flags.Quiet))
+	if err != nil {
+		return err
+	}
+	state, err := change(c, image, version)
+	if err != nil {
+		return err
+	}
+	if flags.JSON {
+		return writeJSON(t.Out, state)
+	}
+	_, err = fmt.Fprintf(t.Out, "%s/%s is %s\n", printable(state.Image), printable(state.Version), printable(state.State))
+	return err
+}
