@@ -74,7 +74,7 @@ func TestEventsAndHistoryOnTheCommandLine(t *testing.T) {
 	twoVersions(t, flags, node)
 	lines := untilLine(t, func(l string) bool { return strings.Contains(l, "alias.moved") && strings.Contains(l, "admin") },
 		with(flags, "events", "tail", "--from=1", "--image=debian", "--type=imgsrv.version.*", "--type=imgsrv.alias.*")...)
-	if len(lines) != 7 || !strings.Contains(lines[1], "version.published.v1") || !strings.Contains(lines[1], "debian/1") {
+	if len(lines) != 8 || !strings.Contains(lines[1], "version.published.v1") || !strings.Contains(lines[1], "debian/1") {
 		t.Errorf("tail:\n%s", strings.Join(lines, "\n"))
 	}
 	lines = untilLine(t, func(l string) bool { return strings.Contains(l, "imgsrv.version.published.v1") },

@@ -46,11 +46,11 @@ func (cmd *PolicyGetCmd) Run(ctx context.Context, t Terminal) error {
 type PolicySetCmd struct {
 	clientFlags `embed:""`
 
-	Image    string    `arg:"" help:"Image that has been published to."`
-	Format   *[]string `help:"Format to make of each version, such as disk.raw.zst; with a '?' after it, it is left out where it can't be made. Can be repeated; '' for none." placeholder:"FORMAT"`
-	Deltas   *string   `help:"Against how many older versions deltas are made; default for as many as the server makes by itself." placeholder:"N"`
-	KeepLast *int      `help:"Keep the newest versions, so many; 0 for no such rule." placeholder:"N"`
-	KeepDays *int      `help:"Keep versions for so many days after their publication; 0 for no such rule." placeholder:"DAYS"`
+	Image    string   `arg:"" help:"Image that has been published to."`
+	Format   []string `sep:"none" help:"Format to make of each version, such as disk.raw.zst; with a '?' after it, it is left out where it can't be made. Can be repeated; '' for none." placeholder:"FORMAT"`
+	Deltas   *string  `help:"Against how many older versions deltas are made; default for as many as the server makes by itself." placeholder:"N"`
+	KeepLast *int     `help:"Keep the newest versions, so many; 0 for no such rule." placeholder:"N"`
+	KeepDays *int     `help:"Keep versions for so many days after their publication; 0 for no such rule." placeholder:"DAYS"`
 }
 
 // Run changes.
@@ -84,7 +84,7 @@ func (cmd *PolicySetCmd) Run(ctx context.Context, t Terminal) error {
 func (cmd *PolicySetCmd) change(p *client.Policy) error {
 	if cmd.Format != nil {
 		p.Formats = []client.PolicyFormat{}
-		for _, format := range *cmd.Format {
+		for _, format := range cmd.Format {
 			if name, optional := strings.CutSuffix(format, "?"); name != "" {
 				p.Formats = append(p.Formats, client.PolicyFormat{Format: name, Required: !optional})
 			}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -218,4 +219,38 @@ func contentOf(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(content)
+}
+
+func TestRealLXDClientListsNoWithdrawnVersion(t *testing.T) {
+	t.Parallel()
+	container := events.Variant{Architecture: "amd64", Type: events.Container, Flavour: "default"}
+	s := &remote{site: newSite(t), files: map[string][]byte{}}
+	old := s.publication(t, "debian", "1", map[events.Variant]string{container: "old"})
+	bad := s.publication(t, "debian", "2", map[events.Variant]string{container: "bad"})
+	server := httptest.NewUnstartedServer(s)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	lxc := lxctest.New(t, server.URL, lxctest.CertificateFile(t, server.Certificate()))
+	versions := func() (out []string) {
+		for _, image := range lxc.List() {
+			out = append(out, image.Properties["version"])
+		}
+		slices.Sort(out)
+		return out
+	}
+	s.project(t, old, bad)
+	if got := versions(); !slices.Equal(got, []string{"1", "2"}) {
+		t.Fatalf("published: %v", got)
+	}
+	withdrawn := bad.Version
+	withdrawn.State, withdrawn.Withdrawal = events.StateWithdrawn, &events.Withdrawal{Reason: "bad", By: "admin", At: published}
+	s.project(t, events.VersionWithdrawn{Version: withdrawn})
+	if got := versions(); !slices.Equal(got, []string{"1"}) {
+		t.Errorf("after the withdrawal: %v", got)
+	}
+	s.project(t, events.VersionRestored{Version: bad.Version})
+	if got := versions(); !slices.Equal(got, []string{"1", "2"}) {
+		t.Errorf("restored: %v", got)
+	}
 }
