@@ -31,6 +31,7 @@ const (
 	CodeAliasInUse        Code = "alias-in-use"       // aliases name the version
 	CodeWithdrawn         Code = "withdrawn"          // the version is, and can't be had
 	CodeSubscriberExists  Code = "subscriber-exists"  // its key can't be given out again
+	CodeMirrorExists      Code = "mirror-exists"      // names of mirrors are unique
 )
 
 // Error is a refusal: a code for programs, a text for people, and, for invalid commands, the fields.

@@ -37,6 +37,8 @@ type grammar struct {
 	Withdraw    WithdrawCmd    `cmd:"" help:"Take a version out of lists and streams, with a reason."`
 	Restore     RestoreCmd     `cmd:"" help:"Undo a withdrawal."`
 	Policy      PolicyCmd      `cmd:"" help:"What is made of an image's versions, and how long they are kept."`
+	Import      ImportCmd      `cmd:"" help:"Take over images that another program keeps: an existing simplestreams tree."`
+	Export      ExportCmd      `cmd:"" help:"Write what Incus and LXD are offered as a static tree, for any web server to serve."`
 	Download    DownloadCmd    `cmd:"" help:"Download a file of a published version, and check it."`
 	SigningKey  SigningKeyCmd  `cmd:"" help:"Print the public key that the server signs checksums with, for download --public-key."`
 	Jobs        JobsCmd        `cmd:"" help:"Show publication jobs, or retry a failed one."`
@@ -47,6 +49,7 @@ type grammar struct {
 	Tokens      TokensCmd      `cmd:"" help:"For admins: issue, list, rotate and revoke tokens; and for everybody: rotate one's own."`
 	Trust       TrustCmd       `cmd:"" help:"For admins: whose OIDC tokens are taken, so that CI publishes without a stored secret."`
 	Subscribers SubscribersCmd `cmd:"" help:"Let services read events over NATS: add, list and remove subscribers."`
+	Mirrors     MirrorsCmd     `cmd:"" help:"Follow other simplestreams servers: add, list, sync and remove mirrors."`
 	Webhooks    WebhooksCmd    `cmd:"" help:"Send events to URLs: add, list and remove webhooks, and see to what they didn't take."`
 }
 

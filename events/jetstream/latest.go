@@ -125,3 +125,8 @@ func latest[S any](ctx context.Context, l *Log, fold func(S, events.Fact) S, sub
 	}
 	return states, nil
 }
+
+// Mirror reads the state of a mirror: see [Log.Upload].
+func (l *Log) Mirror(ctx context.Context, name string) (events.Current[events.Mirror], error) {
+	return load(ctx, l, events.MirrorEntity(name), events.FoldMirror)
+}

@@ -17,6 +17,7 @@ const (
 	ConsumerDerive      = "derive"               // handlers/derive: further formats of published versions
 	ConsumerRetention   = "retention"            // handlers/retention: versions that aren't kept are withdrawn
 	ConsumerRedelivery  = "webhook-redeliveries" // handlers/webhooks: requests to deliver an event again
+	ConsumerMirrors     = "imgsrv-mirrors"       // handlers/mirrors: runs that are wanted
 )
 
 // request is something that a subscriber may ask, of its own consumer and of no other.

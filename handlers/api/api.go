@@ -20,6 +20,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/handlers/web"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/blob"
@@ -60,6 +61,8 @@ type Config struct {
 	// SignedStreams says that the simplestreams documents are there clear-signed too, for the OpenAPI document.
 	SignedStreams bool
 
+	// Mirrors, optional, knows where mirrors may lead; without it there are no routes for them.
+	Mirrors Mirrors
 	// Subscribers, optional, knows who may read events over NATS; without it there are no routes for them.
 	Subscribers *jetstream.Subscribers
 
@@ -102,6 +105,7 @@ const (
 type server struct {
 	Config
 	api          huma.API
+	html         *web.Pages
 	storageCheck chan struct{} // held by the one check of the storage that runs
 	pastReads    chan struct{} // bounds reads of the log's past
 	eventClients seats         // of followers of the events
@@ -140,7 +144,11 @@ func New(cfg Config) (chi.Router, error) {
 		problem.Write(w, r, cfg.Log, problem.New(problem.CodeMethod, r.Method+" is not possible on this path; the Allow header says what is"))
 	})
 
-	s := &server{Config: cfg, api: newHuma(router, cfg.Version), storageCheck: make(chan struct{}, 1),
+	html, err := web.New()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{Config: cfg, html: html, api: newHuma(router, cfg.Version), storageCheck: make(chan struct{}, 1),
 		pastReads: make(chan struct{}, maxPastReads)}
 	s.health()
 	s.images()
@@ -156,6 +164,9 @@ func New(cfg Config) (chi.Router, error) {
 	s.history()
 	if s.Webhooks != nil {
 		s.webhooks()
+	}
+	if s.Mirrors != nil {
+		s.mirrors()
 	}
 	if s.TrustRules != nil {
 		s.trustRules()

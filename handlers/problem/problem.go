@@ -74,6 +74,7 @@ var table = map[events.Code]entry{
 	events.CodeAliasInUse:        {http.StatusConflict, "Aliases name the version"},
 	events.CodeWithdrawn:         {http.StatusGone, "The version is withdrawn"},
 	events.CodeSubscriberExists:  {http.StatusConflict, "The subscriber exists"},
+	events.CodeMirrorExists:      {http.StatusConflict, "The mirror exists"},
 	events.CodePrincipalExists:   {http.StatusConflict, "The principal exists"},
 	events.CodeBuiltIn:           {http.StatusConflict, "It is built in"},
 	events.CodeNotStuck:          {http.StatusConflict, "The projection does not stand at that event"},
