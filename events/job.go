@@ -77,16 +77,17 @@ type JobStep struct {
 
 // JobFile is a file on its way from ingress to blob, with what the steps have learned of it.
 type JobFile struct {
-	Variant   string    `json:"variant"` // AttachmentVariant for an attachment
-	Format    string    `json:"format"`
-	Size      int64     `json:"size"`
-	Declared  Digest    `json:"declared,omitempty"`
-	Digest    Digest    `json:"digest"`
-	Combined  Digest    `json:"combined,omitempty"`
-	Ingress   string    `json:"ingress,omitempty"` // name in the job's ingress folder; "" for a file that is a blob already
-	Origin    string    `json:"origin"`
-	MediaType string    `json:"media_type,omitempty"`
-	Disk      *DiskInfo `json:"disk,omitempty"`
+	Variant   string     `json:"variant"` // AttachmentVariant for an attachment
+	Format    string     `json:"format"`
+	Size      int64      `json:"size"`
+	Declared  Digest     `json:"declared,omitempty"`
+	Digest    Digest     `json:"digest"`
+	Combined  Digest     `json:"combined,omitempty"`
+	Ingress   string     `json:"ingress,omitempty"` // name in the job's ingress folder; "" for a file that is a blob already
+	Origin    string     `json:"origin"`
+	MediaType string     `json:"media_type,omitempty"`
+	Disk      *DiskInfo  `json:"disk,omitempty"`
+	Incus     *ImageInfo `json:"incus,omitempty"`
 }
 
 // Problem is why a job failed.
@@ -342,7 +343,7 @@ func visibilityOf(image Current[Image], u Upload) Visibility {
 }
 
 func newManifest(j Job, u Upload, visibility Visibility, at time.Time) *Manifest {
-	m := &Manifest{Image: u.Image, Version: u.Version, OS: u.OS, Release: u.Release, Description: u.Description, Visibility: visibility,
+	m := &Manifest{Image: u.Image, Version: u.Version, OS: u.OS, Release: u.Release, Description: u.Description, Traits: u.Traits, Visibility: visibility,
 		UploadID: u.ID, JobID: j.ID, UploadedAt: u.InitiatedAt, PublishedAt: at, PublishedBy: u.InitiatedBy}
 	for _, uv := range u.Variants {
 		v := ManifestVariant{Variant: uv.Variant}
@@ -352,13 +353,20 @@ func newManifest(j Job, u Upload, visibility Visibility, at time.Time) *Manifest
 				continue
 			}
 			formats = append(formats, f.Format)
-			v.Formats = append(v.Formats, ManifestFormat{Format: f.Format, Digest: f.Digest, Size: f.Size, MediaType: f.MediaType, Origin: f.Origin, Disk: f.Disk})
+			v.Formats = append(v.Formats, ManifestFormat{Format: f.Format, Digest: f.Digest, Size: f.Size, MediaType: f.MediaType, Origin: f.Origin, Disk: f.Disk, Incus: f.Incus})
 		}
 		metadata, hasMetadata := MetadataFormat(formats)
 		root, hasRoot := RootFormat(v.Type, formats)
 		for _, f := range j.Files {
 			if hasMetadata && hasRoot && f.Variant == v.Name() && f.Format == root && f.Combined != "" {
 				v.Metadata, v.Root, v.Fingerprint = metadata, root, f.Combined.Hex()
+			}
+		}
+		if unified, ok := UnifiedFormat(formats); ok && v.Fingerprint == "" {
+			for _, f := range v.Formats {
+				if f.Format == unified {
+					v.Metadata, v.Fingerprint = unified, f.Digest.Hex()
+				}
 			}
 		}
 		m.Variants = append(m.Variants, v)

@@ -3,6 +3,7 @@ package events
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -97,22 +98,28 @@ func (v Variant) Name() string {
 	return v.Architecture + "." + string(v.Type) + "." + v.Flavour
 }
 
-// Formats with a meaning of their own; every other clean name is served as it is.
-const (
-	FormatMetadata    = "incus.tar.xz" // Incus's metadata tarball; made when the publisher gives none
-	formatLXDMetadata = "lxd.tar.xz"   // the same under LXD's name
-)
+// FormatMetadata is Incus's metadata tarball as imgsrv makes it where the publisher gives none.
+const FormatMetadata = "incus.tar.xz"
+
+// metadataFormats and unifiedFormats have a meaning of their own, best first; every other clean name but those of roots is served as it
+// is. Incus and LXD tell the compression by the content; xz and gzip are what they recommend, so that the others come last.
+func metadataFormats() []string {
+	return []string{FormatMetadata, "lxd.tar.xz", "incus.tar.gz", "lxd.tar.gz", "incus.tar.zst", "lxd.tar.zst", "incus.tar", "lxd.tar"}
+}
+
+func unifiedFormats() []string {
+	return []string{"incus_combined.tar.gz", "incus_combined.tar.xz", "lxd_combined.tar.gz", "lxd_combined.tar.xz",
+		"incus_combined.tar.zst", "lxd_combined.tar.zst", "incus_combined.tar", "lxd_combined.tar"}
+}
 
 // MetadataFormat picks the metadata tarball among a variant's formats.
 func MetadataFormat(formats []string) (format string, ok bool) {
-	for _, want := range []string{FormatMetadata, formatLXDMetadata} {
-		for _, have := range formats {
-			if have == want {
-				return have, true
-			}
-		}
-	}
-	return "", false
+	return firstOf(metadataFormats(), formats)
+}
+
+// UnifiedFormat picks, among a variant's formats, the tarball that is an image by itself: metadata and root in one.
+func UnifiedFormat(formats []string) (format string, ok bool) {
+	return firstOf(unifiedFormats(), formats)
 }
 
 // rootFormats lists, per type, the formats that Incus takes as the root of an instance, best first.
@@ -124,11 +131,22 @@ var rootFormats = map[VariantType][]string{
 // RootFormat picks the root of an instance among a variant's formats; ok is false where there is none,
 // and then Incus and LXD can't list the variant from a metadata tarball and a root.
 func RootFormat(t VariantType, formats []string) (format string, ok bool) {
-	for _, want := range rootFormats[t] {
-		for _, have := range formats {
-			if have == want {
-				return have, true
-			}
+	return firstOf(rootFormats[t], formats)
+}
+
+// IsTarball says whether a format is a metadata tarball (unified false) or a unified image.
+func IsTarball(format string) (is, unified bool) {
+	if slices.Contains(unifiedFormats(), format) {
+		return true, true
+	}
+	return slices.Contains(metadataFormats(), format), false
+}
+
+// firstOf is the first of the wanted formats that there is.
+func firstOf(wanted, there []string) (format string, ok bool) {
+	for _, want := range wanted {
+		if slices.Contains(there, want) {
+			return want, true
 		}
 	}
 	return "", false

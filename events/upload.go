@@ -30,15 +30,17 @@ const (
 
 // Upload is an upload session: the intake of one publication.
 type Upload struct {
-	ID             string          `json:"id"`
-	JobID          string          `json:"job_id"`
-	State          UploadState     `json:"state"`
-	Complete       bool            `json:"complete"` // every declared file is there
-	Image          string          `json:"image"`
-	Version        string          `json:"version"`
-	OS             string          `json:"os,omitempty"`
-	Release        string          `json:"release,omitempty"`
-	Description    string          `json:"description,omitempty"`
+	ID          string      `json:"id"`
+	JobID       string      `json:"job_id"`
+	State       UploadState `json:"state"`
+	Complete    bool        `json:"complete"` // every declared file is there
+	Image       string      `json:"image"`
+	Version     string      `json:"version"`
+	OS          string      `json:"os,omitempty"`
+	Release     string      `json:"release,omitempty"`
+	Description string      `json:"description,omitempty"`
+	Traits
+	CloudInit      bool            `json:"cloud_init,omitempty"` // metadata that imgsrv makes has templates for cloud-init
 	Visibility     Visibility      `json:"visibility"`
 	Aliases        []string        `json:"aliases,omitempty"`
 	Variants       []UploadVariant `json:"variants"`

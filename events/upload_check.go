@@ -25,6 +25,7 @@ func CheckUpload(u Upload) error {
 	c.text("os", u.OS, maxLineageText)
 	c.text("release", u.Release, maxLineageText)
 	c.text("description", u.Description, MaxTextBytes)
+	c.traits(&u)
 	c.text("Idempotency-Key", u.IdempotencyKey, maxKeyBytes)
 	if u.Visibility != Public && u.Visibility != Private {
 		c.fail("visibility", string(u.Visibility), "visibility is public or private")

@@ -29,11 +29,12 @@ type Version struct {
 
 // Manifest is all that a published version offers. It never changes.
 type Manifest struct {
-	Image       string            `json:"image"`
-	Version     string            `json:"version"`
-	OS          string            `json:"os,omitempty"`
-	Release     string            `json:"release,omitempty"`
-	Description string            `json:"description,omitempty"`
+	Image       string `json:"image"`
+	Version     string `json:"version"`
+	OS          string `json:"os,omitempty"`
+	Release     string `json:"release,omitempty"`
+	Description string `json:"description,omitempty"`
+	Traits
 	Visibility  Visibility        `json:"visibility"`
 	UploadID    string            `json:"upload_id"`
 	JobID       string            `json:"job_id"`
@@ -49,7 +50,8 @@ type Manifest struct {
 type ManifestVariant struct {
 	Variant
 	// Fingerprint is the image's name in Incus and LXD: the SHA-256 of metadata followed by root, hex;
-	// "" where the variant has no such pair. Metadata and Root are the formats it covers.
+	// "" where the variant has no such pair. Metadata and Root are the formats it covers. Of a unified image it is the
+	// SHA-256 of the one tarball: then that is Metadata, and Root is "".
 	Fingerprint string           `json:"fingerprint,omitempty"`
 	Metadata    string           `json:"metadata,omitempty"`
 	Root        string           `json:"root,omitempty"`
@@ -58,12 +60,13 @@ type ManifestVariant struct {
 
 // ManifestFormat is one downloadable file.
 type ManifestFormat struct {
-	Format    string    `json:"format"`
-	Digest    Digest    `json:"digest"`
-	Size      int64     `json:"size"` // bytes
-	MediaType string    `json:"media_type"`
-	Origin    string    `json:"origin"` // OriginUploaded, OriginMade
-	Disk      *DiskInfo `json:"disk,omitempty"`
+	Format    string     `json:"format"`
+	Digest    Digest     `json:"digest"`
+	Size      int64      `json:"size"` // bytes
+	MediaType string     `json:"media_type"`
+	Origin    string     `json:"origin"` // OriginUploaded, OriginMade
+	Disk      *DiskInfo  `json:"disk,omitempty"`
+	Incus     *ImageInfo `json:"incus,omitempty"`
 }
 
 // Where a format's bytes come from.
@@ -82,6 +85,18 @@ type DiskInfo struct {
 	Encrypted   bool   `json:"encrypted,omitempty"`
 	Snapshots   int    `json:"snapshots,omitempty"`
 }
+
+// ImageInfo is what was read from the metadata.yaml of a metadata tarball or a unified image.
+type ImageInfo struct {
+	CreatedAt time.Time `json:"created_at"`
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	// Properties and Templates (the paths that templates are for, sorted) are absent where they take more than MaxImageInfoBytes.
+	Properties map[string]string `json:"properties,omitempty"`
+	Templates  []string          `json:"templates,omitempty"`
+}
+
+// MaxImageInfoBytes bounds the texts of an [ImageInfo]: a job's facts carry one for each variant.
+const MaxImageInfoBytes = 4 << 10
 
 // Format finds a format of a variant.
 func (m *Manifest) Format(variant, format string) (ManifestFormat, bool) {

@@ -9,11 +9,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/imgsrv/imgsrv/internal/client"
-	"github.com/imgsrv/imgsrv/internal/imagefile"
 	"github.com/imgsrv/imgsrv/internal/incus"
 )
 
@@ -28,15 +26,17 @@ type bundle struct {
 type localFile struct {
 	path    string
 	file    *os.File
-	variant int // its variant's place in the request; meaningless for an attachment
-	format  string
+	variant int    // its variant's place in the request; meaningless for an attachment
+	format  string // "" until it is known
 	size    int64
 	sha256  string // hex
 }
 
 func (b *bundle) close() {
 	for _, f := range b.all() {
-		_ = f.file.Close() // only read
+		if f.file != nil {
+			_ = f.file.Close() // only read
+		}
 	}
 }
 
@@ -79,39 +79,42 @@ func variantName(v client.NewVariant) string {
 
 // bundle looks at the files, names what the flags left open, and hashes them.
 func (cmd *PublishCmd) bundle(ctx context.Context, p *progress) (_ *bundle, err error) {
-	opened, err := openFiles(slices.Concat(cmd.Files, cmd.Attach))
-	if err != nil {
+	b := &bundle{request: client.NewImage{
+		Image: cmd.Image, Version: cmd.Version, OS: cmd.OS, Release: cmd.Release, Description: cmd.Description,
+		Traits: client.Traits{ReleaseTitle: cmd.ReleaseTitle, Codename: cmd.Codename, SupportEOL: cmd.SupportEOL, Supported: cmd.Supported,
+			Labels: cmd.Label, Requirements: cmd.Requirement},
+		CloudInit: cmd.CloudInit, Visibility: cmd.Visibility, Aliases: cmd.Alias, Derive: cmd.Derive,
+	}}
+	if err := cmd.declare(b); err != nil {
 		return nil, err
 	}
-	b := &bundle{}
-	for i, path := range cmd.Files {
-		b.files = append(b.files, localFile{path: path, file: opened[i]})
-	}
-	for i, path := range cmd.Attach {
-		b.attachments = append(b.attachments, localFile{path: path, file: opened[len(cmd.Files)+i], format: filepath.Base(path)})
+	for _, path := range cmd.Attach {
+		b.attachments = append(b.attachments, localFile{path: path, format: filepath.Base(path)})
 	}
 	defer func() {
 		if err != nil {
 			b.close()
 		}
 	}()
+	for _, f := range b.all() {
+		if f.file, err = os.Open(f.path); err != nil { //nolint:gosec // named on the command line
+			return nil, err // says the path
+		}
+	}
 	if err := b.measure(); err != nil {
 		return nil, err
 	}
-	kind, err := cmd.identify(b)
-	if err != nil {
-		return nil, err
+	for i := range b.request.Variants {
+		if err := b.identify(i); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.hash(ctx, p); err != nil {
 		return nil, err
 	}
-	b.request = client.NewImage{
-		Image: cmd.Image, Version: cmd.Version, OS: cmd.OS, Release: cmd.Release, Description: cmd.Description,
-		Visibility: cmd.Visibility, Aliases: cmd.Alias, Derive: cmd.Derive,
-		Variants: []client.NewVariant{{Architecture: cmd.Architecture, Type: kind, Flavour: cmd.Flavour}},
-	}
 	for _, f := range b.files {
-		b.request.Variants[0].Files = append(b.request.Variants[0].Files, client.NewFile{Format: f.format, Size: f.size, SHA256: f.sha256})
+		v := &b.request.Variants[f.variant]
+		v.Files = append(v.Files, client.NewFile{Format: f.format, Size: f.size, SHA256: f.sha256})
 	}
 	for _, a := range b.attachments {
 		b.request.Attachments = append(b.request.Attachments, client.NewAttachment{Name: a.format, Size: a.size, SHA256: a.sha256})
@@ -141,43 +144,6 @@ func (b *bundle) measure() error {
 		seen[a.format] = a.path
 	}
 	return nil
-}
-
-// identify gives each file of the variant its format, and the variant its type.
-func (cmd *PublishCmd) identify(b *bundle) (kind string, err error) {
-	if len(cmd.Format) > 0 && len(cmd.Format) != len(b.files) {
-		return "", usagef("--format names %d formats for %d files: name one for each, in their order; an empty one is found by content", len(cmd.Format), len(b.files))
-	}
-	seen := map[string]string{}
-	for i := range b.files {
-		f := &b.files[i]
-		suggestion, err := imagefile.Suggest(f.file, f.size)
-		if err != nil {
-			return "", fmt.Errorf("look what %s is: %w", f.path, err)
-		}
-		f.format = suggestion.Format
-		if len(cmd.Format) > 0 && cmd.Format[i] != "" {
-			f.format = cmd.Format[i]
-		}
-		if other, taken := seen[f.format]; taken {
-			return "", usagef("%s and %s are both %s: tell them apart with --format, or publish them as different flavours", other, f.path, f.format)
-		}
-		seen[f.format] = f.path
-		switch {
-		case cmd.Type != "" || suggestion.Type == "" || suggestion.Type == kind:
-		case kind == "":
-			kind = suggestion.Type
-		default:
-			return "", usagef("the files are partly for a %s, partly for a %s: say which with --type", kind, suggestion.Type)
-		}
-	}
-	if cmd.Type != "" {
-		return cmd.Type, nil
-	}
-	if kind == "" {
-		return "", usagef("these files don't tell whether they are for a virtual-machine or a container: say it with --type")
-	}
-	return kind, nil
 }
 
 // hash computes each file's SHA-256.

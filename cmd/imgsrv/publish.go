@@ -5,30 +5,37 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/imgsrv/imgsrv/internal/client"
 )
 
-// PublishCmd uploads the files of one variant and waits until they are a published version.
+// PublishCmd uploads the files of a version's variants and waits until they are published.
 type PublishCmd struct {
 	clientFlags `embed:""`
 
-	Files        []string `arg:"" name:"file" help:"Image files, together one variant: a disk, or incus.tar.xz and its root." type:"path"`
-	Image        string   `required:"" help:"Name of the image, such as debian-bookworm." placeholder:"NAME"`
-	Version      string   `required:"" help:"Version to publish, such as 12.5.0. A published version never changes." placeholder:"NAME"`
-	Architecture string   `help:"Architecture by Incus's name or a synonym. The default is this machine's." default:"${architecture}" placeholder:"NAME"`
-	Type         string   `help:"virtual-machine or container. Without it: by the files' content." enum:",virtual-machine,container" default:"" placeholder:"TYPE"`
-	Flavour      string   `help:"Flavour, for several variants of one architecture and type." default:"default" placeholder:"NAME"`
-	Format       []string `help:"Name of each file's format, in the files' order, such as disk.qcow2; empty ones, and without the flag all, by the files' content." placeholder:"NAME"`
-	OS           string   `name:"os" help:"Operating system, such as debian." placeholder:"NAME"`
-	Release      string   `help:"Its release, such as bookworm." placeholder:"NAME"`
-	Description  string   `help:"What the image is, in a line." placeholder:"TEXT"`
-	Alias        []string `help:"Alias to move to this version, such as latest; may be given several times." placeholder:"NAME"`
-	Attach       []string `help:"File of the version as a whole, such as an SBOM, a signature or release notes, under its own name; may be given several times." type:"path" placeholder:"FILE"`
-	Derive       []string `help:"Format that the server shall make of the disk once the version is published: disk.compressed.qcow2, disk.raw, disk.raw.zst, disk.vhdx or disk.vmdk; may be given several times." placeholder:"FORMAT"`
-	Visibility   string   `help:"public or private, for a new image; later versions are as their image is. Without it: public." enum:",public,private" default:"" placeholder:"WHO"`
+	Files        []string          `arg:"" optional:"" name:"file" help:"Image files, together one variant: a disk, incus.tar.xz and its root, or a unified image." type:"path"`
+	Variant      []string          `sep:"none" help:"A file of a variant beside the one of the arguments, as ARCHITECTURE.TYPE[.FLAVOUR][/FORMAT]=FILE, such as arm64.container=rootfs.squashfs; once for each file." placeholder:"VARIANT=FILE"`
+	Image        string            `required:"" help:"Name of the image, such as debian-bookworm." placeholder:"NAME"`
+	Version      string            `required:"" help:"Version to publish, such as 12.5.0. A published version never changes." placeholder:"NAME"`
+	Architecture string            `help:"Architecture by Incus's name or a synonym. The default is this machine's." default:"${architecture}" placeholder:"NAME"`
+	Type         string            `help:"virtual-machine or container. Without it: by the files' content." enum:",virtual-machine,container" default:"" placeholder:"TYPE"`
+	Flavour      string            `help:"Flavour, for several variants of one architecture and type." default:"default" placeholder:"NAME"`
+	Format       []string          `help:"Name of each file's format, in the files' order, such as disk.qcow2; empty ones, and without the flag all, by the files' content." placeholder:"NAME"`
+	OS           string            `name:"os" help:"Operating system, such as debian." placeholder:"NAME"`
+	Release      string            `help:"Its release, such as bookworm." placeholder:"NAME"`
+	Description  string            `help:"What the image is, in a line." placeholder:"TEXT"`
+	ReleaseTitle string            `help:"The release as people write it, such as '12 (bookworm)'; clients show it." placeholder:"TEXT"`
+	Codename     string            `help:"Codename of the release." placeholder:"NAME"`
+	SupportEOL   string            `name:"support-eol" help:"Day the support ends; Incus and LXD show it as the image's expiry." placeholder:"YYYY-MM-DD"`
+	Supported    *bool             `negatable:"" help:"Whether it is supported. Without it: yes."`
+	Label        map[string]string `mapsep:"none" help:"Label of your own; may be given several times." placeholder:"KEY=VALUE"`
+	Requirement  map[string]string `mapsep:"none" help:"What a host must meet, such as secureboot=false or nesting=true; may be given several times." placeholder:"KEY=VALUE"`
+	CloudInit    bool              `help:"Put templates for cloud-init into the metadata that the server makes."`
+	Alias        []string          `help:"Alias to move to this version, such as latest; may be given several times." placeholder:"NAME"`
+	Attach       []string          `help:"File of the version as a whole, such as an SBOM, a signature or release notes, under its own name; may be given several times." type:"path" placeholder:"FILE"`
+	Derive       []string          `help:"Format that the server shall make of each disk once the version is published: disk.compressed.qcow2, disk.raw, disk.raw.zst, disk.vhdx or disk.vmdk; may be given several times." placeholder:"FORMAT"`
+	Visibility   string            `help:"public or private, for a new image; later versions are as their image is. Without it: public." enum:",public,private" default:"" placeholder:"WHO"`
 }
 
 // published is what the command writes with --json.
@@ -344,19 +351,4 @@ func (r *published) print(w io.Writer) error {
 		t.row("  %s\tREMOTE:%s", label, name)
 	}
 	return t.flush()
-}
-
-// openFiles opens all files, or none.
-func openFiles(paths []string) (files []*os.File, err error) {
-	for _, path := range paths {
-		f, err := os.Open(path) //nolint:gosec // named on the command line
-		if err != nil {
-			for _, opened := range files {
-				_ = opened.Close()
-			}
-			return nil, err // says the path
-		}
-		files = append(files, f)
-	}
-	return files, nil
 }

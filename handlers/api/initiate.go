@@ -30,14 +30,16 @@ type initiateInput struct {
 
 // sessionRequest is the body of POST /api/images.
 type sessionRequest struct {
-	Image       string           `json:"image" doc:"Name of the image: 1 to 127 lower-case letters, digits, '.', '_' or '-'" example:"debian-bookworm"`
-	Version     string           `json:"version" doc:"Name of the version, which is immutable once published" example:"12.5.0"`
-	OS          string           `json:"os,omitempty" example:"debian"`
-	Release     string           `json:"release,omitempty" example:"bookworm"`
-	Description string           `json:"description,omitempty" example:"Debian 12, nightly build"`
-	Visibility  string           `json:"visibility,omitempty" enum:"public,private" doc:"Who may see the image. Left out: as the image is, and public for a new one. A version can't change it"`
-	Aliases     []string         `json:"aliases,omitempty" nullable:"false" doc:"Names that shall point at the version when it is published" example:"[\"latest\"]"`
-	Variants    []variantRequest `json:"variants" nullable:"false" doc:"What the version offers. All variants appear together or not at all"`
+	Image       string `json:"image" doc:"Name of the image: 1 to 127 lower-case letters, digits, '.', '_' or '-'" example:"debian-bookworm"`
+	Version     string `json:"version" doc:"Name of the version, which is immutable once published" example:"12.5.0"`
+	OS          string `json:"os,omitempty" example:"debian"`
+	Release     string `json:"release,omitempty" example:"bookworm"`
+	Description string `json:"description,omitempty" example:"Debian 12, nightly build"`
+	Traits
+	CloudInit  bool             `json:"cloud_init,omitempty" doc:"Metadata that imgsrv makes has templates that hand an instance's cloud-init configuration over. Refused where every variant brings its own metadata"`
+	Visibility string           `json:"visibility,omitempty" enum:"public,private" doc:"Who may see the image. Left out: as the image is, and public for a new one. A version can't change it"`
+	Aliases    []string         `json:"aliases,omitempty" nullable:"false" doc:"Names that shall point at the version when it is published" example:"[\"latest\"]"`
+	Variants   []variantRequest `json:"variants" nullable:"false" doc:"What the version offers. All variants appear together or not at all"`
 
 	Derive []string `json:"derive,omitempty" nullable:"false" doc:"Formats that the server shall make of each virtual machine's disk once the version is published: disk.compressed.qcow2, disk.raw (with disk.raw.map.json), disk.raw.zst, disk.vhdx, disk.vmdk" example:"[\"disk.vmdk\"]"`
 
@@ -161,7 +163,7 @@ func (s *server) newSession(ctx context.Context, in *initiateInput) (events.Uplo
 	body := in.Body
 	u := events.Upload{
 		ID: uuid.Must(uuid.NewV7()).String(), Image: body.Image, Version: body.Version, OS: body.OS, Release: body.Release,
-		Description: body.Description, Visibility: events.Visibility(body.Visibility), Aliases: body.Aliases, Derive: body.Derive,
+		Description: body.Description, Traits: body.Traits.said(), CloudInit: body.CloudInit, Visibility: events.Visibility(body.Visibility), Aliases: body.Aliases, Derive: body.Derive,
 		InitiatedAt: s.Clock().UTC(), InitiatedBy: access.From(ctx).Name, IdempotencyKey: in.IdempotencyKey,
 	}
 	if u.Visibility == "" {
@@ -350,6 +352,7 @@ func (s *server) mayKnow(ctx context.Context, digest events.Digest) bool {
 // makeMetadata makes the Incus metadata tarball of each variant that has a root and brings none. It is made now,
 // before the bytes, since the fingerprint is the digest of the tarball followed by the root.
 func makeMetadata(u events.Upload, known events.Image) (events.Upload, error) {
+	made := false
 	for i := range u.Variants {
 		v := &u.Variants[i]
 		_, hasRoot := v.Root()
@@ -359,12 +362,18 @@ func makeMetadata(u events.Upload, known events.Image) (events.Upload, error) {
 		data, err := incus.Metadata{
 			Architecture: v.Architecture, CreationDate: u.InitiatedAt, Name: u.Image, Variant: v.Flavour, Version: u.Version,
 			OS: first(u.OS, known.OS, u.Image), Release: first(u.Release, known.Release, u.Version), Description: first(u.Description, known.Description),
+			ExpiryDate: u.EndOfSupport(), Requirements: u.Requirements, CloudInit: u.CloudInit,
 		}.Tarball()
 		if err != nil {
 			return u, fmt.Errorf("make the metadata tarball of variant %s: %w", v.Name(), err)
 		}
+		made = true
 		sum := sha256.Sum256(data)
 		v.Metadata = &events.MadeFile{Format: events.FormatMetadata, Digest: events.Digest("sha256:" + hex.EncodeToString(sum[:])), Data: data}
+	}
+	if u.CloudInit && !made {
+		return u, &events.Error{Code: events.CodeInvalid, Text: "cloud_init: imgsrv makes no metadata for this version",
+			Fields: []events.FieldError{{Field: "cloud_init", Value: "true", Text: "templates are put into metadata that imgsrv makes, and here each variant brings its own, or none can be made: put them into yours"}}}
 	}
 	return u, nil
 }

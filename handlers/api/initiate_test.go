@@ -114,7 +114,14 @@ func TestASessionIsRefusedWithARule(t *testing.T) {
 		"digest":                   {file("sha256", strings.Repeat("A", 64)), 422, "invalid-request", "variants[0].files[0].sha256", "lower-case"},
 		"alias is the version":     {top("aliases", []string{"1"}), 422, "invalid-request", "aliases[0]", "differs"},
 		"alias is an architecture": {top("aliases", []string{"arm64"}), 409, "alias-clash", "", "architecture"},
-		"no room":                  {file("size", int64(1)<<55), 507, "storage-full", "", "room"},
+		"support that has ended":   {top("support_eol", "2001-02-03"), 422, "invalid-request", "support_eol", "after the day"},
+		"a word for yes or no":     {top("requirements", map[string]string{"secureboot": "off"}), 422, "invalid-request", "requirements.secureboot", "true or false"},
+		"a label's name":           {top("labels", map[string]string{"a b": "c"}), 422, "invalid-request", "labels.a b", "label"},
+		"nothing for templates": {func(body map[string]any) {
+			file("format", "disk.raw")(body)
+			body["cloud_init"] = true
+		}, 422, "invalid-request", "cloud_init", "brings its own"},
+		"no room": {file("size", int64(1)<<55), 507, "storage-full", "", "room"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			body := session("debian", "1", []byte("x"))

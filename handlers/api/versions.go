@@ -65,11 +65,12 @@ type versionOutput struct {
 
 // versionDetail is a version with all its files: the manifest.
 type versionDetail struct {
-	Image       string          `json:"image" example:"debian-bookworm"`
-	Version     string          `json:"version" example:"12.5.0"`
-	OS          string          `json:"os,omitempty" example:"debian"`
-	Release     string          `json:"release,omitempty" example:"bookworm"`
-	Description string          `json:"description,omitempty"`
+	Image       string `json:"image" example:"debian-bookworm"`
+	Version     string `json:"version" example:"12.5.0"`
+	OS          string `json:"os,omitempty" example:"debian"`
+	Release     string `json:"release,omitempty" example:"bookworm"`
+	Description string `json:"description,omitempty"`
+	Traits
 	Visibility  string          `json:"visibility" enum:"public,private" doc:"Of the image, now"`
 	PublishedAt time.Time       `json:"published_at"`
 	PublishedBy string          `json:"published_by,omitempty"`
@@ -93,15 +94,16 @@ type variantDetail struct {
 }
 
 type formatDetail struct {
-	Format    string           `json:"format" example:"disk.qcow2"`
-	Digest    string           `json:"digest" example:"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"`
-	Size      int64            `json:"size" doc:"Bytes"`
-	MediaType string           `json:"media_type" example:"application/x-qemu-disk"`
-	Origin    string           `json:"origin" enum:"uploaded,made,derived" doc:"derived: made after the publication, and in no list of checksums"`
-	MadeBy    *madeBy          `json:"made_by,omitempty" doc:"How a derived file was made"`
-	Disk      *events.DiskInfo `json:"disk,omitempty" doc:"What the header of a qcow2 disk says"`
-	URL       string           `json:"url" format:"uri" doc:"Download by name"`
-	BlobURL   string           `json:"blob_url" format:"uri" doc:"Download by digest"`
+	Format    string            `json:"format" example:"disk.qcow2"`
+	Digest    string            `json:"digest" example:"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"`
+	Size      int64             `json:"size" doc:"Bytes"`
+	MediaType string            `json:"media_type" example:"application/x-qemu-disk"`
+	Origin    string            `json:"origin" enum:"uploaded,made,derived" doc:"derived: made after the publication, and in no list of checksums"`
+	MadeBy    *madeBy           `json:"made_by,omitempty" doc:"How a derived file was made"`
+	Disk      *events.DiskInfo  `json:"disk,omitempty" doc:"What the header of a qcow2 disk says"`
+	Incus     *events.ImageInfo `json:"incus,omitempty" doc:"What the metadata.yaml of a metadata tarball or unified image says"`
+	URL       string            `json:"url" format:"uri" doc:"Download by name"`
+	BlobURL   string            `json:"blob_url" format:"uri" doc:"Download by digest"`
 }
 
 // versions registers GET /api/images/{image}/versions: 200 a page, newest first, 400 a wrong cursor, 401, 404,
@@ -192,7 +194,7 @@ func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutp
 
 func versionDetailOf(ctx context.Context, row catalog.VersionRow) versionDetail {
 	m := row.Manifest
-	detail := versionDetail{Image: m.Image, Version: m.Version, OS: m.OS, Release: m.Release, Description: m.Description,
+	detail := versionDetail{Image: m.Image, Version: m.Version, OS: m.OS, Release: m.Release, Description: m.Description, Traits: traitsOf(m.Traits),
 		Visibility: string(row.Visibility), PublishedAt: m.PublishedAt.UTC(), PublishedBy: m.PublishedBy, Aliases: listed(row.Aliases),
 		URL: versionURL(ctx, m.Image, m.Version), JobURL: jobURL(ctx, m.JobID), Variants: []variantDetail{}, Attachments: attachmentsOf(ctx, m)}
 	for _, v := range m.Variants {
@@ -200,7 +202,7 @@ func versionDetailOf(ctx context.Context, row catalog.VersionRow) versionDetail 
 			Fingerprint: v.Fingerprint, Root: v.Root, Formats: []formatDetail{}}
 		for _, f := range v.Formats {
 			variant.Formats = append(variant.Formats, formatDetail{Format: f.Format, Digest: string(f.Digest), Size: f.Size, MediaType: f.MediaType,
-				Origin: f.Origin, Disk: f.Disk, URL: formatURL(ctx, m.Image, m.Version, v.Name(), f.Format), BlobURL: blobURL(ctx, f.Digest)})
+				Origin: f.Origin, Disk: f.Disk, Incus: f.Incus, URL: formatURL(ctx, m.Image, m.Version, v.Name(), f.Format), BlobURL: blobURL(ctx, f.Digest)})
 		}
 		addDerived(ctx, &variant, row)
 		detail.Variants = append(detail.Variants, variant)

@@ -12,12 +12,18 @@ import (
 	"github.com/imgsrv/imgsrv/internal/qcow2"
 )
 
-// inspect reads the headers of disk images: what they say goes into the manifest, and images that need
-// other files, or of which a part is missing, are refused.
-func (p *Publication) inspect(ctx context.Context, job events.Job, _ events.Upload) ([]events.JobFile, error) {
+// inspect reads the headers of disk images and the metadata of tarballs: what they say goes into the manifest. Images that need
+// other files, or of which a part is missing, are refused, and so is metadata that contradicts its variant or that no client could use.
+func (p *Publication) inspect(ctx context.Context, job events.Job, upload events.Upload) ([]events.JobFile, error) {
 	files := slices.Clone(job.Files)
 	for i := range files {
 		f := &files[i]
+		if is, _ := events.IsTarball(f.Format); is && !f.Ref().IsAttachment() {
+			if err := p.inspectTarball(ctx, job.ID, f, upload); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if kind, ok := imagefile.Expect(f.Format); !ok || kind != imagefile.Qcow2 || f.Ref().IsAttachment() {
 			continue
 		}

@@ -1,6 +1,7 @@
 package publication
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -22,8 +23,13 @@ func (p *Publication) materialize(ctx context.Context, job events.Job, upload ev
 			if err := p.store.WriteIngress(job.ID, name, v.Metadata.Data); err != nil {
 				return nil, err
 			}
-			files = append(files, events.JobFile{Variant: v.Name(), Format: v.Metadata.Format, Size: int64(len(v.Metadata.Data)), Digest: v.Metadata.Digest,
-				Ingress: name, Origin: events.OriginMade, MediaType: imagefile.MediaType(v.Metadata.Format)})
+			made := events.JobFile{Variant: v.Name(), Format: v.Metadata.Format, Size: int64(len(v.Metadata.Data)), Digest: v.Metadata.Digest,
+				Ingress: name, Origin: events.OriginMade, MediaType: imagefile.MediaType(v.Metadata.Format)}
+			// For the manifest alone: nothing fails for want of it.
+			if tarball, err := readTarball(ctx, bytes.NewReader(v.Metadata.Data), made.Size, maxMetadataUnpacked); err == nil {
+				made.Incus = imageInfo(tarball)
+			}
+			files = append(files, made)
 		}
 		if err := p.fingerprint(ctx, job.ID, v, files); err != nil {
 			return nil, fmt.Errorf("fingerprint of %s: %w", v.Name(), err)
@@ -45,7 +51,6 @@ func (p *Publication) fingerprint(ctx context.Context, job string, v events.Uplo
 	if disk == nil || metadata == nil || disk.Combined != "" {
 		return nil
 	}
-	const maxMetadata = 64 << 20
 	if metadata.Size > maxMetadata {
 		return refuse("metadata-too-large", "the metadata tarball %s has %d bytes, more than %d", format, metadata.Size, maxMetadata)
 	}
@@ -76,6 +81,11 @@ func checkFingerprint(v events.UploadVariant, files []events.JobFile) error {
 	if root, ok := v.Root(); ok {
 		if disk := findFile(files, v.Name(), root.Format); disk != nil {
 			got = disk.Combined
+		}
+	}
+	if unified, ok := events.UnifiedFormat(v.Formats()); ok && got == "" {
+		if whole := findFile(files, v.Name(), unified); whole != nil {
+			got = whole.Digest
 		}
 	}
 	switch got {

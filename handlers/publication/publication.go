@@ -39,11 +39,14 @@ type Publication struct {
 	pause    time.Duration
 	now      func() time.Time
 	started  func(string, events.Step)
+	// unpacking has a place for each tarball that is read at once: one takes up to 128 MiB of memory, and a processor.
+	unpacking chan struct{}
 }
 
 // New makes the consumers; Run starts them.
 func New(cfg Config) *Publication {
-	p := &Publication{log: cfg.Log, store: cfg.Store, logger: cfg.Logger, workers: cfg.Workers, attempts: cfg.Attempts, pause: cfg.Pause, now: cfg.Clock, started: cfg.StepStarted}
+	p := &Publication{log: cfg.Log, store: cfg.Store, logger: cfg.Logger, workers: cfg.Workers, attempts: cfg.Attempts, pause: cfg.Pause, now: cfg.Clock, started: cfg.StepStarted,
+		unpacking: make(chan struct{}, 2)}
 	if p.workers == 0 {
 		p.workers = 16
 	}

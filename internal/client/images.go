@@ -36,11 +36,12 @@ type VersionSummary struct {
 
 // Version is a published version: its manifest with URLs.
 type Version struct {
-	Image       string    `json:"image"`
-	Version     string    `json:"version"`
-	OS          string    `json:"os,omitempty"`
-	Release     string    `json:"release,omitempty"`
-	Description string    `json:"description,omitempty"`
+	Image       string `json:"image"`
+	Version     string `json:"version"`
+	OS          string `json:"os,omitempty"`
+	Release     string `json:"release,omitempty"`
+	Description string `json:"description,omitempty"`
+	Traits
 	Visibility  string    `json:"visibility"`
 	Aliases     []string  `json:"aliases,omitempty"`
 	PublishedAt time.Time `json:"published_at,omitzero"`
@@ -75,14 +76,22 @@ func (v *Variant) Name() string { return v.Architecture + "." + v.Type + "." + v
 
 // Format is one downloadable file.
 type Format struct {
-	Format    string `json:"format"`
-	Digest    string `json:"digest"` // sha256:<hex>
-	Size      int64  `json:"size"`   // bytes
-	MediaType string `json:"media_type,omitempty"`
-	Origin    string `json:"origin,omitempty"`
+	Format    string     `json:"format"`
+	Digest    string     `json:"digest"` // sha256:<hex>
+	Size      int64      `json:"size"`   // bytes
+	MediaType string     `json:"media_type,omitempty"`
+	Origin    string     `json:"origin,omitempty"`
+	Incus     *ImageInfo `json:"incus,omitempty"`   // of metadata tarballs and unified images
+	MadeBy    *MadeBy    `json:"made_by,omitempty"` // of a format that was made after the publication
+	URL       string     `json:"url,omitempty"`
+}
 
-	MadeBy *MadeBy `json:"made_by,omitempty"` // of a format that was made after the publication
-	URL    string  `json:"url,omitempty"`
+// ImageInfo is what a metadata tarball or unified image says of itself.
+type ImageInfo struct {
+	CreatedAt  time.Time         `json:"created_at"`
+	ExpiresAt  time.Time         `json:"expires_at,omitzero"`
+	Properties map[string]string `json:"properties,omitempty"`
+	Templates  []string          `json:"templates,omitempty"` // paths in an instance
 }
 
 // Images lists images by name, page by page as they are asked for. An error ends the list.

@@ -11,17 +11,29 @@ import (
 
 // NewImage is the body of POST /api/images: a version to be published, with the files of its variants and its own.
 type NewImage struct {
-	Image       string       `json:"image"`
-	Version     string       `json:"version"`
-	OS          string       `json:"os,omitempty"`
-	Release     string       `json:"release,omitempty"`
-	Description string       `json:"description,omitempty"`
-	Visibility  string       `json:"visibility,omitempty"`
-	Aliases     []string     `json:"aliases,omitempty"`
-	Variants    []NewVariant `json:"variants"`
-	Derive      []string     `json:"derive,omitempty"` // formats to be made of each disk after the publication
+	Image       string `json:"image"`
+	Version     string `json:"version"`
+	OS          string `json:"os,omitempty"`
+	Release     string `json:"release,omitempty"`
+	Description string `json:"description,omitempty"`
+	Traits
+	CloudInit  bool         `json:"cloud_init,omitempty"` // metadata that the server makes has templates for cloud-init
+	Visibility string       `json:"visibility,omitempty"`
+	Aliases    []string     `json:"aliases,omitempty"`
+	Variants   []NewVariant `json:"variants"`
+	Derive     []string     `json:"derive,omitempty"` // formats to be made of each disk after the publication
 
 	Attachments []NewAttachment `json:"attachments,omitempty"`
+}
+
+// Traits is what a publisher says of a version beside its names.
+type Traits struct {
+	ReleaseTitle string            `json:"release_title,omitempty"`
+	Codename     string            `json:"codename,omitempty"`
+	SupportEOL   string            `json:"support_eol,omitempty"` // YYYY-MM-DD
+	Supported    *bool             `json:"supported,omitempty"`   // nil: not said
+	Labels       map[string]string `json:"labels,omitempty"`
+	Requirements map[string]string `json:"requirements,omitempty"`
 }
 
 // NewAttachment declares a file of the version as a whole.

@@ -134,6 +134,11 @@ func drawSession(t *rapid.T, image, version string, aliases *rapid.Generator[str
 	session.Description = rapid.StringMatching(`[a-zé"\\ ]{0,8}`).Draw(t, "description")
 	session.Visibility = rapid.SampledFrom([]events.Visibility{events.Public, events.Private}).Draw(t, "visibility")
 	session.Derive = rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"disk.vmdk", "disk.raw.zst"}), 0, 2, rapid.ID).Draw(t, "derive")
+	if rapid.Bool().Draw(t, "traits") {
+		supported := rapid.Bool().Draw(t, "supported")
+		session.Traits = events.Traits{ReleaseTitle: "12 (bookworm)", Codename: "bookworm", SupportEOL: "2126-06-30", Supported: &supported,
+			Labels: map[string]string{"build": session.Description}, Requirements: map[string]string{"secureboot": "false"}}
+	}
 	session.Variants[0].Flavour = rapid.SampledFrom([]string{events.DefaultFlavour, "cloud"}).Draw(t, "flavour")
 	if rapid.Bool().Draw(t, "container") {
 		session.Variants = append(session.Variants, events.UploadVariant{
@@ -142,6 +147,12 @@ func drawSession(t *rapid.T, image, version string, aliases *rapid.Generator[str
 				{Format: "rootfs.squashfs", Size: 4096, State: events.FilePending},
 				{Format: "shared.bin", Size: 7, State: events.FilePresent, Digest: Digest("shared")},
 			},
+		})
+	}
+	if rapid.Bool().Draw(t, "unified") {
+		session.Variants = append(session.Variants, events.UploadVariant{
+			Variant: events.Variant{Architecture: "amd64", Type: events.Container, Flavour: "whole"},
+			Files:   []events.UploadFile{{Format: "incus_combined.tar.gz", Size: 4096, State: events.FilePending}},
 		})
 	}
 	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"sbom.spdx.json", "notes.md", "disk.qcow2"}), 0, 2, rapid.ID).Draw(t, "attachments") {

@@ -33,6 +33,9 @@ type Metadata struct {
 	Version      string    // e.g. 12.5.0
 	Serial       string    // e.g. 20261124_200037; empty: the creation date in that form
 	Description  string    // empty: made of the other fields
+	// Requirements are what a host must meet, by their names without "requirements.": secureboot. They become properties.
+	Requirements map[string]string
+	CloudInit    bool // with templates that hand an instance's configuration to cloud-init
 }
 
 // metadataYAML is metadata.yaml as both daemons read it (lxc/incus shared/api/image.go, ImageMetadata). The order of the
@@ -42,6 +45,13 @@ type metadataYAML struct {
 	CreationDate int64             `yaml:"creation_date"` // seconds since 1970
 	ExpiryDate   int64             `yaml:"expiry_date"`   // seconds since 1970, 0: never
 	Properties   map[string]quoted `yaml:"properties"`
+	Templates    map[string]rule   `yaml:"templates,omitempty"` // by the path in the instance
+}
+
+// rule says when a daemon makes a file from a template.
+type rule struct {
+	When     []string `yaml:"when,flow"`
+	Template string   `yaml:"template"` // a file in templates/
 }
 
 // quoted is text that yaml always writes between double quotes: as a block it would write some texts that it then cannot read
@@ -53,8 +63,8 @@ func (q quoted) MarshalYAML() (any, error) {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Style: yaml.DoubleQuotedStyle, Value: string(q)}, nil
 }
 
-// Tarball makes incus.tar.xz, which is also lxd.tar.xz: one file, metadata.yaml. A templates folder is left out, since
-// neither daemon asks for one when the metadata names no template.
+// Tarball makes incus.tar.xz, which is also lxd.tar.xz: metadata.yaml, and the files of the templates. A templates folder is left out
+// without any, since neither daemon asks for one when the metadata names no template.
 //
 // The same metadata gives the same bytes with the same xz and YAML packages. Another version of these may give others, so
 // who needs the bytes again keeps them. Errors that lie in the metadata wrap ErrMetadata.
@@ -79,21 +89,14 @@ func (m Metadata) Tarball() ([]byte, error) {
 		return nil, fmt.Errorf("start the xz stream: %w", err)
 	}
 	archive := tar.NewWriter(compressor)
-	header := &tar.Header{
-		Typeflag: tar.TypeReg,
-		Name:     "metadata.yaml",
-		Size:     int64(len(body)),
-		Mode:     0o644,
-		Uname:    "root",
-		Gname:    "root",
-		ModTime:  time.Unix(document.CreationDate, 0).UTC(),
-		Format:   tar.FormatUSTAR,
+	created := time.Unix(document.CreationDate, 0).UTC()
+	if err := addFile(archive, "metadata.yaml", body, created); err != nil {
+		return nil, err
 	}
-	if err := archive.WriteHeader(header); err != nil {
-		return nil, fmt.Errorf("write the header of metadata.yaml: %w", err)
-	}
-	if _, err := archive.Write(body); err != nil {
-		return nil, fmt.Errorf("write metadata.yaml: %w", err)
+	for _, t := range m.templates() {
+		if err := addFile(archive, "templates/"+t.file, []byte(t.text), created); err != nil {
+			return nil, err
+		}
 	}
 	if err := archive.Close(); err != nil {
 		return nil, fmt.Errorf("finish the tar archive: %w", err)
@@ -102,6 +105,33 @@ func (m Metadata) Tarball() ([]byte, error) {
 		return nil, fmt.Errorf("finish the xz stream: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+func addFile(archive *tar.Writer, name string, body []byte, modified time.Time) error {
+	header := &tar.Header{
+		Typeflag: tar.TypeReg,
+		Name:     name,
+		Size:     int64(len(body)),
+		Mode:     0o644,
+		Uname:    "root",
+		Gname:    "root",
+		ModTime:  modified,
+		Format:   tar.FormatUSTAR,
+	}
+	if err := archive.WriteHeader(header); err != nil {
+		return fmt.Errorf("write the header of %s: %w", name, err)
+	}
+	if _, err := archive.Write(body); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}
+
+func (m Metadata) templates() []template {
+	if !m.CloudInit {
+		return nil
+	}
+	return cloudInitTemplates()
 }
 
 func (m Metadata) document() (metadataYAML, error) {
@@ -150,6 +180,9 @@ func (m Metadata) document() (metadataYAML, error) {
 		"variant":      quoted(m.Variant),
 		"version":      quoted(m.Version),
 	}
+	for key, value := range m.Requirements {
+		properties["requirements."+key] = quoted(value)
+	}
 	for key, value := range properties {
 		if value == "" {
 			delete(properties, key)
@@ -158,5 +191,12 @@ func (m Metadata) document() (metadataYAML, error) {
 			return metadataYAML{}, fmt.Errorf("%w: %s is not valid UTF-8", ErrMetadata, key)
 		}
 	}
-	return metadataYAML{Architecture: kernel, CreationDate: created, ExpiryDate: expiry, Properties: properties}, nil
+	var rules map[string]rule
+	for _, t := range m.templates() {
+		if rules == nil {
+			rules = map[string]rule{}
+		}
+		rules[t.target] = rule{When: []string{"create", "copy"}, Template: t.file}
+	}
+	return metadataYAML{Architecture: kernel, CreationDate: created, ExpiryDate: expiry, Properties: properties, Templates: rules}, nil
 }

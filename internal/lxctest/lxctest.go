@@ -124,7 +124,7 @@ func (c *Client) Export(name string, flags ...string) Exported {
 	var exported Exported
 	for _, entry := range entries {
 		path := filepath.Join(dir, entry.Name())
-		if name := entry.Name(); name == "incus.tar.xz" || name == "lxd.tar.xz" || strings.HasPrefix(name, "incus_combined.") {
+		if name := entry.Name(); strings.HasPrefix(name, "incus.tar") || strings.HasPrefix(name, "lxd.tar") || strings.HasPrefix(name, "incus_combined.") {
 			exported.Metadata = path
 			continue
 		}

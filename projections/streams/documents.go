@@ -18,9 +18,10 @@ type Product struct {
 	Image       string
 	Version     string
 	Variant     events.Variant
-	OS, Release string // as this publication said; "" where it was silent
-	Fingerprint string // 64 hex digits
-	Metadata    File
+	OS, Release string        // as this publication said; "" where it was silent
+	Traits      events.Traits // its labels are not shown
+	Fingerprint string        // 64 hex digits
+	Metadata    File          // or the unified image: then Root is empty
 	Root        File
 	// KeyedAt is the second in the version key: that of the publication, or the next one that is free in its image.
 	KeyedAt   time.Time
@@ -132,7 +133,7 @@ func list(products []Product, readable map[string]Image) []Product {
 	for _, p := range products {
 		_, shown := readable[p.Image]
 		architecture, known := incus.Canonical(p.Variant.Architecture)
-		if !shown || !known || p.Fingerprint == "" || rootType(p) == "" || p.Metadata.Format == "" {
+		if !shown || !known || p.Fingerprint == "" || p.Metadata.Format == "" || rootType(p) == "" && !isUnified(p) {
 			continue
 		}
 		listed = append(listed, p)
@@ -152,6 +153,12 @@ func byFlavour(a, b Product) int {
 		return 1
 	}
 	return cmp.Compare(rank(a), rank(b))
+}
+
+// isUnified says whether the product is one tarball with metadata and root.
+func isUnified(p Product) bool {
+	_, unified := events.IsTarball(p.Metadata.Format)
+	return unified && p.Root.Format == ""
 }
 
 // rootType is the clients' name for what the product's root is; "" for a root that they can't use.
@@ -181,11 +188,16 @@ func describe(p Product, image Image, names []string) (incus.Product, error) {
 		Architecture: p.Variant.Architecture,
 		OS:           cmp.Or(p.OS, image.OS, p.Image),
 		Release:      cmp.Or(p.Release, image.Release, p.Version),
-		Supported:    true,
+		Supported:    p.Traits.IsSupported(),
 		Version:      p.Version,
 		Variant:      p.Variant.Flavour,
+
+		ReleaseCodename: p.Traits.Codename,
+		SupportEOL:      p.Traits.SupportEOL,
+		Requirements:    p.Traits.Requirements,
+		LXDRequirements: p.Traits.Requirements,
 	}
-	product.ReleaseTitle = product.Release
+	product.ReleaseTitle = cmp.Or(p.Traits.ReleaseTitle, product.Release)
 	version := incus.Version{Items: items(p)}
 	if p.Version != product.Release {
 		version.Label = p.Version // clients show it in the description, where they show no version
@@ -195,7 +207,18 @@ func describe(p Product, image Image, names []string) (incus.Product, error) {
 }
 
 // items lists the metadata twice, under the name that each of the clients reads, with one path: each of them sees one image.
+// LXD takes each unified image for a container (LXD 5.0.2, shared/simplestreams/products.go), so that of a virtual machine it is told nothing.
 func items(p Product) map[string]incus.Item {
+	if isUnified(p) {
+		whole := item(p, p.Metadata)
+		whole.FileType, whole.CombinedType = incus.FileIncusCombined, string(p.Variant.Type)
+		listed := map[string]incus.Item{whole.FileType: whole}
+		if p.Variant.Type == events.Container {
+			whole.FileType = incus.FileLXDCombined
+			listed[whole.FileType] = whole
+		}
+		return listed
+	}
 	meta, root := item(p, p.Metadata), item(p, p.Root)
 	root.FileType = rootType(p)
 	switch root.FileType {

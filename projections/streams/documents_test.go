@@ -280,6 +280,46 @@ func TestNothingPublishedIsAnEmptyRemote(t *testing.T) {
 
 // Whatever is published and named, both clients see each fingerprint once, without a contested name, and where latest points
 // the image's name leads.
+func TestClientsLearnWhatThePublisherSays(t *testing.T) {
+	t.Parallel()
+	no := false
+	p := product(1, "deb", "12.5.0", "amd64", vm, "default")
+	p.Traits = events.Traits{ReleaseTitle: "12 (bookworm)", Codename: "bookworm", SupportEOL: "2028-06-30", Supported: &no, Requirements: map[string]string{"secureboot": "false"}}
+	set := documents(t, []streams.Product{p}, nil, public("deb"))
+	for _, dialect := range dialects() {
+		image := read(t, set, dialect)[0]
+		if image.Properties["requirements.secureboot"] != "false" || image.Properties["release"] != "bookworm" || !image.ExpiresAt.Equal(time.Date(2028, 6, 30, 0, 0, 0, 0, time.UTC)) ||
+			!strings.HasPrefix(image.Properties["description"], "debian 12 (bookworm) amd64") {
+			t.Errorf("%s clients see %+v", dialect, image)
+		}
+	}
+	var document incus.Products
+	if err := json.Unmarshal(set.Images, &document); err != nil {
+		t.Fatal(err)
+	}
+	if got := document.Products["deb:12.5.0:amd64:virtual-machine:default"]; got.ReleaseCodename != "bookworm" || got.Supported {
+		t.Errorf("product %+v", got)
+	}
+}
+
+func TestAUnifiedImageIsListedForThoseWhoUnderstandIt(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []events.VariantType{vm, container} {
+		p := product(1, "deb", "1", "amd64", kind, "default")
+		p.Root, p.Metadata = streams.File{}, streams.File{Format: "incus_combined.tar.xz", SHA256: p.Fingerprint, SizeBytes: 9000}
+		set := documents(t, []streams.Product{p}, []streams.Alias{alias("deb", "latest", "1")}, public("deb"))
+		images := read(t, set, clientrules.Incus)
+		found, err := clientrules.Resolve(images, "x86_64", string(kind), "deb")
+		if err != nil || found.Fingerprint != p.Fingerprint || found.SizeBytes != 9000 || len(images) != 1 {
+			t.Errorf("Incus clients find %+v, %v", found, err)
+		}
+		seen, _ := clientrules.Read(set.Index, func(string) ([]byte, error) { return set.Images, nil }, clientrules.LXD)
+		if want := map[bool]int{true: 1, false: 0}[kind == container]; len(seen) != want {
+			t.Errorf("LXD clients see %d images of a unified %s, want %d", len(seen), kind, want)
+		}
+	}
+}
+
 func TestAnyDocumentsAreSoundForBothClients(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -302,6 +342,9 @@ func TestAnyDocumentsAreSoundForBothClients(t *testing.T) {
 			seen[key] = true
 			if rapid.IntRange(0, 3).Draw(t, "shared fingerprint") == 0 {
 				p.Fingerprint = digest(rapid.SampledFrom([]string{"x", "y"}).Draw(t, "bytes"))
+			}
+			if p.Variant.Type == container && rapid.Bool().Draw(t, "unified") {
+				p.Root, p.Metadata = streams.File{}, streams.File{Format: "incus_combined.tar.gz", SHA256: p.Fingerprint, SizeBytes: 9000}
 			}
 			products = append(products, p)
 		}

@@ -98,8 +98,8 @@ type products struct {
 
 // A publication's second is taken if another version of its image has it, and then the next free one is used.
 const insertVersion = `
-INSERT INTO versions (image, version, os, release, published_at, sequence, keyed_at)
-SELECT $1, $2, $3, $4, $5, $6, (
+INSERT INTO versions (image, version, os, release, published_at, sequence, release_title, codename, support_eol, supported, requirements, keyed_at)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, (
     SELECT second
     FROM (
         SELECT date_trunc('second', $5::timestamptz) + n * interval '1 second' AS second
@@ -130,7 +130,12 @@ func (c *changes) publish(v events.Version, changed Change) {
 	// The first publication sets its image's visibility. The image's own fact says so too, but it may come in the next batch, and
 	// a private version must not be listed in between. Later ones say what they were decided on, and that may have changed since.
 	c.show(shown{m.Visibility, m.OS, m.Release, true}, v.Image, changed)
-	c.Queue(insertVersion, v.Image, v.Version, m.OS, m.Release, m.PublishedAt, int64(changed.Sequence))
+	requirements := m.Requirements
+	if requirements == nil {
+		requirements = map[string]string{} // an empty object, not null
+	}
+	c.Queue(insertVersion, v.Image, v.Version, m.OS, m.Release, m.PublishedAt, int64(changed.Sequence),
+		m.ReleaseTitle, m.Codename, m.SupportEOL, m.Supported, requirements)
 	for _, variant := range m.Variants {
 		metadata, root := files(variant)
 		p := &c.products
@@ -157,7 +162,8 @@ func (c *changes) queueProducts() {
 	}
 }
 
-// files finds the pair of files that the variant's fingerprint covers; both empty where it has none.
+// files finds the pair of files that the variant's fingerprint covers; both empty where it has none. Of a unified image it is the
+// metadata alone.
 func files(v events.ManifestVariant) (metadata, root File) {
 	if v.Fingerprint == "" {
 		return File{}, File{}
@@ -167,7 +173,7 @@ func files(v events.ManifestVariant) (metadata, root File) {
 		switch {
 		case f.Format == v.Root:
 			root = file
-		case f.Format == events.FormatMetadata, f.Format == "lxd.tar.xz" && metadata.Format == "":
+		case f.Format == v.Metadata, v.Metadata == "" && f.Format == events.FormatMetadata:
 			metadata = file
 		}
 	}

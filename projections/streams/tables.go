@@ -15,7 +15,7 @@ import (
 const selectProducts = `
 SELECT p.image, p.version, p.architecture, p.type, p.flavour, p.fingerprint,
     p.metadata_format, p.metadata_sha256, p.metadata_size_bytes, p.root_format, p.root_sha256, p.root_size_bytes,
-    v.os, v.release, v.keyed_at, v.published_at, v.sequence, v.withdrawn, v.changed_sequence, v.changed_at
+    v.os, v.release, v.release_title, v.codename, v.support_eol, v.supported, v.requirements, v.keyed_at, v.published_at, v.sequence, v.withdrawn, v.changed_sequence, v.changed_at
 FROM products AS p
 JOIN versions AS v ON v.image = p.image AND v.version = p.version
 ORDER BY v.sequence, p.architecture, p.type, p.flavour`
@@ -30,7 +30,8 @@ func loadProducts(ctx context.Context, tx pgx.Tx) ([]Product, error) {
 		var changedAt *time.Time
 		err := row.Scan(&p.Image, &p.Version, &p.Variant.Architecture, &p.Variant.Type, &p.Variant.Flavour, &p.Fingerprint,
 			&p.Metadata.Format, &p.Metadata.SHA256, &p.Metadata.SizeBytes, &p.Root.Format, &p.Root.SHA256, &p.Root.SizeBytes,
-			&p.OS, &p.Release, &p.KeyedAt, &p.Published.At, &p.Published.Sequence, &p.Withdrawn, &p.Changed.Sequence, &changedAt)
+			&p.OS, &p.Release, &p.Traits.ReleaseTitle, &p.Traits.Codename, &p.Traits.SupportEOL, &p.Traits.Supported, &p.Traits.Requirements, &p.KeyedAt, &p.Published.At, &p.Published.Sequence,
+			&p.Withdrawn, &p.Changed.Sequence, &changedAt)
 		if changedAt != nil {
 			p.Changed.At = *changedAt
 		}
