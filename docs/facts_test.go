@@ -38,7 +38,8 @@ func TestTheFactTableNamesTheRowsThatEachFactMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	publication := []events.Type{"imgsrv.upload.initiated.v1", "imgsrv.job.queued.v1", "imgsrv.version.published.v1", "imgsrv.alias.moved.v2"}
+	publication := []events.Type{"imgsrv.upload.initiated.v1", "imgsrv.job.queued.v1", "imgsrv.version.published.v1", "imgsrv.alias.moved.v2",
+		"imgsrv.derived.requested.v1"}
 	moved := map[events.Type]map[string]bool{}
 	for _, p := range []projections.Projector{catalog.New(), jobs.New(), streams.New()} {
 		if err := migrations.Apply(t.Context(), pool, p.Name(), p.Migrations()); err != nil {
@@ -200,7 +201,7 @@ func followers(t *testing.T) map[string]map[string]bool {
 	t.Helper()
 	kinds := map[string]string{"KindUpload": events.KindUpload, "KindJob": events.KindJob, "KindBlob": events.KindBlob, "KindVersion": events.KindVersion,
 		"KindImage": events.KindImage, "KindAlias": events.KindAlias, "KindWebhook": events.KindWebhook, "KindDelivery": events.KindDelivery, "KindProjection": events.KindProjection,
-		"KindPrincipal": events.KindPrincipal, "KindToken": events.KindToken, "KindTrust": events.KindTrust, "KindSubscriber": events.KindSubscriber,
+		"KindPrincipal": events.KindPrincipal, "KindToken": events.KindToken, "KindTrust": events.KindTrust, "KindSubscriber": events.KindSubscriber, "KindDerived": events.KindDerived,
 		"KindMirror": events.KindMirror}
 	if len(kinds) != len(kindsOf(events.Types())) {
 		t.Fatalf("this test knows the kinds %v, and there are %v", slices.Sorted(maps.Keys(kinds)), kindsOf(events.Types()))

@@ -63,11 +63,11 @@ func FoldSubscriber(state Subscriber, fact Fact) Subscriber {
 	return state
 }
 
-// Subjects are those of the events that the subscriber may read: about versions, images and aliases, and about
-// nothing else, since names of people and targets of webhooks are none of its business.
+// Subjects are those of the events that the subscriber may read: about versions with what is derived from
+// them, images and aliases, and about nothing else, since names of people and targets of webhooks are none of its business.
 func (s Subscriber) Subjects() []string {
 	var subjects []string
-	for _, kind := range []string{KindVersion, KindImage, KindAlias} {
+	for _, kind := range []string{KindVersion, KindImage, KindAlias, KindDerived} {
 		subjects = append(subjects, SubjectsAbout(kind, s.Images...)...)
 	}
 	return subjects
@@ -87,7 +87,7 @@ func CheckSubscriberName(s string) error {
 	if !subscriberPattern.MatchString(s) {
 		return fmt.Errorf("a subscriber's name has 1 to 63 lower-case letters, digits, '_' or '-', beginning with a letter or digit")
 	}
-	if s == "intake" || s == "publication" || s == "retention" || strings.HasPrefix(s, "webhook-") || strings.HasPrefix(s, "imgsrv") {
+	if s == "intake" || s == "publication" || s == "derive" || s == "retention" || strings.HasPrefix(s, "webhook-") || strings.HasPrefix(s, "imgsrv") {
 		return fmt.Errorf("%s is a name of the server's own", s)
 	}
 	return nil

@@ -31,7 +31,7 @@ func TestAPublicationBecomesRows(t *testing.T) {
 			counts[schema+"."+table] = len(content)
 		}
 	}
-	want := map[string]int{"catalog.images": 1, "catalog.versions": 1, "catalog.formats": 2, "catalog.attachments": 1, "catalog.aliases": 1, "jobs.uploads": 1, "jobs.jobs": 1}
+	want := map[string]int{"catalog.images": 1, "catalog.versions": 1, "catalog.formats": 2, "catalog.attachments": 1, "catalog.aliases": 1, "catalog.derived": 0, "jobs.uploads": 1, "jobs.jobs": 1}
 	if diff := cmp.Diff(want, counts); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)
 	}
@@ -135,7 +135,7 @@ func TestAPositionThatAnotherNodeMovedIsReadAgain(t *testing.T) {
 		t.Fatal("the first half of the history publishes no version")
 	}
 	// As a node that rebuilds would, if this one had lost its lock to it.
-	if _, err := pool.Exec(t.Context(), `TRUNCATE catalog.images, catalog.versions, catalog.formats, catalog.attachments, catalog.aliases; UPDATE catalog.position SET sequence = 0`); err != nil {
+	if _, err := pool.Exec(t.Context(), `TRUNCATE catalog.images, catalog.versions, catalog.formats, catalog.attachments, catalog.aliases, catalog.derived; UPDATE catalog.position SET sequence = 0`); err != nil {
 		t.Fatal(err)
 	}
 	record(t, log, h.Batches[half:])

@@ -83,7 +83,7 @@ func (cmd *PublishCmd) bundle(ctx context.Context, p *progress) (_ *bundle, err 
 		Image: cmd.Image, Version: cmd.Version, OS: cmd.OS, Release: cmd.Release, Description: cmd.Description,
 		Traits: client.Traits{ReleaseTitle: cmd.ReleaseTitle, Codename: cmd.Codename, SupportEOL: cmd.SupportEOL, Supported: cmd.Supported,
 			Labels: cmd.Label, Requirements: cmd.Requirement},
-		CloudInit: cmd.CloudInit, Visibility: cmd.Visibility, Aliases: cmd.Alias,
+		CloudInit: cmd.CloudInit, Visibility: cmd.Visibility, Aliases: cmd.Alias, Derive: cmd.Derive,
 	}}
 	if err := cmd.declare(b); err != nil {
 		return nil, err

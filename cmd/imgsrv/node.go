@@ -64,6 +64,7 @@ type closer struct {
 // testHooks are where tests reach into a node.
 type testHooks struct {
 	stepStarted       func(job string, step events.Step)
+	deriveStarted     func(events.Derived)
 	readHeaderTimeout time.Duration // 0: as always
 	certInterval      time.Duration // 0: certs.Interval
 	mirrorTick        time.Duration // between looks for mirrors that are due; 0: as always
@@ -190,6 +191,9 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	})
 	publications := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, StepStarted: hooks.stepStarted})
 	n.background("publications", publications.Run)
+	if err := n.startDerive(flags.DeriveFlags, events, blobs, tele, hooks); err != nil {
+		return err
+	}
 	n.background("retention", retention.New(retention.Config{Log: events, Logger: n.log}).Run)
 
 	webhooks, err := n.startWebhooks(flags, dataDir, events, tele)
@@ -238,6 +242,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 		return errors.New("--max-upload-bytes is a number of bytes from 0")
 	}
 	if err := f.LimitFlags.check(); err != nil {
+		return err
+	}
+	if err := f.DeriveFlags.check(); err != nil {
 		return err
 	}
 	addresses := []struct{ flag, addr string }{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}

@@ -49,6 +49,7 @@ type ServerFlags struct {
 	mirrorFlags       `embed:""`
 	natsFlags         `embed:""`
 	LimitFlags
+	DeriveFlags
 }
 
 // Run starts the server, says where everything is, and serves until ctx ends.

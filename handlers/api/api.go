@@ -154,6 +154,7 @@ func New(cfg Config) (chi.Router, error) {
 	s.images()
 	s.versions()
 	s.aliases()
+	s.derived()
 	s.withdrawals()
 	s.policies()
 	s.initiate()

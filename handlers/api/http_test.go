@@ -327,7 +327,7 @@ func TestTheDocumentDescribesEveryRoute(t *testing.T) {
 		GET/api/images/{image}/versions/{version}/SHA256SUMS
 		GET/images/ GET/images/{image}/ GET/images/{image}/{version}/ GET/images/{image}/{version}/{file} GET/images/{image}/{version}/SHA256SUMS
 		GET/api/images/{image}/versions/{version}/attachments/{name} HEAD/api/images/{image}/versions/{version}/attachments/{name}
-		POST/api/images/{image}/versions/{version}/withdraw POST/api/images/{image}/versions/{version}/restore
+		POST/api/images/{image}/versions/{version}/withdraw POST/api/images/{image}/versions/{version}/restore POST/api/images/{image}/versions/{version}/variants/{variant}/derive
 		GET/api/images/{image}/policy PUT/api/images/{image}/policy PUT/api/images/{image}/visibility
 		PUT/api/images/{image}/aliases/{alias} DELETE/api/images/{image}/aliases/{alias} GET/api/uploads/{id} DELETE/api/uploads/{id}
 		POST/api/uploads/tus/ HEAD/api/uploads/tus/{upload} PATCH/api/uploads/tus/{upload} DELETE/api/uploads/tus/{upload}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -9,6 +10,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/internal/convert"
 )
 
 type policyInput struct {
@@ -90,7 +92,10 @@ func (s *server) getPolicy(ctx context.Context, in *policyInput) (*policyOutput,
 
 func (s *server) setPolicy(ctx context.Context, in *setPolicyInput) (*policyOutput, error) {
 	policy := events.Policy{Deltas: in.Body.Deltas, Retention: events.Retention(in.Body.Retention)}
-	for _, f := range in.Body.Formats {
+	for i, f := range in.Body.Formats {
+		if !convert.Known(f.Format) {
+			return nil, invalid(fmt.Sprintf("formats[%d].format", i), f.Format, errUnknownFormat())
+		}
 		policy.Formats = append(policy.Formats, events.PolicyFormat(f))
 	}
 	image, sequence, err := s.changeImage(ctx, in.Image, func(image events.Current[events.Image]) ([]events.Change, error) {

@@ -18,7 +18,7 @@ func Draw(t *rapid.T, n int) *History {
 	aliases := rapid.SampledFrom([]string{"latest", "stable", "edge"})
 	actions := rapid.SampledFrom([]string{"initiate", "file", "file", "complete", "advance", "advance", "advance", "finish", "finish",
 		"abort", "expire", "fail step", "fail job", "retry", "move alias", "remove alias", "skip event", "webhook", "delivery", "delivery", "delivery", "delivery", "subscriber",
-		"mirror", "mirror", "access", "access", "withdraw", "withdraw", "restore", "policy", "visibility"})
+		"mirror", "mirror", "access", "access", "withdraw", "withdraw", "restore", "policy", "visibility", "derived", "derived", "derived"})
 	for range n {
 		action := actions.Draw(t, "action")
 		if action == "initiate" || len(h.ids) == 0 {
@@ -63,6 +63,8 @@ func (h *History) act(t *rapid.T, action, id, job string, images, versions, alia
 		return h.SkipEvent(t, "elsewhere", h.Head())
 	case "webhook":
 		return h.webhook(t)
+	case "derived":
+		return h.derived(t, images.Draw(t, "image"), versions.Draw(t, "version"))
 	case "access":
 		return h.access(t)
 	case "mirror":
@@ -131,6 +133,7 @@ func drawSession(t *rapid.T, image, version string, aliases *rapid.Generator[str
 	session.OS = rapid.SampledFrom([]string{"", "debian", "alpine"}).Draw(t, "os")
 	session.Description = rapid.StringMatching(`[a-zé"\\ ]{0,8}`).Draw(t, "description")
 	session.Visibility = rapid.SampledFrom([]events.Visibility{events.Public, events.Private}).Draw(t, "visibility")
+	session.Derive = rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"disk.vmdk", "disk.raw.zst"}), 0, 2, rapid.ID).Draw(t, "derive")
 	if rapid.Bool().Draw(t, "traits") {
 		supported := rapid.Bool().Draw(t, "supported")
 		session.Traits = events.Traits{ReleaseTitle: "12 (bookworm)", Codename: "bookworm", SupportEOL: "2126-06-30", Supported: &supported,

@@ -68,6 +68,8 @@ func (t *teller) tell(event events.Event) (version, text string) {
 		return "", tellPolicy(fact.Policy)
 	case events.ImageFact:
 		return "", t.describe(fact.ImageState())
+	case events.DerivedFact:
+		return fact.DerivedState().Version, tellDerived(fact)
 	case events.AliasFact:
 		alias := fact.AliasState()
 		before := t.aliases[alias.Alias]

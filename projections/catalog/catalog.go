@@ -1,5 +1,5 @@
-// Package catalog derives the tables of published images from events: images, versions, formats, attachments
-// and aliases. It exists for store/catalog to read. It must not know positions, locks or transactions, which
+// Package catalog derives the tables of published images from events: images, versions, formats, attachments,
+// derived files and aliases. It exists for store/catalog to read. It must not know positions, locks or transactions, which
 // are the runner's, nor who asks for the rows.
 package catalog
 
@@ -42,7 +42,8 @@ func (Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) err
 
 // fold is the rows that a batch leaves behind.
 func fold(batch []events.Event) (changes, error) {
-	c := changes{images: map[string]image{}, versions: map[key]version{}, aliases: map[key]alias{}, withdrawals: map[key]*events.Withdrawal{}}
+	c := changes{images: map[string]image{}, versions: map[key]version{}, aliases: map[key]alias{}, derived: map[derivedKey]derived{},
+		withdrawals: map[key]*events.Withdrawal{}}
 	for _, event := range batch {
 		switch fact := event.Fact.(type) {
 		case events.ImageDescribed:
@@ -51,6 +52,10 @@ func fold(batch []events.Event) (changes, error) {
 			c.describe(event, fact.Image)
 		case events.VersionPublished:
 			if err := c.publish(event, fact.Version); err != nil {
+				return c, err
+			}
+		case events.DerivedFact:
+			if err := c.derive(event, fact.DerivedState()); err != nil {
 				return c, err
 			}
 		case events.VersionWithdrawn:

@@ -18,6 +18,7 @@ type changes struct {
 	images   map[string]image
 	versions map[key]version
 	aliases  map[key]alias
+	derived  map[derivedKey]derived
 	// withdrawals are of versions in this batch or an earlier one; nil for one that is published again.
 	withdrawals map[key]*events.Withdrawal
 }
@@ -90,6 +91,7 @@ func (c *changes) write(ctx context.Context, tx pgx.Tx) error {
 	c.queueVersions(&statements)
 	c.queueWithdrawals(&statements)
 	c.queueAliases(&statements)
+	c.queueDerived(&statements)
 	if statements.Len() == 0 {
 		return nil
 	}

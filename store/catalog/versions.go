@@ -20,6 +20,7 @@ type VersionRow struct {
 	Sequence    events.Sequence // of the event that published it
 	Aliases     []string        // that name it, sorted
 	Manifest    events.Manifest
+	Derived     []events.Derived // what is made from it, is to be made or couldn't be, by variant and format
 	ResolvedBy  ResolvedBy
 	Withdrawn   *events.Withdrawal // nil unless the version is; lists have no such versions
 }
@@ -36,7 +37,9 @@ const (
 const versionColumns = `
 SELECT v.image, v.version, i.visibility, v.published_at, v.sequence,
     coalesce((SELECT array_agg(a.alias ORDER BY a.alias) FROM catalog.aliases a WHERE a.image = v.image AND a.version = v.version), '{}') AS aliases,
-    v.manifest, ` + withdrawnColumns + ``
+    v.manifest,
+    coalesce((SELECT jsonb_agg(d.derived ORDER BY d.variant, d.format) FROM catalog.derived d WHERE d.image = v.image AND d.version = v.version), '[]') AS derived,
+    ` + withdrawnColumns
 
 // withdrawnColumns are read by scanning into a [withdrawn].
 const withdrawnColumns = `v.withdrawn_at, v.withdrawn_by, v.withdrawn_reason`
@@ -127,7 +130,10 @@ func (c *Catalog) Version(ctx context.Context, image, nameOrAlias string) (Versi
 func scanVersion(row pgx.CollectableRow) (VersionRow, error) {
 	var v VersionRow
 	var w withdrawn
-	err := row.Scan(&v.Image, &v.Version, &v.Visibility, &v.PublishedAt, &v.Sequence, &v.Aliases, &v.Manifest, &w.at, &w.by, &w.reason, &v.ResolvedBy)
+	err := row.Scan(&v.Image, &v.Version, &v.Visibility, &v.PublishedAt, &v.Sequence, &v.Aliases, &v.Manifest, &v.Derived, &w.at, &w.by, &w.reason, &v.ResolvedBy)
 	v.PublishedAt, v.Withdrawn = v.PublishedAt.UTC(), w.withdrawal()
+	if len(v.Derived) == 0 {
+		v.Derived = nil
+	}
 	return v, err
 }
