@@ -16,6 +16,8 @@ func ImageOf(fact Fact) string {
 		return f.ImageState().Name
 	case AliasFact:
 		return f.AliasState().Image
+	case DerivedFact:
+		return f.DerivedState().Image
 	}
 	return ""
 }
@@ -31,8 +33,8 @@ func KindOf(t Type) string {
 }
 
 // SubjectsAbout are the subjects under which all facts of a kind about these images stand; no images mean
-// all. Only the subjects of versions, images and aliases name an image, so that for other kinds the answer
-// is all of the kind, and [ImageOf] has to sort them.
+// all. Only the subjects of versions, images, aliases and derived files name an image, so that for other kinds
+// the answer is all of the kind, and [ImageOf] has to sort them.
 func SubjectsAbout(kind string, images ...string) []string {
 	if len(images) == 0 {
 		return []string{SubjectOfKind(kind)}
@@ -42,6 +44,8 @@ func SubjectsAbout(kind string, images ...string) []string {
 		switch kind {
 		case KindVersion, KindAlias:
 			subjects = append(subjects, SubjectPrefix+kind+"."+EscapeToken(image)+".*")
+		case KindDerived:
+			subjects = append(subjects, SubjectPrefix+kind+"."+EscapeToken(image)+".>")
 		case KindImage:
 			subjects = append(subjects, ImageEntity(image).Subject())
 		default:

@@ -24,6 +24,7 @@ const (
 	CodePublishing        Code = "publishing"         // too late to abort
 	CodeJobNotFailed      Code = "job-not-failed"     // only failed jobs can be retried
 	CodeJobRefused        Code = "job-refused"        // the content itself was refused: a retry can't help
+	CodeFormatExists      Code = "format-exists"      // the version was published with it
 	CodePrincipalExists   Code = "principal-exists"   // names of principals are unique
 	CodeBuiltIn           Code = "built-in"           // the built-in admin can't be changed
 	CodeStepOutOfOrder    Code = "step-out-of-order"  // the job is not where the step belongs

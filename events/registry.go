@@ -51,6 +51,11 @@ var registry = map[Type]codec{
 	"imgsrv.alias.moved.v1":              from(aliasMovedV1.upcast),
 	"imgsrv.alias.moved.v2":              into[AliasMoved](),
 	"imgsrv.alias.removed.v1":            into[AliasRemoved](),
+	"imgsrv.derived.requested.v1":        into[DerivedRequested](),
+	"imgsrv.derived.made.v1":             into[DerivedMade](),
+	"imgsrv.derived.failed.v1":           into[DerivedFailed](),
+	"imgsrv.derived.skipped.v1":          into[DerivedSkipped](),
+	"imgsrv.derived.removed.v1":          into[DerivedRemoved](),
 	"imgsrv.projection.event_skipped.v1": into[ProjectionEventSkipped](),
 
 	"imgsrv.principal.created.v1":      into[PrincipalCreated](),

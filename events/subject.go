@@ -16,6 +16,7 @@ const (
 	KindVersion  = "version"
 	KindImage    = "image"
 	KindAlias    = "alias"
+	KindDerived  = "derived"
 	KindWebhook  = "webhook"
 	KindDelivery = "delivery"
 

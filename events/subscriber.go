@@ -63,11 +63,11 @@ func FoldSubscriber(state Subscriber, fact Fact) Subscriber {
 	return state
 }
 
-// Subjects are those of the events that the subscriber may read: about versions, images and aliases, and about
-// nothing else, since names of people and targets of webhooks are none of its business.
+// Subjects are those of the events that the subscriber may read: about versions with what is derived from
+// them, images and aliases, and about nothing else, since names of people and targets of webhooks are none of its business.
 func (s Subscriber) Subjects() []string {
 	var subjects []string
-	for _, kind := range []string{KindVersion, KindImage, KindAlias} {
+	for _, kind := range []string{KindVersion, KindImage, KindAlias, KindDerived} {
 		subjects = append(subjects, SubjectsAbout(kind, s.Images...)...)
 	}
 	return subjects

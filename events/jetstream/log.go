@@ -158,6 +158,11 @@ func (l *Log) Image(ctx context.Context, image string) (events.Current[events.Im
 	return load(ctx, l, events.ImageEntity(image), events.FoldImage)
 }
 
+// Derived is as [Log.Upload].
+func (l *Log) Derived(ctx context.Context, image, version, variant, format string) (events.Current[events.Derived], error) {
+	return load(ctx, l, events.DerivedEntity(image, version, variant, format), events.FoldDerived)
+}
+
 // Alias is as [Log.Upload].
 func (l *Log) Alias(ctx context.Context, image, alias string) (events.Current[events.Alias], error) {
 	return load(ctx, l, events.AliasEntity(image, alias), events.FoldAlias)

@@ -57,6 +57,7 @@ type entry struct {
 var table = map[events.Code]entry{
 	events.CodeInvalid:           {http.StatusUnprocessableEntity, "The request breaks a rule"},
 	events.CodeNotFound:          {http.StatusNotFound, "Not found"},
+	events.CodeFormatExists:      {http.StatusConflict, "The format exists"},
 	events.CodeVersionExists:     {http.StatusConflict, "The version exists"},
 	events.CodeVersionInProgress: {http.StatusConflict, "The version is being published"},
 	events.CodeIdempotencyReuse:  {http.StatusUnprocessableEntity, "The idempotency key was used for another request"},

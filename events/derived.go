@@ -1,0 +1,229 @@
+package events
+
+import (
+	"fmt"
+	"time"
+)
+
+// DerivedKind is what a derived file is.
+type DerivedKind string
+
+// The two kinds.
+const (
+	DerivedFormat DerivedKind = "format" // the same disk in another form
+	DerivedDelta  DerivedKind = "delta"  // what turns an earlier version's file into this version's
+)
+
+// DerivedState is where a derived file stands.
+type DerivedState string
+
+// The states. One that failed and is to be tried again has a RetryAt; one that has none waits to be asked for again.
+const (
+	DerivedIsRequested DerivedState = "requested"
+	DerivedIsMade      DerivedState = "made"
+	DerivedHasFailed   DerivedState = "failed"
+	DerivedIsSkipped   DerivedState = "skipped" // it was optional and can't be made here
+	DerivedIsRemoved   DerivedState = "removed"
+)
+
+// Derived is a file that is made from a published version's, after the publication: the manifest never changes.
+type Derived struct {
+	Image       string         `json:"image"`
+	Version     string         `json:"version"`
+	Variant     string         `json:"variant"`
+	Format      string         `json:"format"`
+	Kind        DerivedKind    `json:"kind"`
+	State       DerivedState   `json:"state"`
+	Optional    bool           `json:"optional,omitempty"` // skipped where there is no tool for it
+	RequestedBy string         `json:"requested_by,omitempty"`
+	RequestedAt time.Time      `json:"requested_at,omitzero"`
+	Attempts    int            `json:"attempts,omitempty"` // that failed, since it was asked for
+	RetryAt     time.Time      `json:"retry_at,omitzero"`  // when a failed one is tried again
+	Problem     *Problem       `json:"problem,omitempty"`  // why it failed or was skipped
+	Digest      Digest         `json:"digest,omitempty"`   // of the file, once it is made
+	Size        int64          `json:"size,omitempty"`     // bytes
+	MediaType   string         `json:"media_type,omitempty"`
+	From        *DerivedSource `json:"from,omitempty"`         // what it was made from
+	BaseVersion string         `json:"base_version,omitempty"` // of a delta: the earlier version
+	BaseDigest  Digest         `json:"base_digest,omitempty"`  // of a delta: that version's file
+	How         *DerivedHow    `json:"how,omitempty"`
+	MadeAt      time.Time      `json:"made_at,omitzero"`
+	RemovedBy   string         `json:"removed_by,omitempty"`
+	RemovedAt   time.Time      `json:"removed_at,omitzero"`
+}
+
+// DerivedSource is a file of the same variant.
+type DerivedSource struct {
+	Format string `json:"format"`
+	Digest Digest `json:"digest"`
+}
+
+// DerivedHow says how a file was made, for people.
+type DerivedHow struct {
+	Tool        string `json:"tool"`         // qemu-img, or imgsrv for what it does by itself
+	ToolVersion string `json:"tool_version"` // as the tool says it
+	Arguments   string `json:"arguments"`    // with the formats' names where the files were
+	Verified    string `json:"verified"`     // how the result was compared with its source
+}
+
+// The facts of a derived file.
+type (
+	// DerivedRequested asks for the file, or for it again; in one batch with VersionPublished where the publisher
+	// or the image's policy wants it.
+	DerivedRequested struct{ Derived }
+	// DerivedMade says that the file is a blob, verified; in one batch with BlobPromoted, where that is new.
+	DerivedMade struct{ Derived }
+	// DerivedFailed says that an attempt failed; another follows at RetryAt, or none.
+	DerivedFailed struct{ Derived }
+	// DerivedSkipped says that the file was optional and its tool is absent.
+	DerivedSkipped struct{ Derived }
+	// DerivedRemoved takes the file out of its version.
+	DerivedRemoved struct{ Derived }
+)
+
+// DerivedFact is any fact of a derived file.
+type DerivedFact interface {
+	Fact
+	DerivedState() Derived
+}
+
+// DerivedState is the derived file after the fact.
+func (d Derived) DerivedState() Derived { return d }
+
+// Entity names the derived file.
+func (d Derived) Entity() Entity { return DerivedEntity(d.Image, d.Version, d.Variant, d.Format) }
+
+// Type names the fact's type.
+func (DerivedRequested) Type() Type { return "imgsrv.derived.requested.v1" }
+
+// Type names the fact's type.
+func (DerivedMade) Type() Type { return "imgsrv.derived.made.v1" }
+
+// Type names the fact's type.
+func (DerivedFailed) Type() Type { return "imgsrv.derived.failed.v1" }
+
+// Type names the fact's type.
+func (DerivedSkipped) Type() Type { return "imgsrv.derived.skipped.v1" }
+
+// Type names the fact's type.
+func (DerivedRemoved) Type() Type { return "imgsrv.derived.removed.v1" }
+
+// FoldDerived is the derived file after one more fact.
+func FoldDerived(state Derived, fact Fact) Derived {
+	if f, ok := fact.(DerivedFact); ok {
+		return f.DerivedState()
+	}
+	return state
+}
+
+// DerivedEntity names a file derived from a published version's.
+func DerivedEntity(image, version, variant, format string) Entity {
+	return Entity{KindDerived, image + "/" + version + "/" + variant + "/" + format}
+}
+
+// SubjectOfDerived is the wildcard over all derived files of a version.
+func SubjectOfDerived(image, version string) string {
+	return SubjectPrefix + KindDerived + "." + EscapeToken(image) + "." + EscapeToken(version) + ".>"
+}
+
+// Pending says whether the file is still to be made without anybody's asking again.
+func (d Derived) Pending() bool {
+	return d.State == DerivedIsRequested || d.State == DerivedHasFailed && !d.RetryAt.IsZero()
+}
+
+// RequestDerived is the command that asks for a derived file.
+type RequestDerived struct {
+	Image, Name     string // of the version
+	Variant, Format string
+	Kind            DerivedKind
+	Optional        bool
+	Version         Current[Version]
+	By              string
+	At              time.Time
+}
+
+// Derive decides to make a derived file, or to try again where that failed. What is on its way already, or
+// made, is no change. Whether imgsrv knows how to make the format is not for a rule to say.
+func Derive(cmd RequestDerived, current Current[Derived]) ([]Change, error) {
+	if err := needVariant(cmd.Version, cmd.Image, cmd.Name, cmd.Variant); err != nil {
+		return nil, err
+	}
+	if err := CheckFormatName(cmd.Format); err != nil {
+		return nil, &Error{Code: CodeInvalid, Text: "format: " + err.Error(), Fields: []FieldError{{Field: "format", Text: err.Error(), Value: cmd.Format}}}
+	}
+	if _, ok := cmd.Version.State.Manifest.Format(cmd.Variant, cmd.Format); ok {
+		return nil, Refuse(CodeFormatExists, "version %s of image %s was published with %s of %s", cmd.Name, cmd.Image, cmd.Format, cmd.Variant)
+	}
+	if d := current.State; d.State == DerivedIsMade || d.State == DerivedIsRequested {
+		return nil, nil
+	}
+	next := Derived{Image: cmd.Image, Version: cmd.Name, Variant: cmd.Variant, Format: cmd.Format, Kind: cmd.Kind, State: DerivedIsRequested,
+		Optional: cmd.Optional, RequestedBy: cmd.By, RequestedAt: cmd.At}
+	return []Change{{Fact: DerivedRequested{next}, Expect: current.Sequence}}, nil
+}
+
+func needVariant(v Current[Version], image, version, variant string) error {
+	if v.State.State != StatePublished || v.State.Manifest == nil {
+		return Refuse(CodeNotFound, "image %s has no published version %s", image, version)
+	}
+	for _, have := range v.State.Manifest.Variants {
+		if have.Name() == variant {
+			return nil
+		}
+	}
+	return Refuse(CodeNotFound, "version %s of image %s has no variant %s", version, image, variant)
+}
+
+// RecordDerived decides to record a derived file whose bytes are a blob; made needs its names, kind, bytes, source and
+// how it was made, and the rest is as it was asked for. Nobody need have asked. No change where one is recorded
+// already: it is the same disk.
+func RecordDerived(made Derived, version Current[Version], current Current[Derived]) ([]Change, error) {
+	if err := needVariant(version, made.Image, made.Version, made.Variant); err != nil {
+		return nil, err
+	}
+	switch {
+	case made.Digest == "" || made.Size <= 0 || made.From == nil || made.How == nil:
+		return nil, fmt.Errorf("record %s: its digest, size, source and how it was made are all needed", made.Entity().ID)
+	case made.Kind == DerivedDelta && (made.BaseVersion == "" || made.BaseDigest == ""):
+		return nil, fmt.Errorf("record %s: a delta has a base", made.Entity().ID)
+	}
+	if current.State.State == DerivedIsMade {
+		return nil, nil
+	}
+	made.State, made.Problem, made.RetryAt, made.RemovedBy, made.RemovedAt = DerivedIsMade, nil, time.Time{}, "", time.Time{}
+	made.Optional, made.Attempts = current.State.Optional, current.State.Attempts
+	made.RequestedBy, made.RequestedAt = current.State.RequestedBy, current.State.RequestedAt
+	return []Change{{Fact: DerivedMade{made}, Expect: current.Sequence}}, nil
+}
+
+// FailDerived decides that an attempt at a pending file failed: another follows at retryAt, or, where that is zero,
+// none before somebody asks again. No change where the file isn't pending any more.
+func FailDerived(current Current[Derived], problem Problem, retryAt time.Time) []Change {
+	if !current.State.Pending() {
+		return nil
+	}
+	next := current.State
+	next.State, next.Problem, next.RetryAt = DerivedHasFailed, &problem, retryAt
+	next.Attempts++
+	return []Change{{Fact: DerivedFailed{next}, Expect: current.Sequence}}
+}
+
+// SkipDerived decides to do without a pending file that is optional.
+func SkipDerived(current Current[Derived], problem Problem) []Change {
+	if !current.State.Pending() || !current.State.Optional {
+		return nil
+	}
+	next := current.State
+	next.State, next.Problem, next.RetryAt = DerivedIsSkipped, &problem, time.Time{}
+	return []Change{{Fact: DerivedSkipped{next}, Expect: current.Sequence}}
+}
+
+// RemoveDerived decides to take a derived file out of its version, whether it is made or not.
+func RemoveDerived(current Current[Derived], by string, at time.Time) ([]Change, error) {
+	next := current.State
+	if current.Sequence == 0 || next.State == DerivedIsRemoved {
+		return nil, Refuse(CodeNotFound, "there is no such derived file")
+	}
+	next.State, next.RetryAt, next.RemovedBy, next.RemovedAt = DerivedIsRemoved, time.Time{}, by, at
+	return []Change{{Fact: DerivedRemoved{next}, Expect: current.Sequence}}, nil
+}
