@@ -25,6 +25,7 @@ type Product struct {
 	// KeyedAt is the second in the version key: that of the publication, or the next one that is free in its image.
 	KeyedAt   time.Time
 	Published Change
+	Deltas    []Delta // also those that were removed, and those that no client can use
 }
 
 // File is one format of a variant.
@@ -64,7 +65,8 @@ type Set struct {
 // arguments alone, and their order doesn't matter.
 //
 // Each product of a public image is listed with one version in it. Products of one fingerprint are listed once, as the first
-// one published, with the names of all: a client can't fetch a fingerprint that is listed twice.
+// one published, with the names of all: a client can't fetch a fingerprint that is listed twice. Beside its one version a product
+// may have others that only say which image a delta starts from; they make no image.
 func Documents(products []Product, aliases []Alias, images []Image) (Set, error) {
 	return DocumentsFor(products, aliases, images, func(string) bool { return false })
 }
@@ -88,6 +90,9 @@ func DocumentsFor(products []Product, aliases []Alias, images []Image, mayRead f
 	listed := list(products, readable)
 	for _, p := range listed {
 		set.note(p.Published)
+		for _, d := range p.Deltas {
+			set.note(d.Changed)
+		}
 	}
 
 	document := incus.NewProducts(set.Changed.At)
@@ -95,6 +100,7 @@ func DocumentsFor(products []Product, aliases []Alias, images []Image, mayRead f
 		document.Updated = ""
 	}
 	owners, names := assign(listed, products, aliases)
+	others := siblings(listed)
 	for i, p := range listed {
 		if owners[i] != i {
 			continue
@@ -103,6 +109,7 @@ func DocumentsFor(products []Product, aliases []Alias, images []Image, mayRead f
 		if err != nil {
 			return Set{}, fmt.Errorf("list %s of %s %s: %w", p.Variant.Name(), p.Image, p.Version, err)
 		}
+		addDeltas(product, p, listedDeltas(p, others))
 		document.Products[productKey(p)] = product
 	}
 	var err error

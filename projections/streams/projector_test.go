@@ -75,7 +75,7 @@ func (db database) stored(t testing.TB) streams.Set {
 // dump is every row of the tables that are derived from events alone.
 func (db database) dump(ctx context.Context) (string, error) {
 	text := ""
-	for _, table := range []string{"images", "versions", "products", "aliases", "documents"} {
+	for _, table := range []string{"images", "versions", "products", "aliases", "deltas", "documents"} {
 		query := fmt.Sprintf(`SELECT coalesce(string_agg(line, E'\n' ORDER BY line), '') FROM (SELECT row_to_json(r)::text AS line FROM %s AS r) AS lines`,
 			pgx.Identifier{db.schema, table}.Sanitize())
 		var rows string
@@ -255,7 +255,7 @@ func TestFailedBatchLeavesNothingBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "images\n\nversions\n\nproducts\n\naliases\n\ndocuments\n\n"; got != want {
+	if want := "images\n\nversions\n\nproducts\n\naliases\n\ndeltas\n\ndocuments\n\n"; got != want {
 		t.Errorf("rows are left:\n%s", got)
 	}
 }
@@ -275,7 +275,7 @@ func TestAnyBatchesGiveTheSameRows(t *testing.T) {
 		h := randomHistory(t, rt)
 		for _, db := range []database{live, rebuilt} {
 			tables := ""
-			for _, table := range []string{"images", "versions", "products", "aliases", "documents"} {
+			for _, table := range []string{"images", "versions", "products", "aliases", "deltas", "documents"} {
 				tables += "DELETE FROM " + pgx.Identifier{db.schema, table}.Sanitize() + ";"
 			}
 			if _, err := db.pool.Exec(ctx, tables); err != nil {
@@ -311,7 +311,7 @@ func TestAnyBatchesGiveTheSameRows(t *testing.T) {
 func randomHistory(t testing.TB, rt *rapid.T) *history {
 	h := newHistory(t)
 	published := map[string][]string{}
-	for i := range rapid.IntRange(1, 6).Draw(rt, "steps") {
+	for i := range rapid.IntRange(1, 8).Draw(rt, "steps") {
 		image := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "image")
 		if rapid.Bool().Draw(rt, "time passes") {
 			h.tick()
@@ -321,6 +321,14 @@ func randomHistory(t testing.TB, rt *rapid.T) *history {
 				h.removeAlias(image, "latest")
 			} else {
 				h.moveAlias(image, "latest", rapid.SampledFrom(published[image]).Draw(rt, "to"))
+			}
+			continue
+		}
+		if versions := published[image]; len(versions) > 1 && rapid.Bool().Draw(rt, "delta") {
+			base, target := versions[0], versions[len(versions)-1]
+			h.makeDelta(image, base, target, vm)
+			if rapid.Bool().Draw(rt, "remove delta") {
+				h.removeDelta(image, base, target, vm)
 			}
 			continue
 		}

@@ -25,13 +25,17 @@ func loadProducts(ctx context.Context, tx pgx.Tx) ([]Product, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Product, error) {
+	products, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Product, error) {
 		var p Product
 		err := row.Scan(&p.Image, &p.Version, &p.Variant.Architecture, &p.Variant.Type, &p.Variant.Flavour, &p.Fingerprint,
 			&p.Metadata.Format, &p.Metadata.SHA256, &p.Metadata.SizeBytes, &p.Root.Format, &p.Root.SHA256, &p.Root.SizeBytes,
 			&p.OS, &p.Release, &p.KeyedAt, &p.Published.At, &p.Published.Sequence)
 		return p, err
 	})
+	if err != nil {
+		return nil, err
+	}
+	return products, loadDeltas(ctx, tx, products)
 }
 
 const selectAliases = `SELECT image, alias, version, changed_sequence, changed_at FROM aliases ORDER BY image, alias`
