@@ -55,6 +55,19 @@ func Find() (*Tool, error) {
 	return &Tool{Path: path}, nil
 }
 
+// Version is what the program says it is; "" where it says nothing.
+func (t *Tool) Version(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	said, err := exec.CommandContext(ctx, t.Path, "-V").CombinedOutput() //nolint:gosec // the program's own path
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(said), "\n")
+	line, _, _ = strings.Cut(line, ",") // what follows is its copyright
+	return strings.TrimSpace(line)
+}
+
 // Window is how much of a base of so many bytes the encoder keeps in reach, in bytes: all of it where the memory allows, for blocks
 // move far in a disk. A base that isn't in reach as a whole costs time and size, not correctness: the decoder reads it at any place.
 //
