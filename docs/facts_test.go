@@ -38,7 +38,8 @@ func TestTheFactTableNamesTheRowsThatEachFactMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	publication := []events.Type{"imgsrv.upload.initiated.v1", "imgsrv.job.queued.v1", "imgsrv.version.published.v1", "imgsrv.alias.moved.v2"}
+	publication := []events.Type{"imgsrv.upload.initiated.v1", "imgsrv.job.queued.v1", "imgsrv.version.published.v1", "imgsrv.alias.moved.v2",
+		"imgsrv.derived.requested.v1"}
 	moved := map[events.Type]map[string]bool{}
 	for _, p := range []projections.Projector{catalog.New(), jobs.New(), streams.New()} {
 		if err := migrations.Apply(t.Context(), pool, p.Name(), p.Migrations()); err != nil {

@@ -2,6 +2,7 @@ package events
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -193,7 +194,7 @@ func RecordDerived(made Derived, version Current[Version], current Current[Deriv
 	made.State, made.Problem, made.RetryAt, made.RemovedBy, made.RemovedAt = DerivedIsMade, nil, time.Time{}, "", time.Time{}
 	made.Optional, made.Attempts = current.State.Optional, current.State.Attempts
 	made.RequestedBy, made.RequestedAt = current.State.RequestedBy, current.State.RequestedAt
-	return []Change{{Fact: DerivedMade{made}, Expect: current.Sequence}}, nil
+	return []Change{{Fact: DerivedMade{made.Plain()}, Expect: current.Sequence}}, nil
 }
 
 // FailDerived decides that an attempt at a pending file failed: another follows at retryAt, or, where that is zero,
@@ -205,7 +206,7 @@ func FailDerived(current Current[Derived], problem Problem, retryAt time.Time) [
 	next := current.State
 	next.State, next.Problem, next.RetryAt = DerivedHasFailed, &problem, retryAt
 	next.Attempts++
-	return []Change{{Fact: DerivedFailed{next}, Expect: current.Sequence}}
+	return []Change{{Fact: DerivedFailed{next.Plain()}, Expect: current.Sequence}}
 }
 
 // SkipDerived decides to do without a pending file that is optional.
@@ -215,7 +216,21 @@ func SkipDerived(current Current[Derived], problem Problem) []Change {
 	}
 	next := current.State
 	next.State, next.Problem, next.RetryAt = DerivedIsSkipped, &problem, time.Time{}
-	return []Change{{Fact: DerivedSkipped{next}, Expect: current.Sequence}}
+	return []Change{{Fact: DerivedSkipped{next.Plain()}, Expect: current.Sequence}}
+}
+
+// Plain is the derived file without what a tool may have said and PostgreSQL can't hold.
+func (d Derived) Plain() Derived {
+	plain := func(s string) string { return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", "\uFFFD"), "\uFFFD") }
+	if d.Problem != nil {
+		problem := *d.Problem
+		problem.Detail = plain(problem.Detail)
+		d.Problem = &problem
+	}
+	if d.How != nil {
+		d.How = &DerivedHow{plain(d.How.Tool), plain(d.How.ToolVersion), plain(d.How.Arguments), plain(d.How.Verified)}
+	}
+	return d
 }
 
 // RemoveDerived decides to take a derived file out of its version, whether it is made or not.

@@ -26,7 +26,7 @@ const VersionTable = goose.DefaultTablename
 //go:embed */*.sql
 var files embed.FS
 
-// Catalog is the files for images, versions, formats, attachments and aliases.
+// Catalog is the files for images, versions, formats, attachments, derived files and aliases.
 func Catalog() fs.FS { return folder("catalog") }
 
 // Jobs is the files for upload sessions and publication jobs.

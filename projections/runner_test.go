@@ -135,7 +135,7 @@ func TestAPositionThatAnotherNodeMovedIsReadAgain(t *testing.T) {
 		t.Fatal("the first half of the history publishes no version")
 	}
 	// As a node that rebuilds would, if this one had lost its lock to it.
-	if _, err := pool.Exec(t.Context(), `TRUNCATE catalog.images, catalog.versions, catalog.formats, catalog.attachments, catalog.aliases; UPDATE catalog.position SET sequence = 0`); err != nil {
+	if _, err := pool.Exec(t.Context(), `TRUNCATE catalog.images, catalog.versions, catalog.formats, catalog.attachments, catalog.aliases, catalog.derived; UPDATE catalog.position SET sequence = 0`); err != nil {
 		t.Fatal(err)
 	}
 	record(t, log, h.Batches[half:])

@@ -60,7 +60,7 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 		return gone
 	}
 	return s.send(w, r, download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,
-		cache: cacheOf(row.Visibility, row.ByAlias), name: provenance.FileName(row.Image, row.Version, row.Variant, row.Format)})
+		cache: cacheOf(row.Visibility, row.ByAlias || row.Derived), name: provenance.FileName(row.Image, row.Version, row.Variant, row.Format)})
 }
 
 // cacheOf is the Cache-Control of what belongs to an image; of what may change, as an alias does, each use asks again.

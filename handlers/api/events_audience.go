@@ -12,7 +12,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/problem"
 )
 
-// audience decides which events somebody may see: of versions, images and aliases, what the catalog shows too;
+// audience decides which events somebody may see: of versions, what is made from them, images and aliases, what the catalog shows too;
 // of upload sessions and jobs, and of versions that aren't published, who publishes or operates that image; of
 // blobs, webhooks and projections operators; and of access administrators.
 type audience struct {
@@ -35,7 +35,7 @@ func newAudience(log *jetstream.Log, who access.Principal) *audience {
 // mayHearOf says whether the audience may see some fact of a kind of entity.
 func (a *audience) mayHearOf(kind string) bool {
 	switch {
-	case a.all || kind == events.KindVersion || kind == events.KindImage || kind == events.KindAlias:
+	case a.all || kind == events.KindVersion || kind == events.KindImage || kind == events.KindAlias || kind == events.KindDerived:
 		return true
 	case events.IsAboutAccess(kind):
 		return false
@@ -71,6 +71,12 @@ func (a *audience) maySee(ctx context.Context, event events.Event) (bool, error)
 		name, own = fact.ImageState().Name, fact.ImageState().Visibility
 	case events.AliasFact:
 		name = fact.AliasState().Image
+	case events.DerivedMade:
+		name = fact.Image
+	case events.DerivedRemoved:
+		name = fact.Image
+	case events.DerivedFact:
+		return a.sessionsOf(fact.DerivedState().Image), nil // what isn't there is nobody else's business
 	case events.UploadFact, events.JobFact:
 		return a.sessionsOf(events.ImageOf(fact)), nil
 	default:
@@ -162,7 +168,7 @@ func (f eventFilter) subjects(a *audience) (subjects []string, some bool) {
 	}
 	kinds := []string{}
 	for kind := range wanted {
-		ofImages := slices.Contains([]string{events.KindVersion, events.KindImage, events.KindAlias, events.KindUpload, events.KindJob}, kind)
+		ofImages := slices.Contains([]string{events.KindVersion, events.KindImage, events.KindAlias, events.KindDerived, events.KindUpload, events.KindJob}, kind)
 		if a.mayHearOf(kind) && (len(f.images) == 0 || ofImages) {
 			kinds = append(kinds, kind)
 		}

@@ -71,8 +71,9 @@ func (s *server) getHistory(ctx context.Context, in *historyInput) (*historyOutp
 	if in.Version == "" {
 		subjects = append(subjects, events.ImageEntity(in.Image).Subject())
 		subjects = append(subjects, events.SubjectsAbout(events.KindVersion, in.Image)...)
+		subjects = append(subjects, events.SubjectsAbout(events.KindDerived, in.Image)...)
 	} else {
-		subjects = append(subjects, events.VersionEntity(in.Image, in.Version).Subject())
+		subjects = append(subjects, events.VersionEntity(in.Image, in.Version).Subject(), events.SubjectOfDerived(in.Image, in.Version))
 	}
 	if err := s.readPast(ctx, head, subjects, keep); err != nil {
 		return nil, err

@@ -88,7 +88,8 @@ type variantDetail struct {
 	Flavour      string         `json:"flavour" example:"default"`
 	Fingerprint  string         `json:"fingerprint,omitempty" doc:"The image's name in Incus and LXD: SHA-256 of metadata followed by root, hex"`
 	Root         string         `json:"root,omitempty" doc:"The format that the fingerprint covers" example:"disk.qcow2"`
-	Formats      []formatDetail `json:"formats" nullable:"false"`
+	Formats      []formatDetail `json:"formats" nullable:"false" doc:"Those that were published, then those that were made since"`
+	Derived      []derivedState `json:"derived,omitempty" nullable:"false" doc:"Formats that are still to be made, and those that couldn't be"`
 }
 
 type formatDetail struct {
@@ -96,7 +97,8 @@ type formatDetail struct {
 	Digest    string           `json:"digest" example:"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"`
 	Size      int64            `json:"size" doc:"Bytes"`
 	MediaType string           `json:"media_type" example:"application/x-qemu-disk"`
-	Origin    string           `json:"origin" enum:"uploaded,made"`
+	Origin    string           `json:"origin" enum:"uploaded,made,derived" doc:"derived: made after the publication, and in no list of checksums"`
+	MadeBy    *madeBy          `json:"made_by,omitempty" doc:"How a derived file was made"`
 	Disk      *events.DiskInfo `json:"disk,omitempty" doc:"What the header of a qcow2 disk says"`
 	URL       string           `json:"url" format:"uri" doc:"Download by name"`
 	BlobURL   string           `json:"blob_url" format:"uri" doc:"Download by digest"`
@@ -197,6 +199,7 @@ func versionDetailOf(ctx context.Context, row catalog.VersionRow) versionDetail 
 			variant.Formats = append(variant.Formats, formatDetail{Format: f.Format, Digest: string(f.Digest), Size: f.Size, MediaType: f.MediaType,
 				Origin: f.Origin, Disk: f.Disk, URL: formatURL(ctx, m.Image, m.Version, v.Name(), f.Format), BlobURL: blobURL(ctx, f.Digest)})
 		}
+		addDerived(ctx, &variant, row)
 		detail.Variants = append(detail.Variants, variant)
 	}
 	return detail

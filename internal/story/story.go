@@ -61,6 +61,8 @@ func (t *teller) tell(event events.Event) (version, text string) {
 		return fact.Version.Version, tellManifest(fact.Manifest)
 	case events.ImageFact:
 		return "", t.describe(fact.ImageState())
+	case events.DerivedFact:
+		return fact.DerivedState().Version, tellDerived(fact)
 	case events.AliasFact:
 		alias := fact.AliasState()
 		before := t.aliases[alias.Alias]

@@ -14,7 +14,7 @@ import (
 
 // Kinds implements projections.Bulk.
 func (Projector) Kinds() []string {
-	return []string{events.KindVersion, events.KindImage, events.KindAlias}
+	return []string{events.KindVersion, events.KindImage, events.KindAlias, events.KindDerived}
 }
 
 // LastOnly implements projections.Bulk: an image keeps the time of its first fact.
@@ -37,6 +37,9 @@ func (Projector) Load(ctx context.Context, tx pgx.Tx, batch []events.Event) erro
 	}
 	if err := c.loadAliases(ctx, tx); err != nil {
 		return fmt.Errorf("load aliases: %w", err)
+	}
+	if err := c.loadDerived(ctx, tx); err != nil {
+		return fmt.Errorf("load derived files: %w", err)
 	}
 	return nil
 }

@@ -1,5 +1,5 @@
-// Package catalog derives the tables of published images from events: images, versions, formats, attachments
-// and aliases. It exists for store/catalog to read. It must not know positions, locks or transactions, which
+// Package catalog derives the tables of published images from events: images, versions, formats, attachments,
+// derived files and aliases. It exists for store/catalog to read. It must not know positions, locks or transactions, which
 // are the runner's, nor who asks for the rows.
 package catalog
 
@@ -42,13 +42,17 @@ func (Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) err
 
 // fold is the rows that a batch leaves behind.
 func fold(batch []events.Event) (changes, error) {
-	c := changes{images: map[string]image{}, versions: map[key]version{}, aliases: map[key]alias{}}
+	c := changes{images: map[string]image{}, versions: map[key]version{}, aliases: map[key]alias{}, derived: map[derivedKey]derived{}}
 	for _, event := range batch {
 		switch fact := event.Fact.(type) {
 		case events.ImageDescribed:
 			c.describe(event, fact.Image)
 		case events.VersionPublished:
 			if err := c.publish(event, fact.Version); err != nil {
+				return c, err
+			}
+		case events.DerivedFact:
+			if err := c.derive(event, fact.DerivedState()); err != nil {
 				return c, err
 			}
 		case events.AliasMoved:

@@ -18,6 +18,7 @@ type changes struct {
 	images   map[string]image
 	versions map[key]version
 	aliases  map[key]alias
+	derived  map[derivedKey]derived
 }
 
 type image struct {
@@ -82,6 +83,7 @@ func (c *changes) write(ctx context.Context, tx pgx.Tx) error {
 	c.queueImages(&statements)
 	c.queueVersions(&statements)
 	c.queueAliases(&statements)
+	c.queueDerived(&statements)
 	if statements.Len() == 0 {
 		return nil
 	}

@@ -19,14 +19,19 @@ type FormatRow struct {
 	Size        int64 // bytes
 	MediaType   string
 	ByAlias     bool              // an alias was asked for: the answer may change
+	Derived     bool              // made after the publication: it may be removed, and then made anew
 	Visibility  events.Visibility // of its image, now
-	PublishedAt time.Time
+	PublishedAt time.Time         // of a derived file: when it was made
 }
 
 const formatStatement = `
-SELECT f.image, f.version, f.variant, f.format, f.digest, f.size_bytes, f.media_type, name.resolved_by = 'alias', i.visibility, v.published_at
+SELECT f.image, f.version, f.variant, f.format, f.digest, f.size_bytes, f.media_type, name.resolved_by = 'alias', i.visibility, coalesce(f.made_at, v.published_at), f.made_at IS NOT NULL
 FROM ` + resolved + `
-JOIN catalog.formats f ON f.image = $1 AND f.version = name.version AND f.variant = $3 AND f.format = $4
+JOIN (
+    SELECT image, version, variant, format, digest, size_bytes, media_type, NULL::timestamptz AS made_at FROM catalog.formats
+    UNION ALL
+    SELECT image, version, variant, format, digest, size_bytes, media_type, made_at FROM catalog.derived WHERE state = 'made'
+) f ON f.image = $1 AND f.version = name.version AND f.variant = $3 AND f.format = $4
 JOIN catalog.versions v ON v.image = f.image AND v.version = f.version
 JOIN catalog.images i ON i.name = f.image`
 
@@ -35,7 +40,7 @@ JOIN catalog.images i ON i.name = f.image`
 func (c *Catalog) Format(ctx context.Context, image, versionOrAlias, variant, format string) (FormatRow, error) {
 	row, err := one(ctx, c, func(row pgx.CollectableRow) (FormatRow, error) {
 		var f FormatRow
-		err := row.Scan(&f.Image, &f.Version, &f.Variant, &f.Format, &f.Digest, &f.Size, &f.MediaType, &f.ByAlias, &f.Visibility, &f.PublishedAt)
+		err := row.Scan(&f.Image, &f.Version, &f.Variant, &f.Format, &f.Digest, &f.Size, &f.MediaType, &f.ByAlias, &f.Visibility, &f.PublishedAt, &f.Derived)
 		f.PublishedAt = f.PublishedAt.UTC()
 		return f, err
 	}, formatStatement, image, versionOrAlias, variant, format)
@@ -58,14 +63,16 @@ SELECT f.digest, f.size_bytes, f.media_type, i.visibility = 'public' AS public
 FROM (
     SELECT 1 AS preference, image, version, variant, format, digest, size_bytes, media_type FROM catalog.formats WHERE digest = $1
     UNION ALL
-    SELECT 2, image, version, '', name, digest, size_bytes, media_type FROM catalog.attachments WHERE digest = $1
+    SELECT 2, image, version, variant, format, digest, size_bytes, media_type FROM catalog.derived WHERE digest = $1 AND state = 'made'
+    UNION ALL
+    SELECT 3, image, version, '', name, digest, size_bytes, media_type FROM catalog.attachments WHERE digest = $1
 ) AS f
 JOIN catalog.images i ON i.name = f.image
 WHERE ` + visible + `
 ORDER BY public DESC, f.preference, f.image, f.version, f.variant, f.format
 LIMIT 1`
 
-// Blob finds a blob that some published version names, as a format or an attachment, of a public image or one of
+// Blob finds a blob that some published version names, as a format, a derived file or an attachment, of a public image or one of
 // the readable ones; where several do, a public one speaks for it, and a format before an attachment. Errors:
 // ErrNotFound, ErrUnavailable.
 func (c *Catalog) Blob(ctx context.Context, digest events.Digest, readable Readable) (BlobRow, error) {

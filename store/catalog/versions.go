@@ -20,6 +20,7 @@ type VersionRow struct {
 	Sequence    events.Sequence // of the event that published it
 	Aliases     []string        // that name it, sorted
 	Manifest    events.Manifest
+	Derived     []events.Derived // what is made from it, is to be made or couldn't be, by variant and format
 	ResolvedBy  ResolvedBy
 }
 
@@ -35,7 +36,8 @@ const (
 const versionColumns = `
 SELECT v.image, v.version, i.visibility, v.published_at, v.sequence,
     coalesce((SELECT array_agg(a.alias ORDER BY a.alias) FROM catalog.aliases a WHERE a.image = v.image AND a.version = v.version), '{}') AS aliases,
-    v.manifest`
+    v.manifest,
+    coalesce((SELECT jsonb_agg(d.derived ORDER BY d.variant, d.format) FROM catalog.derived d WHERE d.image = v.image AND d.version = v.version), '[]') AS derived`
 
 const versionsStatement = versionColumns + `, 'version'
 FROM catalog.versions v
@@ -109,7 +111,10 @@ func (c *Catalog) Version(ctx context.Context, image, nameOrAlias string) (Versi
 
 func scanVersion(row pgx.CollectableRow) (VersionRow, error) {
 	var v VersionRow
-	err := row.Scan(&v.Image, &v.Version, &v.Visibility, &v.PublishedAt, &v.Sequence, &v.Aliases, &v.Manifest, &v.ResolvedBy)
+	err := row.Scan(&v.Image, &v.Version, &v.Visibility, &v.PublishedAt, &v.Sequence, &v.Aliases, &v.Manifest, &v.Derived, &v.ResolvedBy)
 	v.PublishedAt = v.PublishedAt.UTC()
+	if len(v.Derived) == 0 {
+		v.Derived = nil
+	}
 	return v, err
 }

@@ -18,7 +18,7 @@ import (
 // Subjects are those that an image's past stands under; no image means all images.
 func Subjects(images ...string) []string {
 	return slices.Concat(events.SubjectsAbout(events.KindImage, images...), events.SubjectsAbout(events.KindVersion, images...),
-		events.SubjectsAbout(events.KindAlias, images...))
+		events.SubjectsAbout(events.KindAlias, images...), events.SubjectsAbout(events.KindDerived, images...))
 }
 
 // Catalog is the catalog at the event that was applied last. The zero value isn't ready: see [New].
@@ -31,6 +31,7 @@ type image struct {
 	createdAt, updatedAt time.Time
 	versions             map[string]version
 	aliases              map[string]catalog.Alias
+	derived              map[events.Entity]events.Derived
 }
 
 type version struct {
@@ -56,6 +57,13 @@ func (c *Catalog) Apply(event events.Event) error {
 			return fmt.Errorf("event %d: version %s of image %s is published without a manifest", event.Sequence, fact.Version.Version, fact.Image)
 		}
 		c.image(fact.Image).versions[fact.Version.Version] = version{manifest: fact.Manifest, sequence: event.Sequence}
+	case events.DerivedFact:
+		d := fact.DerivedState()
+		if d.State == events.DerivedIsRemoved {
+			delete(c.image(d.Image).derived, d.Entity())
+			return nil
+		}
+		c.image(d.Image).derived[d.Entity()] = d
 	case events.AliasFact:
 		alias := fact.AliasState()
 		if alias.Version == "" {
@@ -70,7 +78,7 @@ func (c *Catalog) Apply(event events.Event) error {
 func (c *Catalog) image(name string) *image {
 	i, ok := c.images[name]
 	if !ok {
-		i = &image{versions: map[string]version{}, aliases: map[string]catalog.Alias{}}
+		i = &image{versions: map[string]version{}, aliases: map[string]catalog.Alias{}, derived: map[events.Entity]events.Derived{}}
 		c.images[name] = i
 	}
 	return i
@@ -164,6 +172,14 @@ func (i *image) row(v version, by catalog.ResolvedBy) catalog.VersionRow {
 			row.Aliases = append(row.Aliases, alias)
 		}
 	}
+	for _, d := range i.derived {
+		if d.Version == row.Version {
+			row.Derived = append(row.Derived, d)
+		}
+	}
+	slices.SortFunc(row.Derived, func(a, b events.Derived) int {
+		return cmp.Or(cmp.Compare(a.Variant, b.Variant), cmp.Compare(a.Format, b.Format))
+	})
 	return row
 }
 

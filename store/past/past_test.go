@@ -44,7 +44,7 @@ func TestThePastIsWhatTheTablesWere(t *testing.T) {
 	tables := catalog.New(pool)
 	seenMany := false
 	rapid.Check(t, func(t *rapid.T) {
-		if _, err := pool.Exec(ctx, `TRUNCATE catalog.images, catalog.versions, catalog.formats, catalog.attachments, catalog.aliases CASCADE`); err != nil {
+		if _, err := pool.Exec(ctx, `TRUNCATE catalog.images, catalog.versions, catalog.formats, catalog.attachments, catalog.aliases, catalog.derived CASCADE`); err != nil {
 			t.Fatalf("%v", err)
 		}
 		folded := past.New()
@@ -62,7 +62,7 @@ func TestThePastIsWhatTheTablesWere(t *testing.T) {
 				t.Fatalf("fold event %d: %v", event.Sequence, err)
 			}
 			switch event.Fact.(type) {
-			case events.ImageFact, events.VersionPublished, events.AliasFact:
+			case events.ImageFact, events.VersionPublished, events.AliasFact, events.DerivedFact:
 			default:
 				continue // changes neither; asking the tables takes its time
 			}
