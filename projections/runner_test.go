@@ -31,7 +31,7 @@ func TestAPublicationBecomesRows(t *testing.T) {
 			counts[schema+"."+table] = len(content)
 		}
 	}
-	want := map[string]int{"catalog.images": 1, "catalog.versions": 1, "catalog.formats": 2, "catalog.attachments": 1, "catalog.aliases": 1, "jobs.uploads": 1, "jobs.jobs": 1}
+	want := map[string]int{"catalog.images": 1, "catalog.versions": 1, "catalog.formats": 2, "catalog.attachments": 1, "catalog.aliases": 1, "catalog.derived": 0, "jobs.uploads": 1, "jobs.jobs": 1}
 	if diff := cmp.Diff(want, counts); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)
 	}
