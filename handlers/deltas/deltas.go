@@ -29,8 +29,8 @@ const (
 	retryPause = 10 * time.Second
 )
 
-// MediaType of a delta. There is no registered one.
-const MediaType = "application/octet-stream"
+// MediaType of a delta: RFC 3284.
+const MediaType = "application/vcdiff"
 
 // Config is what deltas are made with.
 type Config struct {

@@ -55,7 +55,7 @@ func Find() (*Tool, error) {
 	return &Tool{Path: path}, nil
 }
 
-// Version is what the program says it is; "" where it says nothing.
+// Version is the program's, such as 3.0.11; "" where it doesn't say.
 func (t *Tool) Version(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -65,7 +65,7 @@ func (t *Tool) Version(ctx context.Context) string {
 	}
 	line, _, _ := strings.Cut(string(said), "\n")
 	line, _, _ = strings.Cut(line, ",") // what follows is its copyright
-	return strings.TrimSpace(line)
+	return strings.TrimPrefix(strings.TrimSpace(line), "Xdelta version ")
 }
 
 // Window is how much of a base of so many bytes the encoder keeps in reach, in bytes: all of it where the memory allows, for blocks

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +52,9 @@ func find(t *testing.T) *vcdiff.Tool {
 func TestADeltaMakesTheTargetOfItsBase(t *testing.T) {
 	t.Parallel()
 	tool := find(t)
+	if version := tool.Version(t.Context()); !strings.HasPrefix(version, "3.") {
+		t.Errorf("version %q", version)
+	}
 	old := random(1, 3<<20)
 	// Something in between, and the beginning at the end.
 	changed := append(append(append([]byte{}, old[1<<20:2<<20]...), random(2, 5000)...), old[2<<20:]...)
