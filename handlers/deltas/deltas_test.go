@@ -235,7 +235,7 @@ func (w *works) apply(base []byte, d events.Derived) []byte {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer delta.Close()
+	defer delta.Close() //nolint:errcheck // only read
 	if said, err := exec.CommandContext(w.t.Context(), "xdelta3", "-f", "-d", "-s", from, delta.Name(), to).CombinedOutput(); err != nil {
 		w.t.Fatalf("xdelta3 -d: %v: %s", err, said)
 	}

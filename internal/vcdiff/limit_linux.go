@@ -3,10 +3,16 @@ package vcdiff
 import (
 	"errors"
 	"fmt"
+	"os/exec"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
+
+// dieWithUs has the system end a program when this process ends without having done so.
+func dieWithUs(command *exec.Cmd) {
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+}
 
 // limit bounds what a process that has just begun may take. One that is gone already needs none.
 func limit(pid int, memory int64, nice int) error {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -131,6 +132,10 @@ func (t *Tool) run(ctx context.Context, out *cappedWriter, arguments []string) e
 	var complaint bytes.Buffer
 	command.Stderr = &cappedWriter{w: &complaint, left: maxComplaint, drop: true}
 	command.WaitDelay = 5 * time.Second
+	dieWithUs(command)
+	// The system ends the program with the thread that began it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := command.Start(); err != nil {
 		return err
 	}
