@@ -149,3 +149,34 @@ func TestLinksBetweenPagesLeadSomewhere(t *testing.T) {
 		}
 	}
 }
+
+// An open fence turns the rest of a page inside out.
+func TestCodeFencesAreClosed(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob("*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatal(err)
+	}
+	for _, page := range append(pages, "../README.md", "../SECURITY.md", "../CONTRIBUTING.md", "../CHANGELOG.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := 0 // line of the open fence
+		for i, line := range strings.Split(string(text), "\n") {
+			fence, isFence := strings.CutPrefix(strings.TrimSpace(line), "```")
+			switch {
+			case !isFence:
+			case open == 0:
+				open = i + 1
+			case fence != "":
+				t.Errorf("%s:%d opens a fence inside of the one of line %d", page, i+1, open)
+			default:
+				open = 0
+			}
+		}
+		if open != 0 {
+			t.Errorf("%s:%d opens a fence that is never closed", page, open)
+		}
+	}
+}

@@ -151,6 +151,7 @@ func TestRulesOfTokens(t *testing.T) {
 		"revoke it twice":       second(RevokeToken(revoked, "1", "x", now)),
 		"revoke none":           second(RevokeToken(Current[Token]{}, "1", "x", now)),
 		"rotate an expired one": second(RotateToken(current, owner, "1", "3", hash, "x", now.Add(2*time.Hour))),
+		"rotate a namesake's":   second(RotateToken(current, Current[Principal]{State: Principal{Name: "ci", CreatedAt: now.Add(time.Minute)}, Sequence: 8}, "1", "3", hash, "x", now.Add(2*time.Minute))),
 		"rotate for a gone one": second(RotateToken(current, Current[Principal]{}, "1", "3", hash, "x", now)),
 	} {
 		if !IsCode(err, CodeNotFound) {

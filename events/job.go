@@ -314,6 +314,9 @@ func Publish(cmd PublishVersion) ([]Change, error) {
 	if v.State != StateReserved || v.UploadID != j.UploadID {
 		return nil, &Error{Code: CodeVersionInProgress, Upload: v.UploadID, Text: fmt.Sprintf("version %s of image %s is not reserved for upload session %s any more", j.Version, j.Image, j.UploadID)}
 	}
+	if cmd.Image.Sequence != 0 && cmd.Image.State.Visibility == Public && cmd.Upload.Visibility == Private {
+		return nil, Refuse(CodeVisibility, "the session was opened for a private image, and image %s has become public since: nothing of it is published", j.Image)
+	}
 	s.State, s.FinishedAt, s.Error = StepSucceeded, cmd.At, ""
 	j.State, j.EndedAt = JobStateSucceeded, cmd.At
 	v.State, v.Manifest = StatePublished, newManifest(j, cmd.Upload, visibilityOf(cmd.Image, cmd.Upload), cmd.At)
@@ -329,7 +332,7 @@ func Publish(cmd PublishVersion) ([]Change, error) {
 }
 
 // visibilityOf is that of the image where there is one: two sessions of a new image may have declared it
-// differently.
+// differently. What was declared private never becomes public by it: Publish refuses that.
 func visibilityOf(image Current[Image], u Upload) Visibility {
 	if image.Sequence != 0 {
 		return image.State.Visibility

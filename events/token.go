@@ -103,6 +103,9 @@ func RotateToken(current Current[Token], owner Current[Principal], id, newID, ne
 		return nil, err
 	}
 	old := current.State
+	if old.Principal != AdminPrincipal && old.IssuedAt.Before(owner.State.CreatedAt) {
+		return nil, Refuse(CodeNotFound, "token %s was of a principal that was removed; the one of today has its name only", id)
+	}
 	if old.Trust != "" {
 		return nil, Refuse(CodeInvalid, "token %s came in exchange for an OIDC token: exchange another one", id)
 	}

@@ -170,13 +170,21 @@ func checkClaims(c *checker, t Trust) {
 		c.text(field, value, MaxTrustText)
 	}
 	tenant, shared := claimsOfTenant[t.Issuer]
-	if shared && len(t.Claims) > 0 && !slices.ContainsFunc(tenant, func(name string) bool { return namesTenant(t.Claims[name]) }) {
+	if shared && len(t.Claims) > 0 && !slices.ContainsFunc(tenant, func(name string) bool { return namesTenant(name, t.Claims[name]) }) {
 		c.fail("claims", "", "this issuer signs for everybody: one of "+strings.Join(tenant, ", ")+" has to say whose tokens are meant, without '*' in the owner's name")
 	}
 }
 
-// namesTenant says whether a value leaves no choice of the owner, the part before the first slash.
-func namesTenant(value string) bool {
+// namesTenant says whether a value leaves no choice of the owner, the part before the first slash. A sub may be made of
+// other things than the owner: it names one only where it begins with a repository's or project's path.
+func namesTenant(claim, value string) bool {
+	if claim == "sub" {
+		kind, rest, _ := strings.Cut(value, ":")
+		if kind != "repo" && kind != "repository" && kind != "repository_owner" && kind != "project_path" {
+			return false
+		}
+		value = rest
+	}
 	owner, _, _ := strings.Cut(value, "/")
 	return owner != "" && !strings.Contains(owner, "*")
 }

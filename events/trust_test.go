@@ -58,6 +58,7 @@ func TestATrustRuleOfBadFormIsRefused(t *testing.T) {
 		"the audience as claim":   {"claims.aud", elsewhere(claims("sub", "x", "aud", "y"))},
 		"a service account":       {"", elsewhere(claims("sub", "system:serviceaccount:ci:*"))},
 		"all of GitHub by ref":    {"claims", claims("ref", "refs/heads/main")},
+		"an environment by sub":   {"claims", claims("sub", "environment:production")},
 		"all of GitHub by sub":    {"claims", claims("sub", "repo:*")},
 		"any owner":               {"claims", claims("repository", "*/images")},
 		"owners that begin so":    {"claims", claims("repository", "acme*/images", "ref", "refs/heads/main")},

@@ -40,7 +40,7 @@ type grammar struct {
 	History     HistoryCmd     `cmd:"" help:"Tell what happened to an image, or to one version."`
 	Projections ProjectionsCmd `cmd:"" help:"For operators: status of the projections, rebuild, verify, replay, skip."`
 	Principals  PrincipalsCmd  `cmd:"" help:"For admins: who may do what: people and services, and their roles."`
-	Tokens      TokensCmd      `cmd:"" help:"For admins: issue, list, rotate and revoke tokens."`
+	Tokens      TokensCmd      `cmd:"" help:"For admins: issue, list, rotate and revoke tokens; and for everybody: rotate one's own."`
 	Trust       TrustCmd       `cmd:"" help:"For admins: whose OIDC tokens are taken, so that CI publishes without a stored secret."`
 	Subscribers SubscribersCmd `cmd:"" help:"Let services read events over NATS: add, list and remove subscribers."`
 	Webhooks    WebhooksCmd    `cmd:"" help:"Send events to URLs: add, list and remove webhooks, and see to what they didn't take."`
@@ -169,7 +169,7 @@ func withRemedy(err error) error {
 		return fmt.Errorf("nobody listens at %s: is imgsrv running? Start it with: imgsrv start; or say where it is with --server or IMGSRV_SERVER", connection.Server)
 	case errors.As(err, &connection) && strings.HasPrefix(connection.Server, "https:"):
 		return fmt.Errorf("%w (a server with a certificate of its own needs --ca-file: <data-dir>/tls/cert.pem on the server)", err)
-	case errors.As(err, &p) && p.Code == client.CodeUnauthorized:
+	case errors.As(err, &p) && p.Code == client.CodeUnauthorized && (strings.Contains(err.Error(), "needs a token") || strings.Contains(err.Error(), "token is unknown")):
 		return fmt.Errorf("%w (give the token with --token or IMGSRV_TOKEN; on the server's machine it is found in --data-dir, as admin.token)", err)
 	}
 	return err

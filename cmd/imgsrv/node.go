@@ -134,9 +134,12 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err := directory.CatchUp(ctx); err != nil {
 		return fmt.Errorf("read who may do what: %w", err)
 	}
+	if !access.IsToken(token) {
+		n.log.Warn("admin.token holds no token of imgsrv's making: whoever guesses it is an admin", "remedy", "remove the file and start again, or: imgsrv tokens rotate")
+	}
 	if id, known := directory.AddBuiltIn(token); known {
 		if _, why, _ := directory.Token(id); why != "" {
-			n.log.Info("the token in admin.token is not good any more", "reason", why, "remedy", "where no other admin's token is left, remove the file and start again")
+			n.log.Warn("the token in admin.token is not good any more", "reason", why, "remedy", "where no other admin's token is left, remove the file and start again")
 		}
 	}
 	n.background("directory of principals and tokens", directory.Run)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/limits"
+	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/telemetry"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
@@ -73,7 +74,7 @@ func (n *Node) startLimits(ctx context.Context, f LimitFlags, log *jetstream.Log
 	n.background("limits of uploads", intake.Follow)
 	return limited{
 		requests: limits.NewRequests(limits.RequestsConfig{PerSecond: f.RateLimit, Burst: f.RateBurst, Exempt: exempt,
-			Free: []string{"/healthz", "/readyz"}, Refusals: refusals, Log: n.log}),
+			Free: []string{"/healthz", "/readyz"}, Chunks: tus.BasePath, Refusals: refusals, Log: n.log}),
 		uploads: limits.NewUploads(f.MaxParallelUploads, refusals), intake: intake,
 	}, nil
 }

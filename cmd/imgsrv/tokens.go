@@ -7,6 +7,8 @@ import (
 	"io"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/internal/client"
 )
@@ -97,6 +99,11 @@ func (cmd *TokensRotateCmd) Run(ctx context.Context, t Terminal) error {
 	if cmd.ID == "" {
 		cmd.ID = who.TokenID
 	}
+	if cmd.ID != "" {
+		if err := checkTokenID(cmd.ID); err != nil {
+			return err
+		}
+	}
 	if cmd.ID == "" {
 		return errors.New("this command doesn't use a token: say which one to replace")
 	}
@@ -123,6 +130,14 @@ func (cmd *TokensRotateCmd) Run(ctx context.Context, t Terminal) error {
 	return cmd.printIssued(t, issued)
 }
 
+// checkTokenID keeps what is no id, which may be the token itself, out of the request's path.
+func checkTokenID(id string) error {
+	if _, err := uuid.Parse(id); err != nil {
+		return usagef("say which token by its id, as imgsrv tokens lists it: not by the token itself")
+	}
+	return nil
+}
+
 // tokenIsFromFile says whether the command found its token on this machine.
 func (f *clientFlags) tokenIsFromFile() bool {
 	base, err := client.ParseServer(f.Server)
@@ -138,6 +153,9 @@ type TokensRevokeCmd struct {
 
 // Run ends it.
 func (cmd *TokensRevokeCmd) Run(ctx context.Context, t Terminal) error {
+	if err := checkTokenID(cmd.ID); err != nil {
+		return err
+	}
 	c, err := cmd.operator(t)
 	if err != nil {
 		return err

@@ -43,7 +43,8 @@ func (cmd *TrustListCmd) Run(ctx context.Context, t Terminal) error {
 // TrustAddCmd adds a rule.
 type TrustAddCmd struct {
 	clientFlags `embed:""`
-	roleFlags   `embed:""`
+	Role        []string `help:"Role: reader, publisher or operator; may be repeated." enum:"reader,publisher,operator" placeholder:"ROLE"`
+	Images      []string `help:"Images that the roles are for, with * for any characters: 'team-a-*'; may be repeated. Default: the whole server." placeholder:"PATTERN"`
 
 	Name     string            `arg:"" help:"Name of the rule, such as github-main."`
 	Issuer   string            `required:"" help:"URL of the issuer, exactly as in the tokens' iss: https://token.actions.githubusercontent.com." placeholder:"URL"`
@@ -54,7 +55,7 @@ type TrustAddCmd struct {
 
 // Run adds.
 func (cmd *TrustAddCmd) Run(ctx context.Context, t Terminal) error {
-	roles, err := cmd.roles()
+	roles, err := roleFlags{cmd.Role, cmd.Images}.roles()
 	if err != nil {
 		return err
 	}

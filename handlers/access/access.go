@@ -71,15 +71,23 @@ func (p Principal) Alive() bool { return p.alive == nil || p.alive() }
 
 // Readable says which private images the principal may read: an image has to match a pattern of each list. No
 // lists: all of them; an empty list: none. The lists are sorted, so that equal rights look the same.
-func (p Principal) Readable() [][]string {
+func (p Principal) Readable() [][]string { return p.Holds(events.RoleReader) }
+
+// Holds is as Readable, for any role.
+func (p Principal) Holds(role events.Role) [][]string {
 	lists := [][]string{}
 	add := func(grants []events.Grant) {
 		patterns := []string{}
 		for _, g := range grants {
-			if g.Images == "" {
-				return // every role reads
+			everywhere := g
+			everywhere.Images = ""
+			switch {
+			case !everywhere.Covers(role, ""):
+			case g.Images == "":
+				return
+			default:
+				patterns = append(patterns, g.Images)
 			}
-			patterns = append(patterns, g.Images)
 		}
 		slices.Sort(patterns)
 		lists = append(lists, slices.Compact(patterns))

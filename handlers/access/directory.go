@@ -30,6 +30,8 @@ type Directory struct {
 	principals map[string]member
 	tokens     map[string]Token // by id
 	byHash     map[string]string
+	exchanged  int             // facts of tokens that came in exchange for OIDC tokens
+	unreadable map[string]bool // subjects of which a newer release has said something that can't be read here
 }
 
 // member is a principal, and since when: a token issued before is one of a predecessor.
@@ -57,7 +59,7 @@ type DirectoryConfig struct {
 // NewDirectory makes a directory that knows nobody yet: CatchUp and Run fill it.
 func NewDirectory(cfg DirectoryConfig) *Directory {
 	d := &Directory{log: cfg.Log, logger: cfg.Logger, now: cfg.Clock, trusted: cfg.Trusted, used: make(chan string, 64),
-		principals: map[string]member{}, tokens: map[string]Token{}, byHash: map[string]string{}}
+		principals: map[string]member{}, tokens: map[string]Token{}, byHash: map[string]string{}, unreadable: map[string]bool{}}
 	if d.now == nil {
 		d.now = time.Now
 	}
@@ -106,6 +108,9 @@ func (d *Directory) AddBuiltIn(token string) (id string, known bool) {
 	if other, issued := d.byHash[hash]; issued {
 		return other, true
 	}
+	if d.unreadable[events.TokenEntity(id).Subject()] {
+		return id, true
+	}
 	d.tokens[id] = Token{BuiltIn: true, Token: events.Token{ID: id, Principal: events.AdminPrincipal, Name: "admin.token", Hash: hash, Grants: []events.Grant{}, IssuedBy: "imgsrv"}}
 	d.byHash[hash] = id
 	return id, false
@@ -123,7 +128,8 @@ func (d *Directory) apply(event events.Event) {
 		if _, ok := fact.(events.PrincipalCreated); ok {
 			since = event.Sequence
 		}
-		d.principals[p.Name] = member{Principal: p, since: since}
+		d.principals[p.Name] = member{Principal: p, since: max(since, d.principals[p.Name].since)}
+		delete(d.unreadable, event.Subject)
 	case events.TokenFact:
 		t := fact.TokenState()
 		issued := d.tokens[t.ID].Issued
@@ -132,10 +138,37 @@ func (d *Directory) apply(event events.Event) {
 		}
 		d.tokens[t.ID] = Token{Token: t, Issued: issued}
 		d.byHash[t.Hash] = t.ID
+		if t.Trust != "" {
+			d.forgetExchanged()
+		}
 	default:
 		d.logger.Error("an event about access can't be read: a newer release wrote it; whom it is about has no rights here", "sequence", event.Sequence, "subject", event.Subject)
-		maps.DeleteFunc(d.principals, func(name string, _ member) bool { return events.PrincipalEntity(name).Subject() == event.Subject })
-		maps.DeleteFunc(d.tokens, func(id string, _ Token) bool { return events.TokenEntity(id).Subject() == event.Subject })
+		d.unreadable[event.Subject] = true
+		for name, m := range d.principals {
+			if events.PrincipalEntity(name).Subject() == event.Subject {
+				// It may have begun anew: what is older than that is a predecessor's.
+				d.principals[name] = member{Principal: events.Principal{Name: name, Removed: true}, since: max(m.since, event.Sequence)}
+			}
+		}
+	}
+}
+
+// exchangedKept is how long a token that came in exchange is remembered after its end, for lists; of exchangedSwept new ones
+// the first looks for those to forget: there may be many a day, and each lives an hour.
+const (
+	exchangedKept  = 24 * time.Hour
+	exchangedSwept = 1000
+)
+
+func (d *Directory) forgetExchanged() {
+	if d.exchanged++; d.exchanged%exchangedSwept != 0 {
+		return
+	}
+	for id, t := range d.tokens {
+		if t.Trust != "" && t.Expired(d.now().Add(-exchangedKept)) {
+			delete(d.tokens, id)
+			delete(d.byHash, t.Hash)
+		}
 	}
 }
 
@@ -194,6 +227,8 @@ func (d *Directory) isAlive(id string, grants []events.Grant) bool {
 // dead says why a token is no longer good; "" for one that is.
 func (d *Directory) dead(t Token) string {
 	switch {
+	case d.unreadable[events.TokenEntity(t.ID).Subject()]:
+		return "a newer release of imgsrv has said something of the token that this one can't read"
 	case t.Revoked:
 		return "the token was revoked"
 	case t.Expired(d.now()):

@@ -181,6 +181,56 @@ func TestWhatANewerReleaseSaysOfATokenEndsItHere(t *testing.T) {
 	}
 }
 
+// Also where the token is the one in admin.token, and where a principal has begun anew in between.
+func TestWhatCantBeReadBringsNoOldRightsBack(t *testing.T) {
+	t.Parallel()
+	log, nc := natstest.LogAndConn(t)
+	const first = "the token in admin.token"
+	id, known := access.NewDirectory(access.DirectoryConfig{Logger: slog.New(slog.DiscardHandler)}).AddBuiltIn(first)
+	if known {
+		t.Fatal("known before anything happened")
+	}
+	token, _, _ := issued(t, log, "ci", events.Grant{Role: events.RoleReader})
+	for subject, eventType := range map[string]string{events.TokenEntity(id).Subject(): "imgsrv.token.revoked.v9", events.PrincipalEntity("ci").Subject(): "imgsrv.principal.created.v9"} {
+		if _, err := nc.RequestMsg(newerEvent(subject, eventType), 5*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	granted, err := log.Append(t.Context(), jetstream.Cause{}, events.Change{Expect: lastOf(t, log, events.PrincipalEntity("ci")),
+		Fact: events.PrincipalRoleGranted{Principal: events.Principal{Name: "ci", Grants: []events.Grant{{Role: events.RoleAdmin}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := running(t, access.DirectoryConfig{Log: log})
+	if err := d.Wait(t.Context(), granted); err != nil {
+		t.Fatal(err)
+	}
+	if _, known := d.AddBuiltIn(first); !known {
+		t.Error("what a newer release said of the first token is forgotten")
+	}
+	for _, dead := range []string{first, token} {
+		if p, err := d.Guard(nil).Authenticate(bearer(dead)); err == nil {
+			t.Errorf("%q is let in: %+v", dead, p)
+		}
+	}
+}
+
+// lastOf is the sequence of an entity's last event, also one that can't be read.
+func lastOf(t *testing.T, log *jetstream.Log, entity events.Entity) events.Sequence {
+	t.Helper()
+	head, err := log.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for sequence := head; sequence > 0; sequence-- {
+		if event, ok, _ := log.At(t.Context(), sequence); ok && event.Subject == entity.Subject() {
+			return sequence
+		}
+	}
+	t.Fatalf("%s has no event", entity.ID)
+	return 0
+}
+
 func TestTheDayOfATokensUseIsRecordedOnce(t *testing.T) {
 	t.Parallel()
 	log := natstest.Log(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -96,6 +97,7 @@ func (g *Guard) byCertificate(r *http.Request) (Principal, bool) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return Principal{}, false
 	}
+	// The built-in admin isn't in the list of principals, so no certificate can be its.
 	return g.directory.byName(r.TLS.VerifiedChains[0][0].Subject.CommonName)
 }
 
@@ -106,6 +108,8 @@ func (g *Guard) Holder(r *http.Request, role events.Role) (Principal, error) {
 	switch {
 	case err != nil:
 		return p, err
+	case p.Name == "" && r.TLS != nil && len(r.TLS.VerifiedChains) > 0:
+		return p, problem.New(problem.CodeUnauthorized, "the certificate's name "+strconv.Quote(r.TLS.VerifiedChains[0][0].Subject.CommonName)+" is no principal's, and this needs one")
 	case p.Name == "":
 		return p, problem.New(problem.CodeUnauthorized, "this needs a token, in the header Authorization: Bearer TOKEN; the first one is in admin.token in the server's data folder")
 	case !p.MaySomewhere(role):

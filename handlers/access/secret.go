@@ -89,3 +89,13 @@ func CheckWritable(path string) error {
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
+
+// LooksLikeToken says whether a text holds what begins like a token: such a text isn't to be logged.
+func LooksLikeToken(text string) bool { return strings.Contains(text, tokenPrefix) }
+
+// IsToken says whether a text has the form of the tokens that NewToken makes.
+func IsToken(text string) bool {
+	secret, ours := strings.CutPrefix(text, tokenPrefix)
+	decoded, err := base64.RawURLEncoding.DecodeString(secret)
+	return ours && err == nil && len(decoded) == tokenBytes
+}

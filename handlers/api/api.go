@@ -106,7 +106,7 @@ type server struct {
 	api          huma.API
 	storageCheck chan struct{} // held by the one check of the storage that runs
 	pastReads    chan struct{} // bounds reads of the log's past
-	eventClients chan struct{} // bounds followers of the events
+	eventClients seats         // of followers of the events
 }
 
 // New makes the router with all routes of the package and the middlewares that every request passes:
@@ -143,7 +143,7 @@ func New(cfg Config) (chi.Router, error) {
 	})
 
 	s := &server{Config: cfg, api: newHuma(router, cfg.Version), storageCheck: make(chan struct{}, 1),
-		pastReads: make(chan struct{}, maxPastReads), eventClients: make(chan struct{}, maxEventClients)}
+		pastReads: make(chan struct{}, maxPastReads)}
 	s.health()
 	s.images()
 	s.versions()

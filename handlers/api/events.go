@@ -17,8 +17,7 @@ import (
 
 const (
 	// Each reader of the past, and each follower, takes a consumer of the stream, which has 1,000.
-	maxPastReads    = 32
-	maxEventClients = 500
+	maxPastReads = 32
 
 	defaultHeartbeat = 15 * time.Second
 	defaultPatience  = 10 * time.Second

@@ -46,13 +46,12 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, s.Log, problem.New(problem.CodeUnauthorized, "without a token there are only events of versions, images and aliases; with this filter none is left"))
 		return
 	}
-	select {
-	case s.eventClients <- struct{}{}:
-		defer func() { <-s.eventClients }()
-	default:
-		problem.Write(w, r, s.Log, problem.New(problem.CodeUnavailable, "too many clients follow the events: try again"))
+	leave, ok := s.eventClients.enter(r.RemoteAddr, access.From(ctx).Name)
+	if !ok {
+		problem.Write(w, r, s.Log, problem.New(problem.CodeUnavailable, "too many clients follow the events, or too many from here: try again"))
 		return
 	}
+	defer leave()
 	tail, err := s.Events.TailBuffered(ctx, after, followBuffer, subjects...)
 	if err != nil {
 		problem.Write(w, r, s.Log, err)

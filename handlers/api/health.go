@@ -8,6 +8,8 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/projections"
 )
 
@@ -81,17 +83,47 @@ func (s *server) health() {
 	})
 	register(s, huma.Operation{
 		OperationID: "readiness", Method: http.MethodGet, Path: pathReady, Tags: []string{tagOperate}, Summary: "Can this node serve?",
-		Description: "Looks at the event log, the database and the storage, a second at most. A projection that lags is shown and is no reason to be unready.",
-		Security:    []map[string][]string{{}},
+		Description: "Looks at the event log, the database and the storage, a second at most. A projection that lags is shown and is no reason to be unready. What exactly is wrong is told to operators of the whole server only.",
+		Security:    []map[string][]string{{}, {securityBearer: {}}},
+		Middlewares: huma.Middlewares{lift(s.whoever)},
 		Responses: map[string]*huma.Response{"503": {Description: "A part is away; the document says which", Content: map[string]*huma.MediaType{
 			"application/json": {Schema: &huma.Schema{Ref: "#/components/schemas/Readiness"}}}}},
 	}, func(ctx context.Context, _ *struct{}) (*readyOutput, error) {
 		out := &readyOutput{Status: http.StatusOK, CacheControl: "no-store", Body: s.readiness(ctx)}
+		if !access.From(ctx).MayServer(events.RoleOperator) {
+			out.Body.hideErrors()
+		}
 		if !out.Body.Ready {
 			out.Status = http.StatusServiceUnavailable
 		}
 		return out, nil
 	})
+}
+
+// whoever is Authenticate for what anybody may ask and nobody is refused: credentials that aren't good are none.
+func (s *server) whoever(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p, err := s.Guard.Authenticate(r); err == nil {
+			r = r.WithContext(access.With(r.Context(), p))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// forOperators stands in place of texts that may name hosts, users, folders or private images.
+const forOperators = "only an operator's token is told why"
+
+func (r *readiness) hideErrors() {
+	for _, text := range []*string{&r.NATS.Error, &r.Postgres.Error, &r.Storage.Error} {
+		if *text != "" {
+			*text = forOperators
+		}
+	}
+	for i := range r.Projections {
+		if p := &r.Projections[i]; p.Error != "" {
+			p.Error, p.Remedy = forOperators, ""
+		}
+	}
 }
 
 func (s *server) readiness(ctx context.Context) readiness {

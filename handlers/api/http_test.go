@@ -256,6 +256,12 @@ func TestReadinessSaysWhichPartIsAway(t *testing.T) {
 	if got["ready"] != false || got["postgres"].(map[string]any)["ok"] != false || got["nats"].(map[string]any)["ok"] != true {
 		t.Errorf("readiness: %v", got)
 	}
+	why := got["postgres"].(map[string]any)["error"]
+	got = n.want(n.do(http.MethodGet, "/readyz", nil, anonymous), 503)
+	if told := got["postgres"].(map[string]any)["error"]; told == "" || told == why {
+		t.Errorf("anybody is told that %v", told)
+	}
+	n.want(n.do(http.MethodGet, "/readyz", nil, withToken("no token")), 503) // a probe with a wrong token still learns what it asks
 	n.want(n.do(http.MethodGet, "/healthz", nil), 200)
 }
 

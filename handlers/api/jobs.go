@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -79,7 +80,7 @@ type jobError struct {
 func (s *server) jobs() {
 	read(s, huma.Operation{
 		OperationID: "list-jobs", Path: pathJobs, Tags: []string{tagPublish}, Summary: "List publication jobs, newest first",
-		Description: "Without a token jobs of private images are left out, so that a page may have fewer jobs than its limit.",
+		Description: "Publishers and operators see all jobs of their images, others those that have published a version of an image that they may see.",
 		Errors:      []int{http.StatusBadRequest, http.StatusUnprocessableEntity},
 	}, []*projections.Runner{s.JobsProjection}, s.listJobs)
 	read(s, huma.Operation{
@@ -106,21 +107,14 @@ func (s *server) jobs() {
 }
 
 func (s *server) listJobs(ctx context.Context, in *jobsInput) (*jobsOutput, error) {
-	jobs, next, err := s.Catalog.Jobs(ctx, catalog.JobFilter{State: events.JobState(in.State), After: in.After, Limit: in.Limit})
+	p := access.From(ctx)
+	jobs, next, err := s.Catalog.Jobs(ctx, catalog.JobFilter{State: events.JobState(in.State), After: in.After, Limit: in.Limit, Shown: catalog.JobsShown{
+		Published: readable(ctx), Publisher: catalog.ReadableBy(p.Holds(events.RolePublisher)), Operator: catalog.ReadableBy(p.Holds(events.RoleOperator))}})
 	if err != nil {
 		return nil, err
 	}
 	out := &jobsOutput{Body: jobsPage{Jobs: []jobStatus{}, Next: next}}
 	for _, row := range jobs {
-		if !access.From(ctx).MayServer(events.RoleReader) {
-			upload, err := s.Events.Upload(ctx, row.Job.UploadID)
-			if err != nil {
-				return nil, err
-			}
-			if !maySee(ctx, upload.State.Image, upload.State.Visibility) {
-				continue
-			}
-		}
 		out.Body.Jobs = append(out.Body.Jobs, jobStatusOf(ctx, row.Job))
 	}
 	out.Link = nextLink(ctx, pathJobs, next, in.Limit, "state", in.State)
@@ -142,10 +136,11 @@ func (s *server) visibleJob(ctx context.Context, id string) (job events.Current[
 	if err != nil {
 		return job, upload, err
 	}
-	if !maySee(ctx, current.State.Image, current.State.Visibility) {
-		return job, upload, missing("there is no job %s", id)
+	shown, err := s.showsSession(ctx, current.State)
+	if err == nil && !shown {
+		err = missing("there is no job %s", id)
 	}
-	return job, current.State, nil
+	return job, current.State, err
 }
 
 func (s *server) retryJob(ctx context.Context, in *idInput) (*retriedOutput, error) {
@@ -166,8 +161,8 @@ func (s *server) retryJob(ctx context.Context, in *idInput) (*retriedOutput, err
 		if err != nil {
 			return nil, err
 		}
-		if !maySee(ctx, upload.State.Image, upload.State.Visibility) {
-			return nil, missing("there is no job %s", in.ID)
+		if shown, err := s.showsSession(ctx, upload.State); err != nil || !shown {
+			return nil, errors.Join(err, missing("there is no job %s", in.ID))
 		}
 		if err := access.Need(access.From(ctx), upload.State.Image, events.RolePublisher, events.RoleOperator); err != nil {
 			return nil, err

@@ -34,7 +34,7 @@ func RequestID(next http.Handler) http.Handler {
 	harmless := regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(requestIDHeader)
-		if !harmless.MatchString(id) {
+		if !harmless.MatchString(id) || access.LooksLikeToken(id) {
 			id = uuid.Must(uuid.NewV7()).String()
 		}
 		w.Header().Set(requestIDHeader, id)
@@ -196,6 +196,7 @@ func authenticate(who func(*http.Request) (access.Principal, error), log *slog.L
 				problem.Write(w, r, log, err)
 				return
 			}
+			w.Header().Add("Vary", "Authorization") // what one is answered isn't for another
 			next.ServeHTTP(w, r.WithContext(access.With(r.Context(), principal)))
 		})
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/blob"
@@ -53,8 +54,20 @@ func newHuma(router chi.Router, version string) huma.API {
 	// document itself is served by (*server).document, since huma makes it without a lock on first use.
 	config.CreateHooks, config.DocsPath, config.SchemasPath, config.OpenAPIPath = nil, "", "", ""
 	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", nameSchema)
+	config.Transformers = append(config.Transformers, keepPrivate)
 	describeAPI(config.OpenAPI)
 	return humachi.New(router, config)
+}
+
+// keepPrivate lets no cache on the way keep what somebody with credentials is answered, where the handler doesn't say what may be
+// kept. huma calls it before it writes the header.
+func keepPrivate(ctx huma.Context, _ string, body any) (any, error) {
+	if access.From(ctx.Context()).Name != "" {
+		if _, w := humachi.Unwrap(ctx); w.Header().Get("Cache-Control") == "" {
+			w.Header().Set("Cache-Control", "private, no-cache")
+		}
+	}
+	return body, nil
 }
 
 func nameSchema(t reflect.Type, hint string) string {

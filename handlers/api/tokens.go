@@ -166,6 +166,9 @@ func (s *server) rotateToken(ctx context.Context, in *tokenInput) (*issuedOutput
 	if err := mayManage(ctx, in.ID); err != nil {
 		return nil, err
 	}
+	if _, ended, ok := s.Guard.Directory().Token(in.ID); ok && ended != "" {
+		return nil, missing("there is no token %s to replace: %s", in.ID, ended)
+	}
 	secret, hash := access.NewToken()
 	id := uuid.Must(uuid.NewV7()).String()
 	var next events.Token

@@ -94,10 +94,17 @@ func (s *server) abortUpload(ctx context.Context, in *idInput) (*uploadOutput, e
 		if upload, err = s.Events.Upload(ctx, in.ID); err != nil {
 			return nil, err
 		}
-		if upload.Sequence == 0 || !maySee(ctx, upload.State.Image, upload.State.Visibility) {
+		if upload.Sequence == 0 {
 			return nil, missing("there is no upload session %s", in.ID)
 		}
-		if err := access.Need(access.From(ctx), upload.State.Image, events.RolePublisher); err != nil {
+		if access.Need(access.From(ctx), upload.State.Image, events.RolePublisher) != nil {
+			shown, err := s.showsSession(ctx, upload.State)
+			if err == nil && !shown {
+				err = missing("there is no upload session %s", in.ID)
+			}
+			if err == nil {
+				err = access.Need(access.From(ctx), upload.State.Image, events.RolePublisher)
+			}
 			return nil, err
 		}
 		if upload.State.State == events.SessionAborted {
@@ -119,8 +126,7 @@ func (s *server) abortUpload(ctx context.Context, in *idInput) (*uploadOutput, e
 	return s.uploadAnswer(ctx, upload)
 }
 
-// visibleUpload reads a session that the caller may see: one of a public image, or any with the right to see
-// private ones.
+// visibleUpload reads a session that the caller may see.
 func (s *server) visibleUpload(ctx context.Context, id string) (upload events.Current[events.Upload], err error) {
 	if !isID(id) {
 		return upload, missing("there is no upload session %q", id)
@@ -128,10 +134,28 @@ func (s *server) visibleUpload(ctx context.Context, id string) (upload events.Cu
 	if upload, err = s.Events.Upload(ctx, id); err != nil {
 		return upload, err
 	}
-	if upload.Sequence == 0 || !maySee(ctx, upload.State.Image, upload.State.Visibility) {
+	if upload.Sequence == 0 {
 		return upload, missing("there is no upload session %s", id)
 	}
-	return upload, nil
+	shown, err := s.showsSession(ctx, upload.State)
+	if err == nil && !shown {
+		err = missing("there is no upload session %s", id)
+	}
+	return upload, err
+}
+
+// showsSession says whether the caller, who knows its id, may see an upload session and its job: both what the session was opened as
+// and what the image is now have to allow it.
+func (s *server) showsSession(ctx context.Context, u events.Upload) (bool, error) {
+	p := access.From(ctx)
+	if p.May(events.RolePublisher, u.Image) || p.May(events.RoleOperator, u.Image) {
+		return true, nil
+	}
+	if !maySee(ctx, u.Image, u.Visibility) {
+		return false, nil
+	}
+	image, err := s.Events.Image(ctx, u.Image)
+	return err == nil && (image.Sequence == 0 || maySee(ctx, u.Image, image.State.Visibility)), err
 }
 
 // maySee says whether the caller may see an image of this visibility.

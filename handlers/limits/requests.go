@@ -31,7 +31,9 @@ type RequestsConfig struct {
 	// who is on it can do worse, and a proxy there counts clients by itself.
 	Exempt []netip.Prefix
 	// Free are paths that are never limited: probes.
-	Free     []string
+	Free []string
+	// Chunks begins the paths under which publishers may send any number of PATCHes.
+	Chunks   string
 	Refusals *Refusals
 	Log      *slog.Logger
 	Clock    func() time.Time // nil: time.Now
@@ -88,15 +90,12 @@ func (l *Requests) admit(r *http.Request, principal access.Principal, authentica
 	}
 	address := clientAddress(r.RemoteAddr)
 	limit, of, key := RequestRate, l.principals, principal.Name
-	_, byPath := access.PathTokenFrom(r.Context()) // where it isn't good, that is a 404
 	switch {
-	case authentication != nil && (byPath || problem.From(authentication).Status == http.StatusUnauthorized):
+	case authentication != nil: // also where it is a 404 for a token in a path, or can't be told now: what is made up costs as much
 		limit, of, key = Authentication, l.failures, bucketKey(address, r.RemoteAddr)
-	case authentication != nil: // who it is can't be told now; the route says so
-		return nil
 	case principal.Name == "":
 		of, key = l.addresses, bucketKey(address, r.RemoteAddr)
-	case r.Method == http.MethodPatch && principal.MaySomewhere(events.RolePublisher):
+	case r.Method == http.MethodPatch && strings.HasPrefix(r.URL.Path, l.cfg.Chunks) && principal.MaySomewhere(events.RolePublisher):
 		// A tus client may send many: the number of those at once is limited, and each is paid for with its bytes.
 		return nil
 	}

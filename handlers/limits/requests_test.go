@@ -43,7 +43,7 @@ func newGate(t *testing.T) *gate {
 		t.Fatal(err)
 	}
 	g := &gate{t: t, now: time.Now()}
-	requests := limits.NewRequests(limits.RequestsConfig{PerSecond: 1, Burst: 5, Exempt: exempt, Free: []string{"/healthz"},
+	requests := limits.NewRequests(limits.RequestsConfig{PerSecond: 1, Burst: 5, Exempt: exempt, Free: []string{"/healthz"}, Chunks: "/tus/",
 		Log: slog.New(slog.DiscardHandler), Clock: func() time.Time { return g.now }})
 	g.handler = requests.Middleware(who)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { g.passed++ }))
 	return g
@@ -96,7 +96,7 @@ func TestEachPrincipalAndEachAddressHasItsOwnRate(t *testing.T) {
 		{"wrong tokens", "192.0.2.9:1000", "wrong", 30},
 		{"nobody, where wrong tokens came from", "192.0.2.9:1000", "", 5},
 		{"a principal, where wrong tokens came from", "192.0.2.9:1000", "late", 5},
-		{"who can't be told just now", "192.0.2.9:1000", "unclear", 50},
+		{"tokens that can't be judged just now", "192.0.2.10:1000", "unclear", 30},
 	} {
 		if got := g.use(c.from, c.who); got != c.want {
 			t.Errorf("%s: %d requests passed, want %d", c.what, got, c.want)
@@ -133,10 +133,13 @@ func TestProbesAndChunksOfUploadsAreNotCounted(t *testing.T) {
 	if w := g.do("GET", "/healthz", "192.0.2.1:1", ""); w.Code != 200 {
 		t.Errorf("a probe: %d", w.Code)
 	}
-	if w := g.do("PATCH", "/", "192.0.2.1:1", "ci"); w.Code != 200 {
+	if w := g.do("PATCH", "/tus/x", "192.0.2.1:1", "ci"); w.Code != 200 {
 		t.Errorf("a chunk of an upload: %d", w.Code)
 	}
-	if w := g.do("PATCH", "/", "192.0.2.1:1", ""); w.Code != 429 {
+	if w := g.do("PATCH", "/elsewhere", "192.0.2.1:1", "ci"); w.Code != 429 {
+		t.Errorf("a PATCH of something else: %d, want 429", w.Code)
+	}
+	if w := g.do("PATCH", "/tus/x", "192.0.2.1:1", ""); w.Code != 429 {
 		t.Errorf("a PATCH of nobody: %d, want 429", w.Code)
 	}
 }

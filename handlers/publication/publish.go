@@ -25,6 +25,9 @@ func (p *Publication) publish(ctx context.Context, d jetstream.Delivery, job eve
 		}
 	}
 	changes, err := events.Publish(cmd)
+	if events.IsCode(err, events.CodeVisibility) {
+		return &Refusal{Code: string(events.CodeVisibility), Err: err}
+	}
 	if err != nil {
 		return fmt.Errorf("publish version %s of %s: %w", upload.Version, upload.Image, err)
 	}

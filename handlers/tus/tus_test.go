@@ -2,7 +2,6 @@ package tus_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -212,29 +211,13 @@ func TestAnUploadSurvivesBrokenConnectionsAndRestarts(t *testing.T) {
 		t.Fatalf("first PATCH: %d, offset %s", a.status, a.header.Get("Upload-Offset"))
 	}
 	// The line breaks in the middle of a PATCH.
-	ctx, cancel := context.WithCancel(t.Context())
-	pipeR, pipeW := io.Pipe()
-	r, err := http.NewRequestWithContext(ctx, "PATCH", in.url(session, 0), pipeR)
-	if err != nil {
+	conn := in.begunPatch(session, 300_000, len(disk)-300_000)
+	if _, err := conn.Write(disk[300_000:500_000]); err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range map[string]string{"Tus-Resumable": "1.0.0", "Authorization": "Bearer " + token, "Content-Type": "application/offset+octet-stream", "Upload-Offset": "300000"} {
-		r.Header.Set(name, value)
-	}
-	broken := make(chan error, 1)
-	go func() {
-		resp, err := http.DefaultClient.Do(r)
-		if err == nil {
-			err = errors.Join(resp.Body.Close(), fmt.Errorf("answered %d", resp.StatusCode))
-		}
-		broken <- err
-	}()
-	if _, err := pipeW.Write(disk[300_000:500_000]); err != nil {
+	if err := conn.Close(); err != nil {
 		t.Fatal(err)
 	}
-	cancel()
-	_ = pipeW.CloseWithError(io.ErrUnexpectedEOF) // else the client's transport waits for its body
-	<-broken                                      //nolint:errcheck // it broke, as it should
 
 	offset := in.offset(in.url(session, 0)) // HEAD waits until the broken request has saved what came
 	if offset < 300_000 || offset > 500_000 {

@@ -58,7 +58,7 @@ type BlobRow struct {
 	Public    bool // some public image has it
 }
 
-const blobStatement = `
+var blobStatement = `
 SELECT f.digest, f.size_bytes, f.media_type, i.visibility = 'public' AS public
 FROM (
     SELECT 1 AS preference, image, version, variant, format, digest, size_bytes, media_type FROM catalog.formats WHERE digest = $1

@@ -56,7 +56,7 @@ CROSS JOIN LATERAL (
     FROM catalog.aliases a WHERE a.image = i.name
 ) AS named`
 
-const imagesStatement = imageColumns + `
+var imagesStatement = imageColumns + `
 WHERE i.name > $1 AND ` + visible + `
 ORDER BY i.name
 LIMIT $4`

@@ -22,56 +22,53 @@ type JobFilter struct {
 	State events.JobState // "" for all
 	After string          // next of the page before; "" for the first page
 	Limit int             // 0 means DefaultLimit
+	Shown JobsShown
 }
 
 const jobColumns = `
 SELECT j.job, j.updated_at, j.sequence
 FROM jobs.jobs j`
 
-const (
-	jobsStatement = jobColumns + `
+// jobsStatement leaves filters out whose parameters are null: $8 the state, $9 and $10 the place to go on behind.
+var jobsStatement = jobColumns + `
+WHERE (` + matches("j.image", 4) + ` OR ` + matches("j.image", 6) + ` OR j.state = 'succeeded' AND EXISTS (
+        SELECT FROM catalog.images i WHERE i.name = j.image AND ` + visible + `))
+    AND ($8::text IS NULL OR j.state = $8)
+    AND ($9::timestamptz IS NULL OR (j.queued_at, j.id) < ($9, $10::text))
 ORDER BY j.queued_at DESC, j.id DESC
 LIMIT $1`
 
-	jobsAfterStatement = jobColumns + `
-WHERE (j.queued_at, j.id) < ($2, $3)
-ORDER BY j.queued_at DESC, j.id DESC
-LIMIT $1`
-
-	jobsOfStateStatement = jobColumns + `
-WHERE j.state = $2
-ORDER BY j.queued_at DESC, j.id DESC
-LIMIT $1`
-
-	jobsOfStateAfterStatement = jobColumns + `
-WHERE j.state = $2 AND (j.queued_at, j.id) < ($3, $4)
-ORDER BY j.queued_at DESC, j.id DESC
-LIMIT $1`
-
-	jobStatement = jobColumns + `
+const jobStatement = jobColumns + `
 WHERE j.id = $1`
-)
+
+// JobsShown says which jobs somebody may see. The zero value is those that have published a version of a public image.
+type JobsShown struct {
+	Published Readable // of these private images too
+	Publisher Readable // all of these images
+	Operator  Readable // and all of these
+}
 
 // Jobs lists jobs, the one queued last first; a retried job keeps its place. The cursor is opaque: next is
 // the After of the following page and "" at the end. Errors: ErrBadCursor, ErrUnavailable.
 func (c *Catalog) Jobs(ctx context.Context, f JobFilter) (jobs []JobRow, next string, err error) {
 	limit := pageSize(f.Limit)
-	statement, args := jobsStatement, []any{limit + 1}
+	args := []any{limit + 1}
+	for _, r := range []Readable{f.Shown.Published, f.Shown.Publisher, f.Shown.Operator} {
+		outer, inner := r.args()
+		args = append(args, outer, inner)
+	}
+	var state, after, tie any
 	if f.State != "" {
-		statement, args = jobsOfStateStatement, append(args, string(f.State))
+		state = string(f.State)
 	}
 	if f.After != "" {
 		place, err := parseCursor(f.After)
 		if err != nil {
 			return nil, "", fmt.Errorf("list jobs: %w", err)
 		}
-		statement = jobsAfterStatement
-		if f.State != "" {
-			statement = jobsOfStateAfterStatement
-		}
-		args = append(args, place.at, place.tie)
+		after, tie = place.at, place.tie
 	}
-	jobs, more, err := list(ctx, c, limit, scanJob, statement, args...)
+	jobs, more, err := list(ctx, c, limit, scanJob, jobsStatement, append(args, state, after, tie)...)
 	if err != nil {
 		return nil, "", explain(err, "list jobs")
 	}

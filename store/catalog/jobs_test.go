@@ -45,7 +45,7 @@ func TestJobsAreListedNewestFirstByStateInPages(t *testing.T) {
 		slices.Reverse(jobs)
 		for limit := 1; limit <= 10; limit += 2 {
 			var got []string
-			filter := catalog.JobFilter{State: state, Limit: limit}
+			filter := catalog.JobFilter{State: state, Limit: limit, Shown: catalog.JobsShown{Operator: catalog.Everything}}
 			for {
 				page, next, err := c.Jobs(t.Context(), filter)
 				if err != nil {

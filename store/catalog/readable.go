@@ -1,6 +1,9 @@
 package catalog
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // Readable says which private images somebody may read. The zero value is none of them.
 type Readable struct {
@@ -12,7 +15,12 @@ type Readable struct {
 var Everything = ReadableBy(nil)
 
 // visible is the condition on an image i, with what Readable.args gives as the parameters $2 and $3.
-const visible = `(i.visibility = 'public' OR ($2::text[] IS NULL OR i.name LIKE ANY ($2)) AND ($3::text[] IS NULL OR i.name LIKE ANY ($3)))`
+var visible = `(i.visibility = 'public' OR ` + matches("i.name", 2) + `)`
+
+// matches is the condition that a name is in a Readable, whose args are the parameters from first on.
+func matches(name string, first int) string {
+	return fmt.Sprintf(`(($%[2]d::text[] IS NULL OR %[1]s LIKE ANY ($%[2]d)) AND ($%[3]d::text[] IS NULL OR %[1]s LIKE ANY ($%[3]d)))`, name, first, first+1)
+}
 
 // ReadableBy is of images whose name matches a pattern, in which '*' stands for any characters, of each list.
 // There are at most two lists.

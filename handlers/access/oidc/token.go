@@ -42,6 +42,9 @@ type parsed struct {
 
 // parse takes a token apart. The error is for its bearer.
 func parse(raw string) (parsed, error) {
+	if strings.HasPrefix(raw, "imgsrv_") {
+		return parsed{}, errors.New("this takes a token of an OIDC issuer; one of imgsrv's own can't be exchanged")
+	}
 	if len(raw) > maxTokenBytes {
 		return parsed{}, fmt.Errorf("the token is longer than %d bytes", maxTokenBytes)
 	}
