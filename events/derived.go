@@ -2,6 +2,7 @@ package events
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -125,6 +126,55 @@ func DerivedEntity(image, version, variant, format string) Entity {
 // SubjectOfDerived is the wildcard over all derived files of a version.
 func SubjectOfDerived(image, version string) string {
 	return SubjectPrefix + KindDerived + "." + EscapeToken(image) + "." + EscapeToken(version) + ".>"
+}
+
+// rawDisk is the one name of a format that is taken for a raw disk: its content has no mark.
+const rawDisk = "disk.raw"
+
+// SourceDisk picks the disk that further formats are made of: a qcow2 whose header was read at the publication, so
+// that it needs no other file, the variant's root first; else a raw disk. ok is false where there is none.
+func (v *ManifestVariant) SourceDisk() (disk ManifestFormat, ok bool) {
+	for _, f := range v.Formats {
+		switch {
+		case f.Disk != nil && f.Disk.Encrypted:
+		case f.Disk != nil && (!ok || disk.Disk == nil || f.Format == v.Root), f.Format == rawDisk && !ok:
+			disk, ok = f, true
+		}
+	}
+	return disk, ok
+}
+
+// MaxDerive bounds the formats that a session asks for.
+const MaxDerive = 20
+
+func (c *checker) derive(formats []string) {
+	if len(formats) > MaxDerive {
+		c.fail("derive", "", fmt.Sprintf("a session asks for at most %d formats", MaxDerive))
+	}
+	for i, format := range formats {
+		c.name(fmt.Sprintf("derive[%d]", i), format, CheckFormatName)
+		if slices.Contains(formats[:i], format) {
+			c.fail(fmt.Sprintf("derive[%d]", i), format, "a format is asked for once")
+		}
+	}
+}
+
+// deriveAtPublication asks for the formats that the session wants of each variant with a disk. There was nothing
+// to make any of it from before, so that the entities are new.
+func deriveAtPublication(m *Manifest, u Upload, at time.Time) []Change {
+	var changes []Change
+	for _, v := range m.Variants {
+		if _, ok := v.SourceDisk(); !ok {
+			continue
+		}
+		for _, format := range u.Derive {
+			if _, published := m.Format(v.Name(), format); !published {
+				changes = append(changes, Change{Fact: DerivedRequested{Derived{Image: m.Image, Version: m.Version, Variant: v.Name(), Format: format,
+					Kind: DerivedFormat, State: DerivedIsRequested, RequestedBy: u.InitiatedBy, RequestedAt: at}}})
+			}
+		}
+	}
+	return changes
 }
 
 // Pending says whether the file is still to be made without anybody's asking again.

@@ -325,6 +325,7 @@ func Publish(cmd PublishVersion) ([]Change, error) {
 		{Fact: JobSucceeded{j}, Expect: cmd.Job.Sequence},
 	}
 	changes = append(changes, describe(cmd.Image, cmd.Upload)...)
+	changes = append(changes, deriveAtPublication(v.Manifest, cmd.Upload, cmd.At)...)
 	for _, alias := range cmd.Upload.Aliases {
 		changes = append(changes, moveAtPublication(cmd.Aliases[alias], alias, cmd.Upload)...)
 	}

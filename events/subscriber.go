@@ -87,7 +87,7 @@ func CheckSubscriberName(s string) error {
 	if !subscriberPattern.MatchString(s) {
 		return fmt.Errorf("a subscriber's name has 1 to 63 lower-case letters, digits, '_' or '-', beginning with a letter or digit")
 	}
-	if s == "intake" || s == "publication" || strings.HasPrefix(s, "webhook-") || strings.HasPrefix(s, "imgsrv") {
+	if s == "intake" || s == "publication" || s == "derive" || strings.HasPrefix(s, "webhook-") || strings.HasPrefix(s, "imgsrv") {
 		return fmt.Errorf("%s is a name of the server's own", s)
 	}
 	return nil

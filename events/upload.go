@@ -43,6 +43,7 @@ type Upload struct {
 	Aliases        []string        `json:"aliases,omitempty"`
 	Variants       []UploadVariant `json:"variants"`
 	Attachments    []UploadFile    `json:"attachments,omitempty"` // files of the version as a whole; Format is the name
+	Derive         []string        `json:"derive,omitempty"`      // formats to make of each disk once it is published
 	InitiatedAt    time.Time       `json:"initiated_at"`
 	InitiatedBy    string          `json:"initiated_by"`
 	IdempotencyKey string          `json:"idempotency_key,omitempty"`

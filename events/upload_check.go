@@ -44,6 +44,7 @@ func CheckUpload(u Upload) error {
 		}
 		seen[alias] = true
 	}
+	c.derive(u.Derive)
 	c.variants(&u)
 	if len(c.fields) == 0 {
 		return nil

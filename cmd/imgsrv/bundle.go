@@ -104,7 +104,7 @@ func (cmd *PublishCmd) bundle(ctx context.Context, p *progress) (_ *bundle, err 
 	}
 	b.request = client.NewImage{
 		Image: cmd.Image, Version: cmd.Version, OS: cmd.OS, Release: cmd.Release, Description: cmd.Description,
-		Visibility: cmd.Visibility, Aliases: cmd.Alias,
+		Visibility: cmd.Visibility, Aliases: cmd.Alias, Derive: cmd.Derive,
 		Variants: []client.NewVariant{{Architecture: cmd.Architecture, Type: kind, Flavour: cmd.Flavour}},
 	}
 	for _, f := range b.files {

@@ -219,10 +219,16 @@ func chooseVariant(v *client.Version, name string) (*client.Variant, error) {
 // chooseFormat finds the named format; without a name the root, or the only one.
 func chooseFormat(v *client.Variant, name string) (*client.Format, error) {
 	var names []string
+	published := 0 // what was made since doesn't make the choice harder
+	for _, f := range v.Formats {
+		if f.MadeBy == nil {
+			published++
+		}
+	}
 	for i := range v.Formats {
 		f := &v.Formats[i]
 		names = append(names, f.Format)
-		if name == "" && (f.Format == v.Root || len(v.Formats) == 1) || name != "" && f.Format == name {
+		if name == "" && (f.Format == v.Root || published == 1 && f.MadeBy == nil) || name != "" && f.Format == name {
 			return f, nil
 		}
 	}

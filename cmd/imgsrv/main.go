@@ -32,6 +32,7 @@ type grammar struct {
 	Start       StartCmd       `cmd:"" help:"Run a server, until Ctrl-C."`
 	Demo        DemoCmd        `cmd:"" help:"Try it out: run a server in a temporary folder, publish a small image, fetch it back, and serve until Ctrl-C."`
 	Publish     PublishCmd     `cmd:"" help:"Upload image files and publish them as a version of an image."`
+	Derive      DeriveCmd      `cmd:"" help:"Have the server make a further format of a published disk, or try again."`
 	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one image."`
 	Download    DownloadCmd    `cmd:"" help:"Download a file of a published version, and check it."`
 	SigningKey  SigningKeyCmd  `cmd:"" help:"Print the public key that the server signs checksums with, for download --public-key."`

@@ -63,6 +63,7 @@ type closer struct {
 // testHooks are where tests reach into a node.
 type testHooks struct {
 	stepStarted       func(job string, step events.Step)
+	deriveStarted     func(events.Derived)
 	readHeaderTimeout time.Duration // 0: as always
 	certInterval      time.Duration // 0: certs.Interval
 }
@@ -188,6 +189,9 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	publications := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, StepStarted: hooks.stepStarted})
 	n.background("publications", publications.Run)
 	deltas := n.startDeltas(flags.Deltas, events, blobs)
+	if err := n.startDerive(flags.DeriveFlags, events, blobs, tele, hooks); err != nil {
+		return err
+	}
 
 	webhooks, err := n.startWebhooks(flags, dataDir, events, tele)
 	if err != nil {
@@ -233,6 +237,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 		return err
 	}
 	if err := checkDeltas(f.Deltas); err != nil {
+		return err
+	}
+	if err := f.DeriveFlags.check(); err != nil {
 		return err
 	}
 	addresses := []struct{ flag, addr string }{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}

@@ -25,6 +25,8 @@ type childSpec struct {
 	Flags ServerFlags
 	// KillAt, where not empty, makes the process kill itself when a job reaches that step for the first time.
 	KillAt events.Step
+	// KillWhenDeriving makes the process kill itself when a tool is writing a further format.
+	KillWhenDeriving bool
 	// CertInterval, where not 0, is how often the certificates' files are looked at.
 	CertInterval time.Duration
 }
@@ -63,6 +65,19 @@ func runChild(encoded string) error {
 			}
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // the signal is on its way
+		}
+	}
+	if spec.KillWhenDeriving {
+		written := filepath.Join(spec.Flags.StorageDir, "cas", "tmp", ".scratch-*", "disk.compressed.qcow2")
+		hooks.deriveStarted = func(events.Derived) {
+			go func() {
+				for {
+					if there, _ := filepath.Glob(written); len(there) > 0 {
+						_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+					}
+					time.Sleep(time.Millisecond)
+				}
+			}()
 		}
 	}
 	node, err := startNode(ctx, spec.Flags, spec.Flags.logger(os.Stderr), hooks)

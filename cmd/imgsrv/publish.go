@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/imgsrv/imgsrv/internal/client"
 )
@@ -26,6 +27,7 @@ type PublishCmd struct {
 	Description  string   `help:"What the image is, in a line." placeholder:"TEXT"`
 	Alias        []string `help:"Alias to move to this version, such as latest; may be given several times." placeholder:"NAME"`
 	Attach       []string `help:"File of the version as a whole, such as an SBOM, a signature or release notes, under its own name; may be given several times." type:"path" placeholder:"FILE"`
+	Derive       []string `help:"Format that the server shall make of the disk once the version is published: disk.compressed.qcow2, disk.raw, disk.raw.zst, disk.vhdx or disk.vmdk; may be given several times." placeholder:"FORMAT"`
 	Visibility   string   `help:"public or private, for a new image; later versions are as their image is. Without it: public." enum:",public,private" default:"" placeholder:"WHO"`
 }
 
@@ -124,6 +126,9 @@ func (pub *publishRun) run(ctx context.Context) (*published, error) {
 	version, err := pub.client.VersionAt(ctx, job.VersionURL)
 	if err != nil {
 		return nil, interrupted(ctx, fmt.Errorf("published, but not read back: %w", err), waitHint)
+	}
+	if formats := pub.bundle.request.Derive; len(formats) > 0 {
+		pub.progress.note("the server goes on to make %s", strings.Join(formats, ", "))
 	}
 	return pub.result(version, job.ID, false), nil
 }

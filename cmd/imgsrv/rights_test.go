@@ -212,6 +212,7 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "GET /api/images/{image}/history", path: a + "/history", rule: hidden, ok: 200},
 		{route: "PUT /api/images/{image}/aliases/{alias}", path: a + "/aliases/latest", body: map[string]any{"version": "1"}, rule: publishes, ok: 200},
 		{route: "DELETE /api/images/{image}/aliases/{alias}", path: a + "/aliases/none", rule: publishes, ok: 404},
+		{route: "POST /api/images/{image}/versions/{version}/variants/{variant}/derive", path: a + "/versions/1/variants/none/derive", body: map[string]any{"format": "disk.vmdk"}, rule: publishes, ok: 404},
 		{route: "GET /cas/sha256/{prefix}/{hex}", path: blob, rule: hidden, ok: 200},
 		{route: "HEAD /cas/sha256/{prefix}/{hex}", path: blob, rule: hidden, ok: 200},
 		{route: "GET /cas/sha256/{prefix}/{hex}", path: "/cas/sha256/" + digestOf(notes.data)[:2] + "/" + digestOf(notes.data), rule: hidden, ok: 200},

@@ -49,6 +49,7 @@ type ServerFlags struct {
 	StreamsSigningKey string        `help:"Secret key that clear-signs the simplestreams documents (.sjson), an armored OpenPGP key without passphrase; made where it is missing. Without it they are not signed." placeholder:"FILE"`
 	natsFlags         `embed:""`
 	LimitFlags
+	DeriveFlags
 }
 
 // Run starts the server, says where everything is, and serves until ctx ends.

@@ -15,6 +15,7 @@ const (
 	ConsumerIntake      = "intake"               // handlers/publication: complete sessions become jobs
 	ConsumerPublication = "publication"          // handlers/publication: the steps of a job
 	ConsumerDeltas      = "imgsrv-deltas"        // handlers/deltas: published versions get deltas from those before
+	ConsumerDerive      = "derive"               // handlers/derive: further formats of published versions
 	ConsumerRedelivery  = "webhook-redeliveries" // handlers/webhooks: requests to deliver an event again
 )
 

@@ -158,7 +158,7 @@ func TestSubscribersAreListedWithHowFarTheyHaveCome(t *testing.T) {
 	if _, _, _, err := site.Subscribers.Add(t.Context(), events.Subscriber{Name: "a", MaxPending: 1}); refusalCode(err) != events.CodeSubscriberExists {
 		t.Errorf("the same name again: %v", err)
 	}
-	for _, name := range []string{"", "A", "a.b", "intake", "publication", "webhook-x", jetstream.ConsumerRedelivery, jetstream.ConsumerIntake, jetstream.ConsumerPublication, "imgsrv-x", "a b", "a*"} {
+	for _, name := range []string{"", "A", "a.b", "intake", "publication", "webhook-x", jetstream.ConsumerRedelivery, jetstream.ConsumerIntake, jetstream.ConsumerPublication, jetstream.ConsumerDerive, "imgsrv-x", "a b", "a*"} {
 		if _, _, _, err := site.Subscribers.Add(t.Context(), events.Subscriber{Name: name, MaxPending: 1}); refusalCode(err) != events.CodeInvalid {
 			t.Errorf("name %q: %v, want a refusal", name, err)
 		}

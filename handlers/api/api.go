@@ -148,6 +148,7 @@ func New(cfg Config) (chi.Router, error) {
 	s.images()
 	s.versions()
 	s.aliases()
+	s.derived()
 	s.initiate()
 	s.uploads()
 	s.jobs()

@@ -2,10 +2,18 @@ package api
 
 import (
 	"context"
+	"fmt"
+	"net/http"
+	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/internal/convert"
+	"github.com/imgsrv/imgsrv/internal/imagefile"
 	"github.com/imgsrv/imgsrv/store/catalog"
 )
 
@@ -66,4 +74,106 @@ func derivedStateOf(ctx context.Context, d events.Derived) derivedState {
 		s.Error = &jobError{Code: d.Problem.Code, Detail: d.Problem.Detail, Final: d.Problem.Final}
 	}
 	return s
+}
+
+type deriveInput struct {
+	Image   string `path:"image" example:"debian-bookworm"`
+	Version string `path:"version" doc:"Name of a version, not of an alias" example:"12.5.0"`
+	Variant string `path:"variant" example:"amd64.virtual-machine.default"`
+	Body    struct {
+		Format string `json:"format" doc:"disk.compressed.qcow2, disk.raw (with disk.raw.map.json), disk.raw.zst, disk.vhdx or disk.vmdk" example:"disk.vmdk"`
+	}
+}
+
+type deriveOutput struct {
+	Location string `header:"Location" doc:"The version, which shows how it goes"`
+	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event; send it as Imgsrv-Min-Sequence to read your own write"`
+	Body     deriveAnswer
+}
+
+type deriveAnswer struct {
+	Image   string `json:"image" example:"debian-bookworm"`
+	Version string `json:"version" example:"12.5.0"`
+	Variant string `json:"variant" example:"amd64.virtual-machine.default"`
+	Format  string `json:"format" example:"disk.vmdk"`
+	State   string `json:"state" enum:"requested,made"`
+	URL     string `json:"url" format:"uri" doc:"Where the file is, once it is made"`
+}
+
+// derived registers POST /api/images/{image}/versions/{version}/variants/{variant}/derive: 202 with Location and
+// Imgsrv-Sequence, 400, 401, 403, 404 no such published version or variant, 409 it was published with the format,
+// 413, 415, 422 a format that imgsrv can't make, 503.
+func (s *server) derived() {
+	write(s, events.RolePublisher, huma.Operation{
+		OperationID: "derive-format", Method: http.MethodPost, Path: pathDerive, DefaultStatus: http.StatusAccepted, Tags: []string{tagPublish},
+		Summary:     "Make a further format of a published disk",
+		Description: "Also tries again what has failed. The version shows the format under `derived` until it is made, and then among the variant's formats.",
+		Errors: []int{http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusRequestEntityTooLarge,
+			http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity},
+	}, s.deriveFormat)
+}
+
+func (s *server) deriveFormat(ctx context.Context, in *deriveInput) (*deriveOutput, error) {
+	format := in.Body.Format
+	if events.CheckImageName(in.Image) != nil || events.CheckVersionName(in.Version) != nil {
+		return nil, missing("image %q has no version %q", in.Image, in.Version)
+	}
+	if !convert.Known(format) {
+		return nil, invalid("format", format, errUnknownFormat())
+	}
+	out := &deriveOutput{Location: versionURL(ctx, in.Image, in.Version), Body: deriveAnswer{Image: in.Image, Version: in.Version, Variant: in.Variant,
+		Format: format, State: string(events.DerivedIsRequested), URL: formatURL(ctx, in.Image, in.Version, in.Variant, format)}}
+	var current events.Current[events.Derived]
+	cause := jetstream.Cause{Actor: access.From(ctx).Name}
+	sequence, err := s.Events.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
+		version, err := s.Events.Version(ctx, in.Image, in.Version)
+		if err != nil {
+			return nil, err
+		}
+		if current, err = s.Events.Derived(ctx, in.Image, in.Version, in.Variant, format); err != nil {
+			return nil, err
+		}
+		changes, err := events.Derive(events.RequestDerived{Image: in.Image, Name: in.Version, Variant: in.Variant, Format: format, Kind: events.DerivedFormat,
+			Version: version, By: cause.Actor, At: s.Clock().UTC()}, current)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range version.State.Manifest.Variants {
+			if _, ok := v.SourceDisk(); v.Name() == in.Variant && !ok {
+				return nil, invalid("format", format, fmt.Errorf("variant %s has no disk to make it of: no qcow2 that can be read, and no disk.raw", in.Variant))
+			}
+		}
+		return changes, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if current.State.State == events.DerivedIsMade {
+		out.Body.State = string(events.DerivedIsMade)
+	}
+	out.Sequence = uint64(max(sequence, current.Sequence))
+	return out, nil
+}
+
+func errUnknownFormat() error {
+	return fmt.Errorf("imgsrv makes %s; %s comes with %s", strings.Join(convert.Formats(), ", "), convert.MapFormat, convert.RawFormat)
+}
+
+// checkDerive says what a session asks for in vain.
+func checkDerive(u events.Upload) (broken []events.FieldError) {
+	disk := false
+	for ref, f := range u.Files() {
+		kind, _ := imagefile.Expect(f.Format)
+		disk = disk || !ref.IsAttachment() && (kind == imagefile.Qcow2 || f.Format == convert.RawFormat)
+	}
+	for i, format := range u.Derive {
+		field := fmt.Sprintf("derive[%d]", i)
+		switch {
+		case !convert.Known(format):
+			broken = append(broken, events.FieldError{Field: field, Value: format, Text: errUnknownFormat().Error()})
+		case !disk:
+			broken = append(broken, events.FieldError{Field: field, Value: format, Text: "no variant has a disk to make it of: a qcow2, or disk.raw"})
+		}
+	}
+	return broken
 }

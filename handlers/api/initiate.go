@@ -39,6 +39,8 @@ type sessionRequest struct {
 	Aliases     []string         `json:"aliases,omitempty" nullable:"false" doc:"Names that shall point at the version when it is published" example:"[\"latest\"]"`
 	Variants    []variantRequest `json:"variants" nullable:"false" doc:"What the version offers. All variants appear together or not at all"`
 
+	Derive []string `json:"derive,omitempty" nullable:"false" doc:"Formats that the server shall make of each virtual machine's disk once the version is published: disk.compressed.qcow2, disk.raw (with disk.raw.map.json), disk.raw.zst, disk.vhdx, disk.vmdk" example:"[\"disk.vmdk\"]"`
+
 	Attachments []attachmentRequest `json:"attachments,omitempty" nullable:"false" doc:"Files of the version as a whole: SBOMs, signatures, release notes. Their content is not looked at"`
 }
 
@@ -158,7 +160,7 @@ func (s *server) newSession(ctx context.Context, in *initiateInput) (events.Uplo
 	body := in.Body
 	u := events.Upload{
 		ID: uuid.Must(uuid.NewV7()).String(), Image: body.Image, Version: body.Version, OS: body.OS, Release: body.Release,
-		Description: body.Description, Visibility: events.Visibility(body.Visibility), Aliases: body.Aliases,
+		Description: body.Description, Visibility: events.Visibility(body.Visibility), Aliases: body.Aliases, Derive: body.Derive,
 		InitiatedAt: s.Clock().UTC(), InitiatedBy: access.From(ctx).Name, IdempotencyKey: in.IdempotencyKey,
 	}
 	if u.Visibility == "" {
@@ -192,6 +194,7 @@ func (s *server) newSession(ctx context.Context, in *initiateInput) (events.Uplo
 	}
 	attachments, wrong := newAttachments(body.Attachments)
 	u.Attachments, broken = attachments, append(broken, wrong...)
+	broken = append(broken, checkDerive(u)...)
 	if err := checkForm(u, broken); err != nil {
 		return u, err
 	}

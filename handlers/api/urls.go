@@ -19,6 +19,7 @@ const (
 	pathVersions   = pathImage + "/versions"
 	pathVersion    = pathVersions + "/{version}"
 	pathFormat     = pathVersion + "/variants/{variant}/formats/{format}"
+	pathDerive     = pathVersion + "/variants/{variant}/derive"
 	pathAttached   = pathVersion + "/attachments/{name}"
 	pathChecksums  = pathVersion + "/" + provenance.ChecksumsName
 	pathSignature  = pathVersion + "/" + provenance.SignatureName

@@ -66,6 +66,8 @@ type Variant struct {
 	Fingerprint  string   `json:"fingerprint,omitempty"` // the image's name in Incus and LXD; "" if they can't take it
 	Root         string   `json:"root,omitempty"`        // the format that holds the instance's root
 	Formats      []Format `json:"formats"`
+
+	Derived []DerivedState `json:"derived,omitempty"` // formats that are to be made, and those that couldn't be
 }
 
 // Name is the variant as one path segment: amd64.virtual-machine.default.
@@ -78,7 +80,9 @@ type Format struct {
 	Size      int64  `json:"size"`   // bytes
 	MediaType string `json:"media_type,omitempty"`
 	Origin    string `json:"origin,omitempty"`
-	URL       string `json:"url,omitempty"`
+
+	MadeBy *MadeBy `json:"made_by,omitempty"` // of a format that was made after the publication
+	URL    string  `json:"url,omitempty"`
 }
 
 // Images lists images by name, page by page as they are asked for. An error ends the list.

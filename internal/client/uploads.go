@@ -19,6 +19,7 @@ type NewImage struct {
 	Visibility  string       `json:"visibility,omitempty"`
 	Aliases     []string     `json:"aliases,omitempty"`
 	Variants    []NewVariant `json:"variants"`
+	Derive      []string     `json:"derive,omitempty"` // formats to be made of each disk after the publication
 
 	Attachments []NewAttachment `json:"attachments,omitempty"`
 }
