@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -33,7 +34,8 @@ func (n *Node) startDeltas(versions int, log *jetstream.Log, store *blob.Store) 
 		status.Error = vcdiff.Program + " isn't installed"
 		return status
 	}
-	maker := deltas.New(deltas.Config{Log: log, Store: store, Logger: n.log, Tool: tool, Versions: versions})
+	maker := deltas.New(deltas.Config{Log: log, Store: store, Logger: n.log, Tool: tool,
+		VersionsOf: func(context.Context, string) (int, error) { return versions, nil }})
 	n.background("deltas", maker.Run)
 	return status
 }

@@ -16,9 +16,6 @@ import (
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
-// DefaultVersions is how many earlier versions get a delta to a new one.
-const DefaultVersions = 2
-
 const (
 	// maxAttempts of one publication's deltas: they are a convenience, and what fails so often goes on failing.
 	maxAttempts = 5
@@ -34,12 +31,13 @@ const MediaType = "application/vcdiff"
 
 // Config is what deltas are made with.
 type Config struct {
-	Log      *jetstream.Log
-	Store    *blob.Store
-	Logger   *slog.Logger
-	Tool     *vcdiff.Tool
-	Versions int              // how many earlier versions; at least 1
-	Clock    func() time.Time // nil: time.Now
+	Log    *jetstream.Log
+	Store  *blob.Store
+	Logger *slog.Logger
+	Tool   *vcdiff.Tool
+	// VersionsOf says from how many earlier versions a new one of an image gets deltas; 0: none.
+	VersionsOf func(ctx context.Context, image string) (int, error)
+	Clock      func() time.Time // nil: time.Now
 }
 
 // Deltas runs the consumer.
@@ -84,12 +82,16 @@ func (d *Deltas) handle(ctx context.Context, delivery jetstream.Delivery) error 
 
 // makeAll makes the deltas of one version, from the newest base on. One that fails doesn't keep the others from being made.
 func (d *Deltas) makeAll(ctx context.Context, delivery jetstream.Delivery, m events.Manifest) error {
+	n, err := d.VersionsOf(ctx, m.Image)
+	if err != nil || n == 0 {
+		return err
+	}
 	published, err := d.published(ctx, m.Image)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, p := range plan(m, published, d.Versions) {
+	for _, p := range plan(m, published, n) {
 		if err := d.make(ctx, delivery, p); err != nil {
 			if ctx.Err() != nil {
 				return err

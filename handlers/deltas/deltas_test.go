@@ -56,7 +56,8 @@ func (w *works) run(n int) (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
-	made := deltas.New(deltas.Config{Log: w.log, Store: w.store, Logger: slog.New(slog.DiscardHandler), Tool: tool, Versions: n})
+	made := deltas.New(deltas.Config{Log: w.log, Store: w.store, Logger: slog.New(slog.DiscardHandler), Tool: tool,
+		VersionsOf: func(context.Context, string) (int, error) { return n, nil }})
 	go func() { done <- made.Run(ctx) }()
 	var once sync.Once
 	stop = func() {
