@@ -172,7 +172,7 @@ func (w *works) scratch() (names []string) {
 func TestAFormatIsMadePromotedAndRecorded(t *testing.T) {
 	t.Parallel()
 	w := newWorks(t)
-	w.run(nil)
+	stop := w.run(nil)
 	w.ask("disk.raw", false)
 	made := w.await("disk.raw", events.DerivedIsMade)
 	last := made[len(made)-1]
@@ -201,6 +201,7 @@ func TestAFormatIsMadePromotedAndRecorded(t *testing.T) {
 	if again := w.await("disk.raw", events.DerivedIsMade); len(again) != len(made) {
 		t.Errorf("asked for again: %+v", again)
 	}
+	stop(func() {})
 	if left := w.scratch(); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
@@ -232,13 +233,14 @@ func TestABrokenDiskIsTriedAFewTimesAndThenGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.publish([]byte("QFI\xfb\x00\x00\x00\x03 and no disk"))
-	w.run(nil)
+	stop := w.run(nil)
 	w.ask("disk.vmdk", false)
 	facts := w.await("disk.vmdk", events.DerivedHasFailed)
 	last := facts[len(facts)-1]
 	if last.Attempts != 3 || last.Problem.Code != convert.CodeToolFailed || strings.Contains(last.Problem.Detail, w.root) {
 		t.Errorf("given up with %+v, %+v", last, last.Problem)
 	}
+	stop(func() {})
 	if left := w.scratch(); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}

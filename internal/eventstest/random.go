@@ -119,6 +119,7 @@ func drawSession(t *rapid.T, image, version string, aliases *rapid.Generator[str
 	session.OS = rapid.SampledFrom([]string{"", "debian", "alpine"}).Draw(t, "os")
 	session.Description = rapid.StringMatching(`[a-zé"\\ ]{0,8}`).Draw(t, "description")
 	session.Visibility = rapid.SampledFrom([]events.Visibility{events.Public, events.Private}).Draw(t, "visibility")
+	session.Derive = rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"disk.vmdk", "disk.raw.zst"}), 0, 2, rapid.ID).Draw(t, "derive")
 	session.Variants[0].Flavour = rapid.SampledFrom([]string{events.DefaultFlavour, "cloud"}).Draw(t, "flavour")
 	if rapid.Bool().Draw(t, "container") {
 		session.Variants = append(session.Variants, events.UploadVariant{
