@@ -201,7 +201,8 @@ func followers(t *testing.T) map[string]map[string]bool {
 	t.Helper()
 	kinds := map[string]string{"KindUpload": events.KindUpload, "KindJob": events.KindJob, "KindBlob": events.KindBlob, "KindVersion": events.KindVersion,
 		"KindImage": events.KindImage, "KindAlias": events.KindAlias, "KindWebhook": events.KindWebhook, "KindDelivery": events.KindDelivery, "KindProjection": events.KindProjection,
-		"KindPrincipal": events.KindPrincipal, "KindToken": events.KindToken, "KindTrust": events.KindTrust, "KindSubscriber": events.KindSubscriber, "KindDerived": events.KindDerived}
+		"KindPrincipal": events.KindPrincipal, "KindToken": events.KindToken, "KindTrust": events.KindTrust, "KindSubscriber": events.KindSubscriber,
+		"KindDerived": events.KindDerived, "KindMirror": events.KindMirror}
 	if len(kinds) != len(kindsOf(events.Types())) {
 		t.Fatalf("this test knows the kinds %v, and there are %v", slices.Sorted(maps.Keys(kinds)), kindsOf(events.Types()))
 	}

@@ -29,6 +29,7 @@ const (
 	CodeBuiltIn           Code = "built-in"           // the built-in admin can't be changed
 	CodeStepOutOfOrder    Code = "step-out-of-order"  // the job is not where the step belongs
 	CodeSubscriberExists  Code = "subscriber-exists"  // its key can't be given out again
+	CodeMirrorExists      Code = "mirror-exists"      // names of mirrors are unique
 )
 
 // Error is a refusal: a code for programs, a text for people, and, for invalid commands, the fields.

@@ -77,6 +77,11 @@ var registry = map[Type]codec{
 	"imgsrv.delivery.requested.v1":      into[DeliveryRequested](),
 	"imgsrv.delivery.redelivered.v1":    into[DeliveryRedelivered](),
 
+	"imgsrv.mirror.added.v1":          into[MirrorAdded](),
+	"imgsrv.mirror.sync_requested.v1": into[MirrorSyncRequested](),
+	"imgsrv.mirror.synced.v1":         into[MirrorSynced](),
+	"imgsrv.mirror.removed.v1":        into[MirrorRemoved](),
+
 	"imgsrv.subscriber.added.v1":   into[SubscriberAdded](),
 	"imgsrv.subscriber.removed.v1": into[SubscriberRemoved](),
 }

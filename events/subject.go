@@ -21,6 +21,7 @@ const (
 	KindDelivery = "delivery"
 
 	KindSubscriber = "subscriber"
+	KindMirror     = "mirror"
 
 	KindPrincipal = "principal"
 	KindToken     = "token"
@@ -53,6 +54,9 @@ func AliasEntity(image, alias string) Entity { return Entity{KindAlias, image + 
 
 // SubscriberEntity names a subscriber.
 func SubscriberEntity(name string) Entity { return Entity{KindSubscriber, name} }
+
+// MirrorEntity names a mirror.
+func MirrorEntity(name string) Entity { return Entity{KindMirror, name} }
 
 // PrincipalEntity names a principal.
 func PrincipalEntity(name string) Entity { return Entity{KindPrincipal, name} }

@@ -58,6 +58,8 @@ type UploadVariant struct {
 	// Metadata is the Incus metadata tarball that imgsrv made, where the publisher declared none. Its
 	// bytes are kept here: made again by another release they would differ, and so would the fingerprint.
 	Metadata *MadeFile `json:"metadata,omitempty"`
+	// Fingerprint, where the publisher stated one, is what metadata and root together have to have.
+	Fingerprint Digest `json:"fingerprint,omitempty"`
 }
 
 // UploadFile is a declared file.

@@ -44,6 +44,7 @@ type grammar struct {
 	Tokens      TokensCmd      `cmd:"" help:"For admins: issue, list, rotate and revoke tokens; and for everybody: rotate one's own."`
 	Trust       TrustCmd       `cmd:"" help:"For admins: whose OIDC tokens are taken, so that CI publishes without a stored secret."`
 	Subscribers SubscribersCmd `cmd:"" help:"Let services read events over NATS: add, list and remove subscribers."`
+	Mirrors     MirrorsCmd     `cmd:"" help:"Follow other simplestreams servers: add, list, sync and remove mirrors."`
 	Webhooks    WebhooksCmd    `cmd:"" help:"Send events to URLs: add, list and remove webhooks, and see to what they didn't take."`
 }
 

@@ -66,6 +66,8 @@ type testHooks struct {
 	deriveStarted     func(events.Derived)
 	readHeaderTimeout time.Duration // 0: as always
 	certInterval      time.Duration // 0: certs.Interval
+	mirrorTick        time.Duration // between looks for mirrors that are due; 0: as always
+	mirrorPause       time.Duration // before a mirror makes a request again; 0: as always
 }
 
 // StartNode starts every part, in order, and returns when the node serves. Where a part fails, those
@@ -197,13 +199,17 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
+	mirrors, err := n.newMirrors(flags, events, tele, hooks)
+	if err != nil {
+		return err
+	}
 	keys, err := n.signingKeys(flags, dataDir)
 	if err != nil {
 		return err
 	}
 	router, err := api.New(api.Config{
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
-		Webhooks: webhooks, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
+		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
 		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas,
 	})
@@ -215,6 +221,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	router.Mount("/streams/v1/", api.Authenticate(guard, n.log)(api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams)))
 
 	n.router = router
+	n.startMirrors(mirrors, router)
 	if err := n.serve(ctx, flags, dataDir, router, tele, hooks); err != nil {
 		return err
 	}

@@ -253,6 +253,12 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "GET /api/webhooks/{id}/deliveries/{sequence}", path: "/api/webhooks/" + gone + "/deliveries/1", rule: operates, ok: 404},
 		{route: "POST /api/webhooks/{id}/redeliver", path: "/api/webhooks/" + gone + "/redeliver", body: map[string]any{"sequence": 1}, rule: operates, ok: 404},
 
+		{route: "GET /api/mirrors", rule: operates, ok: 200},
+		{route: "POST /api/mirrors", body: map[string]any{"name": "No Name", "url": "no url"}, rule: administer, ok: 422}, // or an operator who publishes
+		{route: "GET /api/mirrors/{name}", path: "/api/mirrors/none", rule: operates, ok: 404},
+		{route: "DELETE /api/mirrors/{name}", path: "/api/mirrors/none", rule: operates, ok: 404},
+		{route: "POST /api/mirrors/{name}/sync", path: "/api/mirrors/none/sync", rule: operates, ok: 404},
+
 		{route: "GET /api/whoami", rule: public, ok: 200},
 		{route: "GET /api/principals", rule: administer, ok: 200},
 		{route: "POST /api/principals", body: map[string]any{"name": "No Name"}, rule: administer, ok: 422},

@@ -47,6 +47,7 @@ type ServerFlags struct {
 	CORSOrigin        []string      `name:"cors-origin" help:"Site whose scripts may call this server from browsers, SCHEME://HOST[:PORT]; may be repeated. Alone, * is every site." placeholder:"ORIGIN"`
 	SigningKey        string        `help:"Secret key that signs the checksums of versions, a file in minisign's form without password; made where it is missing. Nodes that serve the same images need the same one. Default: <data-dir>/signing.key." placeholder:"FILE"`
 	StreamsSigningKey string        `help:"Secret key that clear-signs the simplestreams documents (.sjson), an armored OpenPGP key without passphrase; made where it is missing. Without it they are not signed." placeholder:"FILE"`
+	mirrorFlags       `embed:""`
 	natsFlags         `embed:""`
 	LimitFlags
 	DeriveFlags

@@ -89,3 +89,8 @@ func (l *Log) Trust(ctx context.Context, id string) (events.Current[events.Trust
 func (l *Log) Token(ctx context.Context, id string) (events.Current[events.Token], error) {
 	return load(ctx, l, events.TokenEntity(id), events.FoldToken)
 }
+
+// Mirror reads the state of a mirror: see [Log.Upload].
+func (l *Log) Mirror(ctx context.Context, name string) (events.Current[events.Mirror], error) {
+	return load(ctx, l, events.MirrorEntity(name), events.FoldMirror)
+}

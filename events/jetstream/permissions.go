@@ -17,6 +17,7 @@ const (
 	ConsumerDeltas      = "imgsrv-deltas"        // handlers/deltas: published versions get deltas from those before
 	ConsumerDerive      = "derive"               // handlers/derive: further formats of published versions
 	ConsumerRedelivery  = "webhook-redeliveries" // handlers/webhooks: requests to deliver an event again
+	ConsumerMirrors     = "imgsrv-mirrors"       // handlers/mirrors: runs that are wanted
 )
 
 // request is something that a subscriber may ask, of its own consumer and of no other.

@@ -60,6 +60,8 @@ type Config struct {
 	// SignedStreams says that the simplestreams documents are there clear-signed too, for the OpenAPI document.
 	SignedStreams bool
 
+	// Mirrors, optional, knows where mirrors may lead; without it there are no routes for them.
+	Mirrors Mirrors
 	// Subscribers, optional, knows who may read events over NATS; without it there are no routes for them.
 	Subscribers *jetstream.Subscribers
 
@@ -156,6 +158,9 @@ func New(cfg Config) (chi.Router, error) {
 	s.history()
 	if s.Webhooks != nil {
 		s.webhooks()
+	}
+	if s.Mirrors != nil {
+		s.mirrors()
 	}
 	if s.TrustRules != nil {
 		s.trustRules()

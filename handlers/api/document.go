@@ -36,7 +36,7 @@ func describeAPI(doc *huma.OpenAPI) {
 		{Name: tagPublish, Description: "Upload sessions and the jobs that publish them"},
 		{Name: tagStreams, Description: "The simplestreams remote"},
 		{Name: tagEvents, Description: "Following what happens, and what happened"},
-		{Name: tagOperate, Description: "Probes, projections and webhooks"},
+		{Name: tagOperate, Description: "Probes, projections, webhooks and mirrors"},
 		{Name: tagAccess, Description: "Who may do what: principals, their roles and tokens"},
 	}
 	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{securityBearer: {

@@ -49,6 +49,7 @@ type variantRequest struct {
 	Type         string        `json:"type" enum:"virtual-machine,container"`
 	Flavour      string        `json:"flavour,omitempty" default:"default" doc:"Tells variants of one architecture and type apart" example:"default"`
 	Files        []fileRequest `json:"files" nullable:"false"`
+	Fingerprint  string        `json:"fingerprint,omitempty" doc:"The Incus fingerprint that the variant must have: SHA-256 of metadata followed by root, 64 lower-case hex digits. With another one the publication fails. For images that are taken over from elsewhere" example:"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"`
 }
 
 type fileRequest struct {
@@ -177,6 +178,13 @@ func (s *server) newSession(ctx context.Context, in *initiateInput) (events.Uplo
 			variant.Architecture = v.Architecture // so that only one rule is named as broken
 			broken = append(broken, events.FieldError{Field: fmt.Sprintf("variants[%d].architecture", i), Value: v.Architecture,
 				Text: "an architecture is one of " + strings.Join(incus.Architectures(), ", ") + ", or a synonym that Incus knows, such as x86_64"})
+		}
+		if v.Fingerprint != "" {
+			var err error
+			if variant.Fingerprint, err = events.ParseDigest(v.Fingerprint); err != nil {
+				broken = append(broken, events.FieldError{Field: fmt.Sprintf("variants[%d].fingerprint", i), Value: v.Fingerprint,
+					Text: "a fingerprint has 64 lower-case hex digits"})
+			}
 		}
 		for k, f := range v.Files {
 			file := events.UploadFile{Format: f.Format, Size: f.Size, State: events.FilePending}

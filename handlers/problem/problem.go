@@ -72,6 +72,7 @@ var table = map[events.Code]entry{
 	events.CodeStepOutOfOrder:    {http.StatusConflict, "The job has moved on"},
 	events.CodeSkippedAlready:    {http.StatusConflict, "The event is skipped already"},
 	events.CodeSubscriberExists:  {http.StatusConflict, "The subscriber exists"},
+	events.CodeMirrorExists:      {http.StatusConflict, "The mirror exists"},
 	events.CodePrincipalExists:   {http.StatusConflict, "The principal exists"},
 	events.CodeBuiltIn:           {http.StatusConflict, "It is built in"},
 	events.CodeNotStuck:          {http.StatusConflict, "The projection does not stand at that event"},

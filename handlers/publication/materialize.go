@@ -28,6 +28,9 @@ func (p *Publication) materialize(ctx context.Context, job events.Job, upload ev
 		if err := p.fingerprint(ctx, job.ID, v, files); err != nil {
 			return nil, fmt.Errorf("fingerprint of %s: %w", v.Name(), err)
 		}
+		if err := checkFingerprint(v, files); err != nil {
+			return nil, err
+		}
 	}
 	return files, nil
 }
@@ -62,6 +65,26 @@ func (p *Publication) fingerprint(ctx context.Context, job string, v events.Uplo
 		disk.Combined = events.Digest("sha256:" + combined)
 		return nil
 	})
+}
+
+// checkFingerprint holds a variant against the fingerprint that its publisher has declared.
+func checkFingerprint(v events.UploadVariant, files []events.JobFile) error {
+	if v.Fingerprint == "" {
+		return nil
+	}
+	var got events.Digest
+	if root, ok := v.Root(); ok {
+		if disk := findFile(files, v.Name(), root.Format); disk != nil {
+			got = disk.Combined
+		}
+	}
+	switch got {
+	case v.Fingerprint:
+		return nil
+	case "":
+		return refuse("wrong-fingerprint", "%s has no metadata with a root, and so no fingerprint; declared was %s", v.Name(), v.Fingerprint.Hex())
+	}
+	return refuse("wrong-fingerprint", "%s has the fingerprint %s, declared was %s", v.Name(), got.Hex(), v.Fingerprint.Hex())
 }
 
 func findFile(files []events.JobFile, variant, format string) *events.JobFile {

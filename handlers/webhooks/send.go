@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/targets"
 )
 
 const (
@@ -23,6 +24,7 @@ const (
 	// maxAnswerBytes of an answer are read, so that the connection can be used again; they are not looked at.
 	maxAnswerBytes = 64 << 10
 	maxErrorBytes  = 500
+	dialTimeout    = 10 * time.Second
 )
 
 // sender makes the requests. Encrypted and plain connections have clients of their own, since the rules for
@@ -33,11 +35,11 @@ type sender struct {
 	now              func() time.Time
 }
 
-func newSender(targets *Targets, roots *x509.CertPool, timeout time.Duration, now func() time.Time) *sender {
+func newSender(to *targets.Targets, roots *x509.CertPool, timeout time.Duration, now func() time.Time) *sender {
 	client := func(plain bool) *http.Client {
 		return &http.Client{
 			Transport: &http.Transport{
-				DialContext: targets.dialer(plain), TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+				DialContext: to.Dialer(plain), TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 				ForceAttemptHTTP2: true, TLSHandshakeTimeout: dialTimeout, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 1,
 				MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
 			},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/targets"
 )
 
 // Config is what webhooks are sent with.
@@ -22,7 +23,7 @@ type Config struct {
 	Logger  *slog.Logger
 	Meter   metric.Meter
 	Keys    *Keys
-	Targets *Targets
+	Targets *targets.Targets
 	// Pauses between the attempts of one delivery; nil: eleven attempts over not quite a day. One attempt more
 	// than pauses is made.
 	Pauses  []time.Duration
@@ -38,7 +39,7 @@ type Manager struct {
 	meters  meters
 	keys    *Keys
 	sender  *sender
-	targets *Targets
+	targets *targets.Targets
 	pauses  []time.Duration
 	now     func() time.Time
 
@@ -231,6 +232,11 @@ func (m *Manager) deadLetters() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return len(m.dead)
+}
+
+// ParseTargets reads what --webhook-allow names.
+func ParseTargets(allow []string) (*targets.Targets, error) {
+	return targets.Parse("--webhook-allow", allow)
 }
 
 // CheckTarget refuses the URL of a new webhook that leads where it may not; the refusal is an [*events.Error].

@@ -27,6 +27,8 @@ type Options struct {
 	// TokenFile is a file that holds the token, in place of New's argument; "" for none. It is read anew for each request, since
 	// CI platforms refresh it.
 	TokenFile string
+	// Transport makes the requests in place of the network; nil for the network. CAFile is then of no use.
+	Transport http.RoundTripper
 	// UserAgent is sent with each request; "" for Go's own.
 	UserAgent string
 	// Retry says how broken transfers are tried again.
@@ -69,10 +71,14 @@ func New(server, token string, o Options) (*Client, error) {
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
+	var next http.RoundTripper = transport
+	if o.Transport != nil {
+		next = o.Transport
+	}
 	if o.StallTimeout <= 0 {
 		o.StallTimeout = time.Minute
 	}
-	auth := &authorize{next: transport, base: base, token: token, file: o.TokenFile}
+	auth := &authorize{next: next, base: base, token: token, file: o.TokenFile}
 	return &Client{
 		base: base,
 		// No timeout for a whole request: a download may take hours. Contexts and the stall timeout end what hangs.

@@ -176,3 +176,11 @@ func (p *page[T]) UnmarshalJSON(data []byte) error {
 	}
 	return nil
 }
+
+// MoveAlias lets an alias of an image point at a published version.
+func (c *Client) MoveAlias(ctx context.Context, image, alias, version string) error {
+	body := struct {
+		Version string `json:"version"`
+	}{version}
+	return c.call(ctx, http.MethodPut, route("api", "images", image, "aliases", alias), body, nil)
+}

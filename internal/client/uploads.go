@@ -40,6 +40,7 @@ type NewVariant struct {
 	Type         string    `json:"type"`
 	Flavour      string    `json:"flavour"`
 	Files        []NewFile `json:"files"`
+	Fingerprint  string    `json:"fingerprint,omitempty"` // hex; what metadata and root must have together
 }
 
 // NewFile declares a file.
@@ -122,7 +123,11 @@ func (u *Upload) File(variant, format string) (UploadFile, bool) {
 // CreateUpload opens an upload session. It makes the request again when the answer was lost, under one Idempotency-Key, so
 // that no second session comes of it; an address where nobody listens is an error at once. A *Problem says why it was refused.
 func (c *Client) CreateUpload(ctx context.Context, image NewImage) (*Session, error) {
-	key := uuid.NewString()
+	return c.CreateUploadAs(ctx, image, uuid.NewString())
+}
+
+// CreateUploadAs is CreateUpload under an Idempotency-Key of the caller's: the same image under the same key is the same session.
+func (c *Client) CreateUploadAs(ctx context.Context, image NewImage, key string) (*Session, error) {
 	var session Session
 	err := c.firstAgain(ctx, func() error {
 		session = Session{}

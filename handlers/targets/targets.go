@@ -1,4 +1,6 @@
-package webhooks
+// Package targets says where imgsrv may connect to by itself, on somebody's word: to public addresses by https, and to what
+// the operator has named. It must not know what for.
+package targets
 
 import (
 	"context"
@@ -18,8 +20,9 @@ const (
 	lookupTimeout = 5 * time.Second
 )
 
-// Targets says where webhooks may lead: to public addresses by https, and to what the operator has named.
+// Targets are public addresses by https, and what the operator has named.
 type Targets struct {
+	flag     string // of the server, that names further ones
 	prefixes []netip.Prefix
 	hosts    []hostPort
 }
@@ -27,9 +30,10 @@ type Targets struct {
 // hostPort is a host by the name that URLs have for it; port "" means any.
 type hostPort struct{ host, port string }
 
-// ParseTargets reads what --webhook-allow names: addresses, CIDR prefixes, HOST or HOST:PORT.
-func ParseTargets(allow []string) (*Targets, error) {
-	t := new(Targets)
+// Parse reads what a flag of the server names: addresses, CIDR prefixes, HOST or HOST:PORT. The flag, such as
+// --webhook-allow, is for the texts of refusals.
+func Parse(flag string, allow []string) (*Targets, error) {
+	t := &Targets{flag: flag}
 	for _, entry := range allow {
 		if strings.Contains(entry, "/") {
 			prefix, err := netip.ParsePrefix(entry)
@@ -84,14 +88,14 @@ func (t *Targets) refused(addr netip.Addr, plain bool) string {
 	}
 	switch {
 	case !isPublic(addr):
-		return fmt.Sprintf("%s is no public address: where this is meant, the server is started with --webhook-allow", addr)
+		return fmt.Sprintf("%s is no public address: where this is meant, the server is started with %s", addr, t.flag)
 	case plain:
-		return "events are sent by https, and by http only to what --webhook-allow of the server names"
+		return "imgsrv connects by https, and by http only to what " + t.flag + " of the server names"
 	}
 	return ""
 }
 
-// Check refuses the URL of a new webhook that leads where it may not, as far as that can be known now. The
+// Check refuses a URL that leads where it may not, as far as that can be known now. The
 // refusal is an [*events.Error].
 func (t *Targets) Check(ctx context.Context, raw string) error {
 	u, err := url.Parse(raw)
@@ -134,8 +138,8 @@ func portOf(u *url.URL) string {
 	return "80"
 }
 
-// dialer connects to targets and to nothing else: the check is of the very address that is dialled.
-func (t *Targets) dialer(plain bool) func(ctx context.Context, network, address string) (net.Conn, error) {
+// Dialer connects to targets and to nothing else: the check is of the very address that is dialled.
+func (t *Targets) Dialer(plain bool) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		d := net.Dialer{Timeout: dialTimeout}
 		if host, port, err := net.SplitHostPort(address); err != nil || !t.named(host, port) {
