@@ -20,17 +20,18 @@ import (
 // bundle is what a publish command is about: open files, and the request that declares them.
 type bundle struct {
 	request     client.NewImage
-	files       []localFile // of the variant
+	files       []localFile // of the variants
 	attachments []localFile // of the version as a whole; their format is the name
 }
 
 // localFile is a file on this machine.
 type localFile struct {
-	path   string
-	file   *os.File
-	format string
-	size   int64
-	sha256 string // hex
+	path    string
+	file    *os.File
+	variant int // its variant's place in the request; meaningless for an attachment
+	format  string
+	size    int64
+	sha256  string // hex
 }
 
 func (b *bundle) close() {
@@ -51,27 +52,29 @@ func (b *bundle) all() []*localFile {
 }
 
 func (b *bundle) file(variant, format string) *localFile {
-	files := b.files
 	if variant == client.AttachmentVariant {
-		files = b.attachments
+		for i := range b.attachments {
+			if b.attachments[i].format == format {
+				return &b.attachments[i]
+			}
+		}
 	}
-	for i := range files {
-		if files[i].format == format {
-			return &files[i]
+	for i := range b.files {
+		if f := &b.files[i]; f.format == format && variantName(b.request.Variants[f.variant]) == variant {
+			return f
 		}
 	}
 	// The session was compared with the request, so this is a fault of the program.
 	panic("no file of format " + format)
 }
 
-// variant is the bundle's one variant, with its architecture by the server's name for it.
-func (b *bundle) variant() (name string, files []client.NewFile) {
-	v := b.request.Variants[0]
+// variantName is a declared variant's name, with its architecture by the server's name for it.
+func variantName(v client.NewVariant) string {
 	architecture := v.Architecture
 	if canonical, ok := incus.Canonical(architecture); ok {
 		architecture = canonical
 	}
-	return architecture + "." + v.Type + "." + v.Flavour, v.Files
+	return architecture + "." + v.Type + "." + v.Flavour
 }
 
 // bundle looks at the files, names what the flags left open, and hashes them.
@@ -212,7 +215,16 @@ func (b *bundle) hash(ctx context.Context, p *progress) error {
 
 // differsFrom says how a published version differs from the bundle, "" if it has all its files.
 func (b *bundle) differsFrom(v *client.Version) string {
-	name, files := b.variant()
+	for _, variant := range b.request.Variants {
+		if difference := variantDiffers(v, variant); difference != "" {
+			return difference
+		}
+	}
+	return b.attachmentsDiffer(v)
+}
+
+func variantDiffers(v *client.Version, declared client.NewVariant) string {
+	name := variantName(declared)
 	for i := range v.Variants {
 		if v.Variants[i].Name() != name {
 			continue
@@ -221,7 +233,7 @@ func (b *bundle) differsFrom(v *client.Version) string {
 		for _, f := range v.Variants[i].Formats {
 			have[f.Format] = hexOf(f.Digest)
 		}
-		for _, f := range files {
+		for _, f := range declared.Files {
 			switch have[f.Format] {
 			case f.SHA256:
 			case "":
@@ -230,7 +242,7 @@ func (b *bundle) differsFrom(v *client.Version) string {
 				return "its " + f.Format + " is another file"
 			}
 		}
-		return b.attachmentsDiffer(v)
+		return ""
 	}
 	return "it has no variant " + name
 }
@@ -255,13 +267,18 @@ func (b *bundle) attachmentsDiffer(v *client.Version) string {
 
 // differsFromUpload says how another session differs from the bundle, "" if it declares the same files.
 func (b *bundle) differsFromUpload(u *client.Upload) string {
-	name, files := b.variant()
-	if want := len(files) + len(b.request.Attachments); len(u.Files) != want {
+	want := len(b.request.Attachments)
+	for _, v := range b.request.Variants {
+		want += len(v.Files)
+	}
+	if len(u.Files) != want {
 		return fmt.Sprintf("it declares %d files, this one %d", len(u.Files), want)
 	}
-	for _, f := range files {
-		if difference := differsFromDeclared(u, name, f); difference != "" {
-			return difference
+	for _, v := range b.request.Variants {
+		for _, f := range v.Files {
+			if difference := differsFromDeclared(u, variantName(v), f); difference != "" {
+				return difference
+			}
 		}
 	}
 	for _, a := range b.request.Attachments {

@@ -26,7 +26,9 @@ type clientFlags struct {
 }
 
 // connect makes the client that the flags ask for. Broken connections are told through p.
-func (f *clientFlags) connect(p *progress) (*client.Client, error) {
+func (f *clientFlags) connect(p *progress) (*client.Client, error) { return f.connectWith(p, true) }
+
+func (f *clientFlags) connectWith(p *progress, find bool) (*client.Client, error) {
 	base, err := client.ParseServer(f.Server)
 	if err != nil {
 		return nil, &usageError{err.Error()}
@@ -37,7 +39,7 @@ func (f *clientFlags) connect(p *progress) (*client.Client, error) {
 	token, ca := f.Token, f.CAFile
 	// What we find by ourselves is for this machine only.
 	if isLoopback(base.Hostname()) {
-		if token == "" && f.OIDCTokenFile == "" {
+		if find && token == "" && f.OIDCTokenFile == "" {
 			// Without it one can still read; a server that wants it says so.
 			token, _ = findToken(f.tokenFile())
 		}
@@ -48,6 +50,13 @@ func (f *clientFlags) connect(p *progress) (*client.Client, error) {
 	return client.New(f.Server, token, client.Options{CAFile: ca, TokenFile: f.OIDCTokenFile, UserAgent: "imgsrv-client", Retry: client.Retry{Notice: func(err error, wait time.Duration) {
 		p.note("%v; trying again in %s", err, wait.Round(100*time.Millisecond))
 	}}})
+}
+
+// anonymous makes a client that shows no token, and so sees what everybody sees.
+func (f *clientFlags) anonymous(p *progress) (*client.Client, error) {
+	public := *f
+	public.Token, public.OIDCTokenFile = "", ""
+	return public.connectWith(p, false)
 }
 
 // needToken says early that there is no token, for a command that needs one.

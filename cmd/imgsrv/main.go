@@ -34,6 +34,8 @@ type grammar struct {
 	Publish     PublishCmd     `cmd:"" help:"Upload image files and publish them as a version of an image."`
 	Derive      DeriveCmd      `cmd:"" help:"Have the server make a further format of a published disk, or try again."`
 	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one image."`
+	Import      ImportCmd      `cmd:"" help:"Take over images that another program keeps: an existing simplestreams tree."`
+	Export      ExportCmd      `cmd:"" help:"Write what Incus and LXD are offered as a static tree, for any web server to serve."`
 	Download    DownloadCmd    `cmd:"" help:"Download a file of a published version, and check it."`
 	SigningKey  SigningKeyCmd  `cmd:"" help:"Print the public key that the server signs checksums with, for download --public-key."`
 	Jobs        JobsCmd        `cmd:"" help:"Show publication jobs, or retry a failed one."`

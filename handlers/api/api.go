@@ -20,6 +20,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/handlers/web"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/blob"
@@ -106,6 +107,7 @@ const (
 type server struct {
 	Config
 	api          huma.API
+	html         *web.Pages
 	storageCheck chan struct{} // held by the one check of the storage that runs
 	pastReads    chan struct{} // bounds reads of the log's past
 	eventClients seats         // of followers of the events
@@ -144,7 +146,11 @@ func New(cfg Config) (chi.Router, error) {
 		problem.Write(w, r, cfg.Log, problem.New(problem.CodeMethod, r.Method+" is not possible on this path; the Allow header says what is"))
 	})
 
-	s := &server{Config: cfg, api: newHuma(router, cfg.Version), storageCheck: make(chan struct{}, 1),
+	html, err := web.New()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{Config: cfg, html: html, api: newHuma(router, cfg.Version), storageCheck: make(chan struct{}, 1),
 		pastReads: make(chan struct{}, maxPastReads)}
 	s.health()
 	s.images()

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ func (s *server) bytes(router chi.Router) {
 		r.Use(Authenticate(s.Guard, s.Log), MinSequence(s.Events, s.MinSequenceWait, s.Log, s.CatalogProjection))
 		routes := s.provenance()
 		routes[pathFormat], routes[pathAttached], routes[pathBlob] = s.serveFormat, s.serveAttachment, s.serveBlob
+		maps.Copy(routes, s.pages())
 		for path, serve := range routes {
 			handler := func(w http.ResponseWriter, r *http.Request) {
 				if err := serve(w, r); err != nil {

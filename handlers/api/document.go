@@ -18,6 +18,7 @@ const (
 	tagPublish  = "Publishing"
 	tagDownload = "Downloads"
 	tagStreams  = "Incus and LXD"
+	tagPages    = "Pages"
 	tagOperate  = "Operation"
 	tagAccess   = "Access"
 	tagEvents   = "Events"
@@ -35,6 +36,7 @@ func describeAPI(doc *huma.OpenAPI) {
 		{Name: tagDownload, Description: "The bytes, by name or by digest, whole or in ranges"},
 		{Name: tagPublish, Description: "Upload sessions and the jobs that publish them"},
 		{Name: tagStreams, Description: "The simplestreams remote"},
+		{Name: tagPages, Description: "The plain directory view, for people and for programs that know folders"},
 		{Name: tagEvents, Description: "Following what happens, and what happened"},
 		{Name: tagOperate, Description: "Probes, projections, webhooks and mirrors"},
 		{Name: tagAccess, Description: "Who may do what: principals, their roles and tokens"},
@@ -51,7 +53,7 @@ const asyncAPIMediaType = "application/vnd.aai.asyncapi+yaml;version=3.0.0"
 // AsyncAPI document of the events.
 func (s *server) document(router chi.Router) error {
 	doc := s.api.OpenAPI()
-	for _, op := range slices.Concat(handMade(), handMadeEvents(), s.handMadeProvenance()) {
+	for _, op := range slices.Concat(handMade(), handMadeEvents(), s.handMadeProvenance(), s.handMadePages()) {
 		doc.AddOperation(op)
 	}
 	asYAML, err := doc.YAML()

@@ -325,6 +325,7 @@ func TestTheDocumentDescribesEveryRoute(t *testing.T) {
 		GET/api/images POST/api/images GET/api/images/{image} GET/api/images/{image}/versions GET/api/images/{image}/versions/{version}
 		GET/api/images/{image}/versions/{version}/variants/{variant}/formats/{format} HEAD/api/images/{image}/versions/{version}/variants/{variant}/formats/{format}
 		GET/api/images/{image}/versions/{version}/SHA256SUMS
+		GET/images/ GET/images/{image}/ GET/images/{image}/{version}/ GET/images/{image}/{version}/{file} GET/images/{image}/{version}/SHA256SUMS
 		GET/api/images/{image}/versions/{version}/attachments/{name} HEAD/api/images/{image}/versions/{version}/attachments/{name}
 		PUT/api/images/{image}/aliases/{alias} DELETE/api/images/{image}/aliases/{alias} GET/api/uploads/{id} DELETE/api/uploads/{id}
 		POST/api/uploads/tus/ HEAD/api/uploads/tus/{upload} PATCH/api/uploads/tus/{upload} DELETE/api/uploads/tus/{upload}

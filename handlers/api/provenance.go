@@ -29,13 +29,8 @@ func (s *server) provenance() map[string]func(http.ResponseWriter, *http.Request
 // checksums lists all files of a version, by the names that they are downloaded under.
 func checksums(m events.Manifest) []byte {
 	var files []provenance.File
-	for _, v := range m.Variants {
-		for _, f := range v.Formats {
-			files = append(files, provenance.File{Name: provenance.FileName(m.Image, m.Version, v.Name(), f.Format), SHA256: f.Digest.Hex()})
-		}
-	}
-	for _, a := range m.Attachments {
-		files = append(files, provenance.File{Name: provenance.AttachmentName(m.Image, m.Version, a.Name), SHA256: a.Digest.Hex()})
+	for _, f := range namedFiles(m, time.Time{}) {
+		files = append(files, provenance.File{Name: f.name, SHA256: f.digest.Hex()})
 	}
 	return provenance.Checksums(files)
 }
@@ -58,12 +53,17 @@ func (s *server) serveSignature(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	s.sendText(w, r, s.signatureOf(row, param(r, "version")), time.Time{}, cacheOf(row.Visibility, true))
+	return nil
+}
+
+// signatureOf is the signature over a version's checksums, asked for by the version's name or an alias.
+func (s *server) signatureOf(row catalog.VersionRow, asked string) []byte {
 	statement := provenance.Statement{Image: row.Manifest.Image, Version: row.Manifest.Version, PublishedAt: row.Manifest.PublishedAt}
 	if row.ResolvedBy == catalog.ByAlias {
-		statement.Alias = param(r, "version")
+		statement.Alias = asked
 	}
-	s.sendText(w, r, s.SigningKey.Sign(checksums(row.Manifest), statement), time.Time{}, cacheOf(row.Visibility, true))
-	return nil
+	return s.SigningKey.Sign(checksums(row.Manifest), statement)
 }
 
 // serveSigningKey is GET and HEAD /api/signing-key: 200, 304, 401.

@@ -161,15 +161,20 @@ func (v version) images(common Image, where string) (images []Image, problems []
 	for _, kind := range []string{Container, VirtualMachine} {
 		for _, rootType := range roots()[kind] {
 			image, ok, err := pair(common, of, rootType)
-			if err != nil {
+			at := slices.IndexFunc(images, func(i Image) bool { return i.Type == kind })
+			if err != nil && at < 0 {
 				problems = append(problems, Problem{where, err.Error()})
 				continue
 			}
-			if ok {
-				image.Type = kind
-				images = append(images, image)
-				break
+			if !ok {
+				continue
 			}
+			image.Type = kind
+			if at >= 0 {
+				problems = append(problems, Problem{where, fmt.Sprintf("the image %s, of %s, is passed over: %s is that of %s", image.Fingerprint, rootType, images[at].Fingerprint, images[at].Root.FileType)})
+				continue
+			}
+			images = append(images, image)
 		}
 	}
 	for _, name := range []string{incus.FileIncusCombined, incus.FileLXDCombined} {
