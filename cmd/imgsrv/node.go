@@ -191,6 +191,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	})
 	publications := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, StepStarted: hooks.stepStarted})
 	n.background("publications", publications.Run)
+	deltas := n.startDeltas(flags.Deltas, events, blobs)
 	if err := n.startDerive(flags.DeriveFlags, events, blobs, tele, hooks); err != nil {
 		return err
 	}
@@ -212,7 +213,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
-		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake,
+		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas,
 	})
 	if err != nil {
 		return err
@@ -242,6 +243,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 		return errors.New("--max-upload-bytes is a number of bytes from 0")
 	}
 	if err := f.LimitFlags.check(); err != nil {
+		return err
+	}
+	if err := checkDeltas(f.Deltas); err != nil {
 		return err
 	}
 	if err := f.DeriveFlags.check(); err != nil {

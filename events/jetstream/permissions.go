@@ -14,6 +14,7 @@ import (
 const (
 	ConsumerIntake      = "intake"               // handlers/publication: complete sessions become jobs
 	ConsumerPublication = "publication"          // handlers/publication: the steps of a job
+	ConsumerDeltas      = "imgsrv-deltas"        // handlers/deltas: published versions get deltas from those before
 	ConsumerDerive      = "derive"               // handlers/derive: further formats of published versions
 	ConsumerRetention   = "retention"            // handlers/retention: versions that aren't kept are withdrawn
 	ConsumerRedelivery  = "webhook-redeliveries" // handlers/webhooks: requests to deliver an event again

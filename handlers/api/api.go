@@ -74,6 +74,8 @@ type Config struct {
 	// Intake, optional, admits upload sessions; without it they are held against the free space of the storage only.
 	Intake *limits.Intake
 
+	// Deltas, optional, is shown by /readyz.
+	Deltas *Deltas
 	// PingPostgres is asked by /readyz.
 	PingPostgres func(context.Context) error
 	// ExpiresAt, optional, tells when an idle session is going to expire.

@@ -36,6 +36,13 @@ type readiness struct {
 	Postgres    partStatus         `json:"postgres"`
 	Storage     storageStatus      `json:"storage"`
 	Projections []projectionStatus `json:"projections" nullable:"false"`
+	Deltas      *Deltas            `json:"deltas,omitempty" doc:"What the node does about deltas; without them it is ready all the same"`
+}
+
+// Deltas says whether a node makes deltas of new versions.
+type Deltas struct {
+	Versions int    `json:"versions" doc:"How many earlier versions a new one gets deltas from; 0: none are made" example:"2"`
+	Error    string `json:"error,omitempty" doc:"Why none are made all the same" example:"xdelta3 isn't installed"`
 }
 
 type partStatus struct {
@@ -121,7 +128,7 @@ func (r *readiness) hideErrors() {
 
 func (s *server) readiness(ctx context.Context) readiness {
 	runners := []*projections.Runner{s.CatalogProjection, s.JobsProjection, s.StreamsProjection}
-	out := readiness{Projections: make([]projectionStatus, len(runners))}
+	out := readiness{Deltas: s.Deltas, Projections: make([]projectionStatus, len(runners))}
 	var checks sync.WaitGroup
 	checks.Go(func() {
 		out.NATS = check(ctx, func(ctx context.Context) error { _, err := s.Events.Head(ctx); return err })

@@ -11,7 +11,7 @@ import (
 
 // Kinds implements projections.Bulk.
 func (*Projector) Kinds() []string {
-	return []string{events.KindVersion, events.KindImage, events.KindAlias}
+	return []string{events.KindVersion, events.KindImage, events.KindAlias, events.KindDerived}
 }
 
 // LastOnly implements projections.Bulk: a version's key depends on the versions before it, a row's change on what it was.

@@ -29,6 +29,7 @@ type Product struct {
 	// Withdrawn ones are not listed. Changed is the last withdrawal or restoration of the version, zero if there was none.
 	Withdrawn bool
 	Changed   Change
+	Deltas    []Delta // also those that were removed, and those that no client can use
 }
 
 // File is one format of a variant.
@@ -68,7 +69,8 @@ type Set struct {
 // arguments alone, and their order doesn't matter.
 //
 // Each product of a public image is listed with one version in it. Products of one fingerprint are listed once, as the first
-// one published, with the names of all: a client can't fetch a fingerprint that is listed twice.
+// one published, with the names of all: a client can't fetch a fingerprint that is listed twice. Beside its one version a product
+// may have others that only say which image a delta starts from; they make no image.
 func Documents(products []Product, aliases []Alias, images []Image) (Set, error) {
 	return DocumentsFor(products, aliases, images, func(string) bool { return false })
 }
@@ -93,6 +95,9 @@ func DocumentsFor(products []Product, aliases []Alias, images []Image, mayRead f
 	for _, p := range listed {
 		set.note(p.Published)
 		set.note(p.Changed)
+		for _, d := range p.Deltas {
+			set.note(d.Changed)
+		}
 	}
 	listed = slices.DeleteFunc(listed, func(p Product) bool { return p.Withdrawn })
 
@@ -101,6 +106,7 @@ func DocumentsFor(products []Product, aliases []Alias, images []Image, mayRead f
 		document.Updated = ""
 	}
 	owners, names := assign(listed, products, aliases)
+	others := siblings(listed)
 	for i, p := range listed {
 		if owners[i] != i {
 			continue
@@ -109,6 +115,7 @@ func DocumentsFor(products []Product, aliases []Alias, images []Image, mayRead f
 		if err != nil {
 			return Set{}, fmt.Errorf("list %s of %s %s: %w", p.Variant.Name(), p.Image, p.Version, err)
 		}
+		addDeltas(product, p, listedDeltas(p, others))
 		document.Products[productKey(p)] = product
 	}
 	var err error

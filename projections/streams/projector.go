@@ -62,6 +62,10 @@ func change(ctx context.Context, tx pgx.Tx, batch []events.Event) (bool, error) 
 			changes.moveAlias(fact.Alias, changed)
 		case events.AliasRemoved:
 			changes.moveAlias(fact.Alias, changed)
+		case events.DerivedMade:
+			changes.keepDelta(fact.Derived, changed)
+		case events.DerivedRemoved:
+			changes.keepDelta(fact.Derived, changed)
 		}
 	}
 	changes.queueProducts()

@@ -75,7 +75,7 @@ func (db database) stored(t testing.TB) streams.Set {
 // dump is every row of the tables that are derived from events alone.
 func (db database) dump(ctx context.Context) (string, error) {
 	text := ""
-	for _, table := range []string{"images", "versions", "products", "aliases", "documents"} {
+	for _, table := range []string{"images", "versions", "products", "aliases", "deltas", "documents"} {
 		query := fmt.Sprintf(`SELECT coalesce(string_agg(line, E'\n' ORDER BY line), '') FROM (SELECT row_to_json(r)::text AS line FROM %s AS r) AS lines`,
 			pgx.Identifier{db.schema, table}.Sanitize())
 		var rows string
@@ -333,7 +333,7 @@ func TestFailedBatchLeavesNothingBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "images\n\nversions\n\nproducts\n\naliases\n\ndocuments\n\n"; got != want {
+	if want := "images\n\nversions\n\nproducts\n\naliases\n\ndeltas\n\ndocuments\n\n"; got != want {
 		t.Errorf("rows are left:\n%s", got)
 	}
 }
@@ -353,7 +353,7 @@ func TestAnyBatchesGiveTheSameRows(t *testing.T) {
 		h := randomHistory(t, rt)
 		for _, db := range []database{live, rebuilt} {
 			tables := ""
-			for _, table := range []string{"images", "versions", "products", "aliases", "documents"} {
+			for _, table := range []string{"images", "versions", "products", "aliases", "deltas", "documents"} {
 				tables += "DELETE FROM " + pgx.Identifier{db.schema, table}.Sanitize() + ";"
 			}
 			if _, err := db.pool.Exec(ctx, tables); err != nil {
@@ -406,6 +406,17 @@ func randomHistory(t testing.TB, rt *rapid.T) *history {
 				if last(h, events.VersionEntity(image, to), events.FoldVersion).State.State == events.StatePublished {
 					h.moveAlias(image, "latest", to)
 				}
+			}
+			continue
+		}
+		if versions := published[image]; len(versions) > 1 && rapid.Bool().Draw(rt, "delta") {
+			base, target := versions[0], versions[len(versions)-1]
+			if last(h, events.VersionEntity(image, target), events.FoldVersion).State.State != events.StatePublished {
+				continue // withdrawn; the base may be
+			}
+			h.makeDelta(image, base, target, vm)
+			if rapid.Bool().Draw(rt, "remove delta") {
+				h.removeDelta(image, base, target, vm)
 			}
 			continue
 		}

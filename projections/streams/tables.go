@@ -26,7 +26,7 @@ func loadProducts(ctx context.Context, tx pgx.Tx) ([]Product, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Product, error) {
+	products, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Product, error) {
 		var p Product
 		var changedAt *time.Time
 		err := row.Scan(&p.Image, &p.Version, &p.Variant.Architecture, &p.Variant.Type, &p.Variant.Flavour, &p.Fingerprint,
@@ -38,6 +38,10 @@ func loadProducts(ctx context.Context, tx pgx.Tx) ([]Product, error) {
 		}
 		return p, err
 	})
+	if err != nil {
+		return nil, err
+	}
+	return products, loadDeltas(ctx, tx, products)
 }
 
 const selectAliases = `SELECT image, alias, version, changed_sequence, changed_at FROM aliases ORDER BY image, alias`

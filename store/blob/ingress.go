@@ -128,3 +128,24 @@ func (s *Store) syncJob(job string) error {
 	}
 	return syncFolder(s.jobs())
 }
+
+// CreateIngress opens an empty file of a job for writing: of what imgsrv makes itself and can't hold in memory. A file of that name
+// from an earlier run is replaced. The caller writes and closes it; Promote makes it durable.
+func (s *Store) CreateIngress(job, name string) (*os.File, error) {
+	err := errors.Join(checkName("job", job), checkName("file", name))
+	if err == nil {
+		err = makeFolder(s.jobFolder(job))
+	}
+	path := filepath.Join(s.jobFolder(job), name)
+	if err == nil {
+		err = removeIfThere(path)
+	}
+	var f *os.File
+	if err == nil {
+		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, uploadMode)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make ingress %s/%s: %w", job, name, err)
+	}
+	return f, nil
+}

@@ -97,6 +97,7 @@ const (
 	NoFingerprint       = "no-fingerprint" // the image is passed over
 	ListedTwice         = "listed-twice"   // the fingerprint cannot be downloaded
 	DroppedDelta        = "dropped-delta"
+	SeveralDeltas       = "several-deltas" // a host that has more than one of the bases can't fetch the image
 )
 
 func (p Problem) String() string { return fmt.Sprintf("%s: %s (%s)", p.Where, p.Text, p.Code) }

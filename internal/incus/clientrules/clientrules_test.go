@@ -282,6 +282,19 @@ func TestDeltasNameTheFingerprintOfTheirBase(t *testing.T) {
 				t.Errorf("%s, product %s: deltas (-want +got):\n%s", dialect, product, diff)
 			}
 		}
+		older := object{}
+		for _, ftype := range []string{"incus.tar.xz", "lxd.tar.xz"} {
+			older[ftype] = object{"ftype": ftype, "path": "x", "combined_squashfs_sha256": hexDigest("e")}
+		}
+		versions["20261001_000000"] = object{"items": older}
+		items := at(versions, "20261124_200037", "items")
+		items["older"] = object{"ftype": root + ".vcdiff", "path": "images/y.vcdiff", "sha256": hexDigest("8"), "size": 6, "delta_base": "20261001_000000"}
+		if _, err := read(t, index, products, clientrules.Incus); !clientrules.Has(err, clientrules.SeveralDeltas) {
+			t.Errorf("product %s: two deltas, of which a host may have both bases: %v", product, err)
+		}
+		delete(items, "older")
+		delete(versions, "20261001_000000")
+
 		at(stub, "incus.tar.xz")["combined_squashfs_sha256"] = ""
 		if _, err := read(t, index, products, clientrules.Incus); !clientrules.Has(err, clientrules.DroppedDelta) {
 			t.Errorf("product %s: a base without the field should drop the delta: %v", product, err)

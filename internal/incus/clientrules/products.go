@@ -139,7 +139,7 @@ func (r *reader) version(key string, p product, serial string) []Image {
 			r.report(IgnoredItem, at, "no client knows the file type %q", it.FileType)
 			continue
 		}
-		if len(byType[it.FileType]) > 0 {
+		if len(byType[it.FileType]) > 0 && !strings.HasSuffix(it.FileType, ".vcdiff") {
 			r.report(DuplicateItem, at, "a second item of type %s", it.FileType)
 		}
 		byType[it.FileType] = append(byType[it.FileType], it)
@@ -265,6 +265,11 @@ func (r *reader) split(where string, meta, root item, byType map[string][]item, 
 			if base, ok := r.deltaBase(where, delta, p); ok {
 				image.Files = append(image.Files, file("root.delta-"+base, delta))
 			}
+		}
+		// Each delta whose base is there is applied, one after the other into one file: client/simplestreams_images.go,
+		// GetImageFile. Then the file isn't the image, and the whole root isn't asked for any more.
+		if deltas := image.Files[2:]; len(deltas) > 1 {
+			r.report(SeveralDeltas, where, "%d deltas are listed: a host that has two of their bases fetches nothing", len(deltas))
 		}
 	}
 	return image, true
