@@ -249,7 +249,7 @@ func TestRealLXDClientListsNoWithdrawnVersion(t *testing.T) {
 	if got := versions(); !slices.Equal(got, []string{"1"}) {
 		t.Errorf("after the withdrawal: %v", got)
 	}
-	s.project(t, events.VersionRestored{Version: bad.Version})
+	s.project(t, events.VersionRestored(bad))
 	if got := versions(); !slices.Equal(got, []string{"1", "2"}) {
 		t.Errorf("restored: %v", got)
 	}
