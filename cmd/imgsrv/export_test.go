@@ -81,6 +81,16 @@ func TestATreeGoesInAndComesOutWithItsFingerprints(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// What the tree said beside names is in the documents of the one that came of it.
+	documents, err := os.ReadFile(filepath.Join(out, incus.ImagesPath))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"release_title":"BOOKWORM"`, `"support_eol":"2124-06-30"`, `"release_codename":"worm"`, `"secureboot":"false"`, `"supported":true`} {
+		if !strings.Contains(strings.ReplaceAll(string(documents), ": ", ":"), want) {
+			t.Errorf("the documents lack %s", want)
+		}
+	}
 	images, err := clientrules.Read(index, func(path string) ([]byte, error) { return os.ReadFile(filepath.Join(out, path)) }, clientrules.Incus)
 	if err != nil || len(images) != len(fingerprints) {
 		t.Errorf("by the clients' rules the tree has %d images: %v", len(images), err)

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/imgsrv/imgsrv/internal/client"
 	"github.com/imgsrv/imgsrv/internal/incus"
@@ -60,7 +61,7 @@ func (run *treeImport) plan(contents *tree.Contents, template nameTemplate) ([]*
 		v, there := planned[key]
 		if !there {
 			v = &plannedVersion{state: importPlanned, request: client.NewImage{Image: as.image, Version: as.version, OS: strings.ToLower(image.OS), Release: image.Release,
-				Description: strings.TrimSpace(image.OS + " " + cmp.Or(image.ReleaseTitle, image.Release)), Visibility: run.cmd.Visibility}}
+				Description: strings.TrimSpace(image.OS + " " + cmp.Or(image.ReleaseTitle, image.Release)), Visibility: run.cmd.Visibility, Traits: traitsOf(image)}}
 			planned[key] = v
 		}
 		if err := v.add(image, as.flavour); err != nil {
@@ -86,8 +87,18 @@ func (run *treeImport) plan(contents *tree.Contents, template nameTemplate) ([]*
 // versionPattern is the server's rule for names of versions, mostly.
 var versionPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]{0,126}$`)
 
+// traitsOf is what a tree says of an image beside its names; of several variants of a version the first one speaks.
+func traitsOf(image simplestreams.Image) client.Traits {
+	traits := client.Traits{ReleaseTitle: image.ReleaseTitle, Codename: image.Codename, SupportEOL: image.EOLAfter(time.Now()), Requirements: image.Requirements}
+	if image.Supported {
+		traits.Supported = &image.Supported
+	}
+	return traits
+}
+
+// add takes an image in as a variant. One that is there already is an error.
 func (v *plannedVersion) add(image simplestreams.Image, flavour string) error {
-	variant := client.NewVariant{Architecture: image.Architecture, Type: image.Type, Flavour: flavour}
+	variant := client.NewVariant{Architecture: image.Architecture, Type: image.Type, Flavour: flavour, Fingerprint: image.Fingerprint}
 	for i, other := range v.request.Variants {
 		if variantName(other) == variantName(variant) {
 			return fmt.Errorf("%s and %s would both be %s of %s %s: tell them apart with --name-template", v.images[i].Product, image.Product,

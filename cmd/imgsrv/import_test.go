@@ -30,7 +30,7 @@ func (h *handMadeTree) product(key, arch, release, variant, aliases string) map[
 	p, ok := h.products[key]
 	if !ok {
 		p = map[string]any{"aliases": aliases, "arch": arch, "os": "Debian", "release": release, "release_title": strings.ToUpper(release), "variant": variant,
-			"requirements": map[string]string{}, "versions": map[string]any{}}
+			"requirements": map[string]string{"secureboot": "false"}, "support_eol": "2124-06-30", "release_codename": "worm", "supported": true, "versions": map[string]any{}}
 		h.products[key] = p
 	}
 	return p
