@@ -47,7 +47,12 @@ func (s *server) pages() map[string]func(http.ResponseWriter, *http.Request) err
 }
 
 // toFolder answers the path of a folder without its slash, whether there is such a folder or not: links of a page are relative to it.
+// What can be no folder's name is a 404.
 func toFolder(w http.ResponseWriter, r *http.Request) error {
+	image, version := param(r, "image"), param(r, "version")
+	if image != "" && events.CheckImageName(image) != nil || version != "" && events.CheckVersionName(version) != nil {
+		return missing("there is nothing at this path: /images/ lists what there is")
+	}
 	path := r.URL.EscapedPath()
 	// Relative, since a proxy may have cut the beginning of the path.
 	w.Header().Set("Location", "./"+path[strings.LastIndexByte(path, '/')+1:]+"/")

@@ -134,7 +134,8 @@ func TestEachPrincipalSeesThePrivateImagesThatItMayRead(t *testing.T) {
 	}
 	// What is new, is there with the next request; what is made public, for all.
 	s.publish("team-c", "1", events.Private)
-	s.publish("team-b", "2", events.Public)
+	s.publish("team-b", "2", events.Private)
+	s.project(s.t, events.ImageVisibilityChanged{Image: events.Image{Name: "team-b", Visibility: events.Public}})
 	if diff := cmp.Diff([]string{"deb", "team-b", "team-c"}, s.images(reader("team-c"))); diff != "" {
 		t.Errorf("after publications (-want +got):\n%s", diff)
 	}
