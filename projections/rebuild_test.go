@@ -329,7 +329,8 @@ func TestReplayTellsWhichRowsEachEventChangesAndChangesNone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := []string{"0 imgsrv.alias.moved.v2 insert aliases true", "1 imgsrv.alias.moved.v2 insert aliases true", "2 imgsrv.alias.removed.v1 delete aliases true"}
+	// The one in between is version.named, which goes with a move by hand and changes no row.
+	told := []string{"0 imgsrv.alias.moved.v2 insert aliases true", "2 imgsrv.alias.moved.v2 insert aliases true", "3 imgsrv.alias.removed.v1 delete aliases true"}
 	if diff := cmp.Diff(told, got); diff != "" {
 		t.Errorf("changes (-want +got):\n%s", diff)
 	}
