@@ -176,6 +176,8 @@ func withRemedy(err error) error {
 		return fmt.Errorf("nobody listens at %s: is imgsrv running? Start it with: imgsrv start; or say where it is with --server or IMGSRV_SERVER", connection.Server)
 	case errors.As(err, &connection) && strings.HasPrefix(connection.Server, "https:"):
 		return fmt.Errorf("%w (a server with a certificate of its own needs --ca-file: <data-dir>/tls/cert.pem on the server)", err)
+	case errors.As(err, &p) && p.Code == "alias-in-use":
+		return fmt.Errorf("%w (--move-alias VERSION, or --remove-alias)", err)
 	case errors.As(err, &p) && p.Code == client.CodeUnauthorized && (strings.Contains(err.Error(), "needs a token") || strings.Contains(err.Error(), "token is unknown")):
 		return fmt.Errorf("%w (give the token with --token or IMGSRV_TOKEN; on the server's machine it is found in --data-dir, as admin.token)", err)
 	}
