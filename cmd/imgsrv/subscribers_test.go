@@ -75,8 +75,9 @@ func (p *publisher) subscriber(name string, args ...string) string {
 	}
 	path := filepath.Join(p.t.TempDir(), name+".nk")
 	code, out, errs := command(p.t.Context(), append([]string{"subscribers", "add", name, "--output", path, "--server", p.base, "--token", p.token}, args...)...)
-	if code != exitOK || !strings.Contains(out, name) || strings.Contains(out, "SU") {
-		p.t.Fatalf("subscribers add: code %d\n%s%s", code, out, errs)
+	secret, err := os.ReadFile(path)
+	if code != exitOK || err != nil || !strings.Contains(out, name) || strings.Contains(out+errs, strings.TrimSpace(string(secret))) {
+		p.t.Fatalf("subscribers add: code %d, %v\n%s%s", code, err, out, errs)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		p.t.Errorf("credentials file: %v, %v", info, err)
