@@ -436,13 +436,7 @@ func publishedAt(t *testing.T, p *publisher, image string) string {
 // Who may not read a private image can't find out what is in it by its digest.
 func TestGuessingDigestsRevealsNothing(t *testing.T) {
 	t.Parallel()
-	node, err := startNode(t.Context(), nodeFlags(t), slog.New(slog.DiscardHandler), testHooks{})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	_, node := server(t)
 	admin := &publisher{t: t, base: node.HTTPURL, token: node.Token}
 	secret := file{format: "disk.raw", data: []byte(rawDisk(4096))}
 	secret.sha256 = digestOf(secret.data)
@@ -482,13 +476,7 @@ func TestGuessingDigestsRevealsNothing(t *testing.T) {
 // and what is private now must not show by what it was declared as.
 func TestWhatWasDeclaredPrivateStaysPrivate(t *testing.T) {
 	t.Parallel()
-	node, err := startNode(t.Context(), nodeFlags(t), slog.New(slog.DiscardHandler), testHooks{})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	_, node := server(t)
 	p, anybody := &publisher{t: t, base: node.HTTPURL, token: node.Token}, &publisher{t: t, base: node.HTTPURL}
 	declare := func(image, version, visibility string, f file) map[string]any {
 		body := vm(image, version, nil, f)
@@ -533,13 +521,7 @@ func TestWhatWasDeclaredPrivateStaysPrivate(t *testing.T) {
 // A page of jobs says nothing of those that it leaves out.
 func TestPagesOfJobsAreOfWhatTheCallerSees(t *testing.T) {
 	t.Parallel()
-	node, err := startNode(t.Context(), nodeFlags(t), slog.New(slog.DiscardHandler), testHooks{})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	_, node := server(t)
 	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
 	disk := file{format: "disk.raw", data: []byte(rawDisk(512))}
 	for _, image := range []string{"team-a-open", "team-a-secret", "team-b-secret"} {
