@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/google/uuid"
 )
 
 // Names are path segments in URLs, object keys and simplestreams aliases, so their rules are strict.
@@ -63,6 +65,12 @@ func CheckFlavour(s string) error {
 		return fmt.Errorf("a flavour has %s", flavourRule)
 	}
 	return nil
+}
+
+// IsID says whether a text is an id of a session or job, a UUID in its usual form: what isn't needn't be asked of the log.
+func IsID(s string) bool {
+	id, err := uuid.Parse(s)
+	return err == nil && id.String() == s
 }
 
 // Visibility says who may see an image.

@@ -123,7 +123,7 @@ func (s *server) listJobs(ctx context.Context, in *jobsInput) (*jobsOutput, erro
 
 // visibleJob reads a job that the caller may see, and its session.
 func (s *server) visibleJob(ctx context.Context, id string) (job events.Current[events.Job], upload events.Upload, err error) {
-	if !isID(id) {
+	if !events.IsID(id) {
 		return job, upload, missing("there is no job %q", id)
 	}
 	if job, err = s.Events.Job(ctx, id); err != nil {
@@ -144,7 +144,7 @@ func (s *server) visibleJob(ctx context.Context, id string) (job events.Current[
 }
 
 func (s *server) retryJob(ctx context.Context, in *idInput) (*retriedOutput, error) {
-	if !isID(in.ID) {
+	if !events.IsID(in.ID) {
 		return nil, missing("there is no job %q", in.ID)
 	}
 	var job events.Job

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/google/uuid"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -85,7 +84,7 @@ func (s *server) uploads() {
 }
 
 func (s *server) abortUpload(ctx context.Context, in *idInput) (*uploadOutput, error) {
-	if !isID(in.ID) {
+	if !events.IsID(in.ID) {
 		return nil, missing("there is no upload session %q", in.ID)
 	}
 	cause := jetstream.Cause{Key: "abort " + in.ID, Actor: access.From(ctx).Name, Correlation: in.ID}
@@ -128,7 +127,7 @@ func (s *server) abortUpload(ctx context.Context, in *idInput) (*uploadOutput, e
 
 // visibleUpload reads a session that the caller may see.
 func (s *server) visibleUpload(ctx context.Context, id string) (upload events.Current[events.Upload], err error) {
-	if !isID(id) {
+	if !events.IsID(id) {
 		return upload, missing("there is no upload session %q", id)
 	}
 	if upload, err = s.Events.Upload(ctx, id); err != nil {
@@ -161,12 +160,6 @@ func (s *server) showsSession(ctx context.Context, u events.Upload) (bool, error
 // maySee says whether the caller may see an image of this visibility.
 func maySee(ctx context.Context, image string, v events.Visibility) bool {
 	return v == events.Public || access.From(ctx).May(events.RoleReader, image)
-}
-
-// isID keeps what is no UUID in its usual form away from the event log.
-func isID(id string) bool {
-	parsed, err := uuid.Parse(id)
-	return err == nil && parsed.String() == id
 }
 
 func (s *server) uploadAnswer(ctx context.Context, upload events.Current[events.Upload]) (*uploadOutput, error) {

@@ -160,7 +160,7 @@ func (h *Handler) beforeCreate(hook handler.HookEvent) (handler.HTTPResponse, ha
 	}
 	meta := creationMetadata(hook)
 	session := meta[keySession]
-	if !isSession(session) || meta[keyVariant] == "" || meta[keyFormat] == "" {
+	if !events.IsID(session) || meta[keyVariant] == "" || meta[keyFormat] == "" {
 		return fail(&events.Error{Code: events.CodeInvalid, Text: "Upload-Metadata has to be the value that POST /api/images gave for this file: it names session, variant and format",
 			Fields: []events.FieldError{{Field: "header.Upload-Metadata", Text: "names session, variant and format"}}})
 	}

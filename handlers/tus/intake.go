@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
@@ -31,13 +29,7 @@ func parseUploadID(id string) (session string, n int, ok bool) {
 		return "", 0, false
 	}
 	n, err := strconv.Atoi(digits)
-	return session, n, err == nil && n >= 0 && strconv.Itoa(n) == digits && isSession(session)
-}
-
-// isSession keeps what is no UUID in its usual form away from the event log.
-func isSession(id string) bool {
-	parsed, err := uuid.Parse(id)
-	return err == nil && parsed.String() == id
+	return session, n, err == nil && n >= 0 && strconv.Itoa(n) == digits && events.IsID(session)
 }
 
 // intakeSpec says how a declared file is received: where it is the root of a variant whose metadata
