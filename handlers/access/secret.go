@@ -7,10 +7,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/imgsrv/imgsrv/internal/secretfile"
 )
 
 // tokenPrefix makes a leaked token recognisable to scanners; tokenBytes of randomness follow, in base64url.
@@ -36,46 +37,23 @@ func hashOf(token string) string {
 // AdminToken reads the admin's token from a file, or makes one and keeps it there (mode 0600). made says
 // that it is new, and should be shown, once.
 func AdminToken(path string) (token string, made bool, err error) {
-	data, err := os.ReadFile(path)
-	if err == nil {
-		token = strings.TrimSpace(string(data))
-		if token == "" {
-			return "", false, fmt.Errorf("%s is empty: remove it, and a new token is made", path)
-		}
-		return token, false, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return "", false, fmt.Errorf("read the admin's token: %w", err)
-	}
-	token, _ = NewToken()
-	if err := writePrivate(path, []byte(token+"\n")); err != nil {
-		return "", false, fmt.Errorf("keep the admin's token: %w", err)
-	}
-	return token, true, nil
-}
-
-// writePrivate writes a file that only its owner may read, whole or not at all.
-func writePrivate(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".token-*") // mode 0600
+	data, made, err := secretfile.LoadOrMake(path, func() ([]byte, error) {
+		token, _ := NewToken()
+		return []byte(token + "\n"), nil
+	})
 	if err != nil {
-		return err
+		return "", false, fmt.Errorf("read or make the admin's token: %w", err)
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
-	if _, err := f.Write(data); err != nil {
-		return errors.Join(err, f.Close())
+	token = strings.TrimSpace(string(data))
+	if token == "" {
+		return "", false, fmt.Errorf("%s is empty: remove it, and a new token is made", path)
 	}
-	if err := f.Sync(); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return token, made, nil
 }
 
 // KeepToken keeps a token in a file that only its owner may read, in the place of what is there.
 func KeepToken(path, token string) error {
-	if err := writePrivate(path, []byte(token+"\n")); err != nil {
+	if err := secretfile.Replace(path, []byte(token+"\n")); err != nil {
 		return fmt.Errorf("keep the token: %w", err)
 	}
 	return nil

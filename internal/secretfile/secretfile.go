@@ -32,8 +32,25 @@ func LoadOrMake(path string, make func() ([]byte, error)) (secret []byte, made b
 	return secret, true, nil
 }
 
+// Replace keeps a secret in the place of what the file has, whole and synced, or not at all.
+func Replace(path string, secret []byte) error {
+	return write(path, secret, os.Rename)
+}
+
 // keep writes a file that isn't there yet; one that came meanwhile is an error that wraps fs.ErrExist.
 func keep(path string, secret []byte) error {
+	return write(path, secret, func(from, to string) error {
+		// A link, unlike a rename, never replaces a file.
+		err := os.Link(from, to)
+		if err == nil || errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		return os.Rename(from, to) // file systems without hard links
+	})
+}
+
+// write makes a file with mode 0600 beside its place, and has it put there once it is whole.
+func write(path string, secret []byte, put func(from, to string) error) error {
 	folder := filepath.Dir(path)
 	f, err := os.CreateTemp(folder, ".secret-*") // mode 0600
 	if err != nil {
@@ -44,13 +61,8 @@ func keep(path string, secret []byte) error {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	// A link, unlike a rename, never replaces a file.
-	if err := os.Link(f.Name(), path); errors.Is(err, fs.ErrExist) {
+	if err := put(f.Name(), path); err != nil {
 		return err
-	} else if err != nil { // file systems without hard links
-		if err := os.Rename(f.Name(), path); err != nil {
-			return err
-		}
 	}
 	dir, err := os.Open(folder)
 	if err != nil {
