@@ -6,7 +6,6 @@ package access
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"github.com/imgsrv/imgsrv/events"
 )
@@ -97,18 +96,6 @@ func (p Principal) Holds(role events.Role) [][]string {
 		add(p.within)
 	}
 	return lists
-}
-
-// ReadsKey is the same for principals who may read the same private images; "" for those who may read none.
-func (p Principal) ReadsKey() string {
-	if !p.MaySomewhere(events.RoleReader) {
-		return ""
-	}
-	var b strings.Builder
-	for _, list := range p.Readable() {
-		b.WriteString("[" + strings.Join(list, " ") + "]")
-	}
-	return "may read " + b.String()
 }
 
 type (
