@@ -14,6 +14,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/internal/faults"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -122,7 +123,10 @@ func (h *Handler) finish(ctx context.Context, session string, n int) error {
 	if err != nil && !events.IsCode(err, events.CodeFileComplete) {
 		return err
 	}
-	return h.store.DropIntake(session, n)
+	faults.Point("file recorded", "")
+	err = h.store.DropIntake(session, n)
+	faults.Point("file handed over", "")
+	return err
 }
 
 // Offset says how many bytes of a session's n-th file have arrived; the error wraps fs.ErrNotExist when

@@ -4,11 +4,13 @@ package faults
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // On says whether places are looked at; what computes a place's name stands behind it.
@@ -44,12 +46,18 @@ var fromEnvironment = sync.OnceValue(func() *plan {
 })
 
 // Point is a place. An argument that is a path is taken from the storage folder on.
-func Point(what, about string) {
+func Point(what, about string) { hit(Name(what, about), 0) }
+
+// During is a place at which the process ends a moment later, while it is about what comes next.
+func During(what, about string) {
+	hit(Name("during "+what, about), time.Duration(1+rand.IntN(400))*time.Microsecond)
+}
+
+func hit(place string, after time.Duration) {
 	p := fromEnvironment()
 	if p.place == "" && p.log == nil {
 		return
 	}
-	place := Name(what, about)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.log != nil {
@@ -60,12 +68,19 @@ func Point(what, about string) {
 	if place != p.place {
 		return
 	}
-	if p.seen++; p.seen == p.nth {
-		if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
-			panic(err)
-		}
-		select {} // the signal is on its way; the lock stays held, so that nobody passes another place
+	if p.seen++; p.seen == p.nth && after > 0 {
+		time.AfterFunc(after, end)
+	} else if p.seen == p.nth {
+		end()
 	}
+}
+
+// end ends the process. Whoever calls it doesn't go on: the signal is on its way.
+func end() {
+	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+		panic(err)
+	}
+	select {}
 }
 
 // Before and After are the two places around an operation on a file, by its path.
