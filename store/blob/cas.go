@@ -67,6 +67,10 @@ func (s *Store) moveToCAS(ctx context.Context, from, sha256hex string, sizeBytes
 	if err := s.makeFolder(filepath.Dir(to)); err != nil {
 		return err
 	}
+	// A file that moves into a folder whose own name a power failure takes away would be gone from both.
+	if err := s.disk.SyncFolder(s.sha256Folder()); err != nil {
+		return err
+	}
 	if err := s.sealFile(from); err != nil {
 		return err
 	}
@@ -81,9 +85,6 @@ func (s *Store) moveToCAS(ctx context.Context, from, sha256hex string, sizeBytes
 // and only then lets go of the job's file.
 func (s *Store) settle(from, sha256hex string) error {
 	if err := s.disk.SyncFolder(filepath.Dir(s.blobPath(sha256hex))); err != nil {
-		return err
-	}
-	if err := s.disk.SyncFolder(s.sha256Folder()); err != nil {
 		return err
 	}
 	if err := s.removeIfThere(from); err != nil {
