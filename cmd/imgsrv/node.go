@@ -24,6 +24,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/certs"
 	"github.com/imgsrv/imgsrv/internal/datadir"
+	"github.com/imgsrv/imgsrv/internal/secretfile"
 	"github.com/imgsrv/imgsrv/internal/telemetry"
 	"github.com/imgsrv/imgsrv/migrations"
 	"github.com/imgsrv/imgsrv/projections"
@@ -100,6 +101,11 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	n.onStop("data folder", lock.Close)
+	for _, folder := range []string{dataDir, filepath.Join(dataDir, "tls")} {
+		if err := secretfile.Sweep(folder); err != nil {
+			return err
+		}
+	}
 	tele, err := telemetry.New()
 	if err != nil {
 		return err
