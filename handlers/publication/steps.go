@@ -106,11 +106,14 @@ func (p *Publication) runStep(ctx context.Context, d jetstream.Delivery, job eve
 	return nil
 }
 
-// tidy is for a step that lost its job while it ran: what it wrote since the job was cancelled is removed.
+// tidy is for a step that lost its job while it ran: what it wrote after the job's end, and the cleaning then, is removed.
 func (p *Publication) tidy(ctx context.Context, before events.Current[events.Job]) error {
 	job, err := p.log.Job(ctx, before.State.ID)
-	if err != nil || job.State.State != events.JobStateCancelled {
+	if err != nil {
 		return err
+	}
+	if _, running := job.State.Next(); running {
+		return nil // its files are another worker's now
 	}
 	return p.cleanUp(job.State)
 }
