@@ -25,6 +25,9 @@ type childSpec struct {
 	Flags ServerFlags
 	// KillAt, where not empty, makes the process kill itself when a job reaches that step for the first time.
 	KillAt events.Step
+	// HoldAt, where not empty, makes the first process of a storage folder that reaches this step wait there until the test lets it go
+	// on; see [hold].
+	HoldAt events.Step
 	// KillWhenDeriving makes the process kill itself when a tool is writing a further format.
 	KillWhenDeriving bool
 	// CertInterval, where not 0, is how often the certificates' files are looked at.
@@ -66,6 +69,9 @@ func runChild(encoded string) error {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // the signal is on its way
 		}
+	}
+	if spec.HoldAt != "" {
+		hooks.stepStarted = func(_ string, step events.Step) { hold(spec, step) }
 	}
 	if spec.KillWhenDeriving {
 		written := filepath.Join(spec.Flags.StorageDir, "cas", "tmp", ".scratch-*", "disk.compressed.qcow2")
