@@ -193,3 +193,6 @@ func sweepFolder(dir string, before time.Time) error {
 	}
 	return nil
 }
+
+// Root is the storage root, an absolute path.
+func (s *Store) Root() string { return s.root }
