@@ -35,7 +35,8 @@ type grammar struct {
 	Derive      DeriveCmd      `cmd:"" help:"Have the server make a further format of a published disk, or try again."`
 	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one; make an image public or private."`
 	Withdraw    WithdrawCmd    `cmd:"" help:"Take a version out of lists and streams, with a reason."`
-	Restore     RestoreCmd     `cmd:"" help:"Undo a withdrawal."`
+	Restore     RestoreCmd     `cmd:"" help:"Undo a withdrawal; or make a server's data folder from a backup."`
+	Backup      BackupCmd      `cmd:"" help:"Have the server copy its events and images to a folder on its machine, or to S3, while it runs."`
 	Policy      PolicyCmd      `cmd:"" help:"What is made of an image's versions, and how long they are kept."`
 	Import      ImportCmd      `cmd:"" help:"Take over images that another program keeps: an existing simplestreams tree."`
 	Export      ExportCmd      `cmd:"" help:"Write what Incus and LXD are offered as a static tree, for any web server to serve."`

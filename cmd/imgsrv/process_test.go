@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/backup"
 )
 
 // childVariable turns the test binary into a node of a process of its own, which can be killed.
@@ -27,6 +28,8 @@ type childSpec struct {
 	KillAt events.Step
 	// KillWhenDeriving makes the process kill itself when a tool is writing a further format.
 	KillWhenDeriving bool
+	// KillInBackup makes the process kill itself when it has copied some bytes of the blobs to a backup.
+	KillInBackup bool
 	// CertInterval, where not 0, is how often the certificates' files are looked at.
 	CertInterval time.Duration
 }
@@ -65,6 +68,14 @@ func runChild(encoded string) error {
 			}
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // the signal is on its way
+		}
+	}
+	if spec.KillInBackup {
+		hooks.backupTold = func(p backup.Progress) {
+			if p.Stage == "blobs" && p.Done > 0 {
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {} // the signal is on its way
+			}
 		}
 	}
 	if spec.KillWhenDeriving {

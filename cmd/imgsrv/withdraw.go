@@ -25,20 +25,6 @@ func (cmd *WithdrawCmd) Run(ctx context.Context, t Terminal) error {
 	})
 }
 
-// RestoreCmd undoes a withdrawal.
-type RestoreCmd struct {
-	clientFlags `embed:""`
-
-	Version string `arg:"" name:"image/version" help:"Withdrawn version, as IMAGE/VERSION."`
-}
-
-// Run restores.
-func (cmd *RestoreCmd) Run(ctx context.Context, t Terminal) error {
-	return changeVersion(t, cmd.clientFlags, cmd.Version, func(c *client.Client, image, version string) (*client.VersionState, error) {
-		return c.Restore(ctx, image, version)
-	})
-}
-
 func changeVersion(t Terminal, flags clientFlags, name string, change func(c *client.Client, image, version string) (*client.VersionState, error)) error {
 	image, version, ok := strings.Cut(name, "/")
 	if !ok || image == "" || version == "" {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/store/blob"
 	"github.com/imgsrv/imgsrv/store/vault"
 )
@@ -33,6 +34,8 @@ type Config struct {
 	Own    []string
 	Logger *slog.Logger
 	Clock  func() time.Time // nil: time.Now
+	// Told, where given, hears of each progress. It is for tests that stop a server at a chosen place.
+	Told func(Progress)
 }
 
 // Request says where a backup goes.
@@ -43,12 +46,7 @@ type Request struct {
 }
 
 // Progress is how far a backup or restore is.
-type Progress struct {
-	Stage string
-	Done  int64
-	Total int64 // 0: unknown
-	Unit  string
-}
+type Progress = operations.Progress
 
 // Result is what a backup did.
 type Result struct {
@@ -75,7 +73,7 @@ const (
 // next backup finds the blobs among them. ErrForeign: the place is something else's.
 func Make(ctx context.Context, cfg Config, req Request, report func(Progress)) (Result, error) {
 	began := time.Now()
-	if err := checkPlace(req.Place, cfg.Own); err != nil {
+	if err := cfg.CheckPlace(req.Place); err != nil {
 		return Result{}, err
 	}
 	v, err := vault.Open(ctx, req.Place, vault.Options{S3Endpoint: req.S3Endpoint})
@@ -86,6 +84,12 @@ func Make(ctx context.Context, cfg Config, req Request, report func(Progress)) (
 	if m.Clock == nil {
 		m.Clock = time.Now
 	}
+	if m.Told != nil {
+		m.report = func(p Progress) {
+			cfg.Told(p)
+			report(p)
+		}
+	}
 	result, err := m.make(ctx, req)
 	if err = errors.Join(err, v.Close()); err != nil {
 		return Result{}, fmt.Errorf("back up to %s: %w", v, err)
@@ -94,21 +98,21 @@ func Make(ctx context.Context, cfg Config, req Request, report func(Progress)) (
 	return result, nil
 }
 
-// checkPlace refuses a place that is none, and one in the server's own folders.
-func checkPlace(place string, own []string) error {
+// CheckPlace refuses a place that is none, and one in the server's own folders; the refusal is an [*events.Error].
+func (cfg Config) CheckPlace(place string) error {
 	if vault.IsS3(place) {
 		return nil
 	}
 	if !filepath.IsAbs(place) {
-		return fmt.Errorf("%q is no place for a backup: give the absolute path of a folder of the server, or s3://BUCKET/PREFIX", place)
+		return events.Refuse(events.CodeInvalid, "%q is no place for a backup: give the absolute path of a folder of the server, or s3://BUCKET/PREFIX", place)
 	}
-	for _, dir := range own {
+	for _, dir := range cfg.Own {
 		abs, err := filepath.Abs(dir)
 		if err != nil {
 			return fmt.Errorf("look for %s: %w", dir, err)
 		}
 		if rel, err := filepath.Rel(realPath(abs), realPath(place)); err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
-			return fmt.Errorf("%s is in the server's own folder %s: a backup belongs on another disk", place, dir)
+			return events.Refuse(events.CodeInvalid, "%s is in the server's own folder %s: a backup belongs on another disk", place, dir)
 		}
 	}
 	return nil

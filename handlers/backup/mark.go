@@ -89,7 +89,7 @@ func mark(ctx context.Context, log *jetstream.Log, upTo events.Sequence) ([]refe
 	m := newMarks()
 	// One kind after the other: a consumer that filters several at once is slow, and their order doesn't matter here.
 	for _, kind := range []string{events.KindVersion, events.KindDerived, events.KindBlob} {
-		err := log.Read(ctx, upTo, []string{events.SubjectOfKind(kind)}, func(e events.Event) error {
+		err := log.Read(ctx, upTo, events.SubjectsAbout(kind), func(e events.Event) error {
 			m.apply(e)
 			return nil
 		})
