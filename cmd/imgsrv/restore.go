@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"strings"
 
 	"go.opentelemetry.io/otel/metric/noop"
 
@@ -18,46 +17,30 @@ import (
 	"github.com/imgsrv/imgsrv/store/vault"
 )
 
-// RestoreCmd undoes a withdrawal, or makes a data folder from a backup.
+// RestoreCmd makes a data folder from a backup.
 type RestoreCmd struct {
-	clientFlags `embed:""`
-
-	What         string `arg:"" name:"image/version|dir|s3://bucket/prefix" help:"Withdrawn version, as IMAGE/VERSION; or a backup: a folder that imgsrv backup wrote to, or s3://BUCKET/PREFIX. A folder of your own that isn't a backup yet looks like a version: put ./ before it."`
-	ToSequence   uint64 `help:"Of a backup: the last event to restore. Without it: the last that it has." placeholder:"SEQ"`
-	AllowMissing bool   `help:"Of a backup: restore what is there, where some files are missing in it or damaged."`
-	StorageDir   string `help:"Of a backup: folder for the image files, empty, as the server's --storage-dir. Default: <data-dir>/storage." placeholder:"DIR"`
+	Place        string `arg:"" name:"dir|s3://bucket/prefix" help:"The backup: a folder that imgsrv backup wrote to, or s3://BUCKET/PREFIX."`
+	DataDir      string `help:"The new server's data folder: empty, or not there yet." default:".imgsrv" placeholder:"DIR"`
+	StorageDir   string `help:"Folder for the image files, empty, as the server's --storage-dir. Default: <data-dir>/storage." placeholder:"DIR"`
+	ToSequence   uint64 `help:"The last event to restore. Without it: the last that the backup has." placeholder:"SEQ"`
+	AllowMissing bool   `help:"Restore what is there, where some files are missing in the backup or damaged."`
 	S3Endpoint   string `name:"s3-endpoint" env:"IMGSRV_S3_ENDPOINT" help:"URL of an S3 server that isn't Amazon's. Without it, AWS_ENDPOINT_URL in the environment." placeholder:"URL"`
-	NATSURL      string `name:"nats-url" help:"Of a backup: NATS server to restore the events to, into an empty account. Without it, the store of the embedded one in <data-dir>/nats." placeholder:"URL"`
+	NATSURL      string `name:"nats-url" help:"NATS server to restore the events to, into an account without a stream of imgsrv's. Without it, the store of the embedded one in <data-dir>/nats." placeholder:"URL"`
 	natsFlags    `embed:""`
+	JSON         bool `name:"json" help:"Write results as JSON, for programs."`
+	Quiet        bool `help:"No progress on standard error."`
 }
 
 // Help is the longer text of --help.
 func (cmd *RestoreCmd) Help() string {
-	return "A backup is restored by this program, into a new folder, while no server runs there: --data-dir has to be empty or not to exist. " +
+	return "This program does it, into a new folder, while no server runs there. " +
 		"The events keep their sequences. Uploads and publications that weren't finished end with a reason. A new admin.token is made. " +
 		"A restore that is interrupted goes on when it is given again. Start the server with: imgsrv start --data-dir DIR"
 }
 
 // Run restores.
-func (cmd *RestoreCmd) Run(ctx context.Context, t Terminal) error {
-	if cmd.isBackup() {
-		return cmd.restoreBackup(ctx, t)
-	}
-	if cmd.ToSequence != 0 || cmd.AllowMissing || cmd.StorageDir != "" || cmd.NATSURL != "" {
-		return usagef("%s is taken for a version, and --to-sequence, --allow-missing, --storage-dir and --nats-url are for backups: give a folder that holds one, ./ before it", cmd.What)
-	}
-	return changeVersion(t, cmd.clientFlags, cmd.What, func(c *client.Client, image, version string) (*client.VersionState, error) {
-		return c.Restore(ctx, image, version)
-	})
-}
-
-// isBackup tells a backup from a version: by how it is written, and by what there is.
-func (cmd *RestoreCmd) isBackup() bool {
-	return vault.IsS3(cmd.What) || filepath.IsAbs(cmd.What) || strings.HasPrefix(cmd.What, ".") || backup.IsFolder(cmd.What)
-}
-
-func (cmd *RestoreCmd) restoreBackup(ctx context.Context, t Terminal) (err error) {
-	place := cmd.What
+func (cmd *RestoreCmd) Run(ctx context.Context, t Terminal) (err error) {
+	place := cmd.Place
 	if !vault.IsS3(place) {
 		if place, err = filepath.Abs(place); err != nil {
 			return fmt.Errorf("look for the backup: %w", err)

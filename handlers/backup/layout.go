@@ -22,8 +22,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -213,10 +211,4 @@ func (p *Point) check(id Identity, name string) error {
 		return fmt.Errorf("its segments end at event %d", next-1)
 	}
 	return nil
-}
-
-// IsFolder says whether a folder of this machine is a backup, whole or not.
-func IsFolder(dir string) bool {
-	info, err := os.Stat(filepath.Join(dir, identityName))
-	return err == nil && info.Mode().IsRegular()
 }
