@@ -188,3 +188,6 @@ func (s *Store) sweepFolder(dir string) error {
 	}
 	return nil
 }
+
+// Root is the storage root, an absolute path.
+func (s *Store) Root() string { return s.root }
