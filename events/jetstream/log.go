@@ -55,6 +55,7 @@ type Log struct {
 	before   func([]events.Change)
 	batches  chan struct{} // bounds atomic batches in flight: the server takes 50 a stream
 	meters   meters
+	stuck    stuckEvents
 
 	importing atomic.Bool // nothing may be appended; see Import
 	importMu  sync.Mutex  // held by the one import
