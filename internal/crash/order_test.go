@@ -130,11 +130,13 @@ func TestFactsAreSentAfterTheirBytesAreSafe(t *testing.T) {
 	mux.Handle(tus.BasePath, intake)
 	web := httptest.NewServer(mux)
 	t.Cleanup(web.Close)
+	publications, err := publication.New(publication.Config{Log: log, Store: store, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() {
-		done <- publication.New(publication.Config{Log: log, Store: store, Logger: slog.New(slog.DiscardHandler)}).Run(ctx)
-	}()
+	go func() { done <- publications.Run(ctx) }()
 
 	for i, data := range [][]byte{bytesOf("hsqs", 3000, 1), bytesOf("hsqs", 500, 2), bytesOf("hsqs", 3000, 1)} { // the last is a blob already
 		publishRecorded(t, log, store, web.URL, token, strconv.Itoa(i), data)
