@@ -25,6 +25,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/certs"
 	"github.com/imgsrv/imgsrv/internal/datadir"
+	"github.com/imgsrv/imgsrv/internal/secretfile"
 	"github.com/imgsrv/imgsrv/internal/telemetry"
 	"github.com/imgsrv/imgsrv/migrations"
 	"github.com/imgsrv/imgsrv/projections"
@@ -104,6 +105,11 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	n.onStop("data folder", lock.Close)
 	if err := backup.CheckFinished(dataDir); err != nil {
 		return err
+	}
+	for _, folder := range []string{dataDir, filepath.Join(dataDir, "tls")} {
+		if err := secretfile.Sweep(folder); err != nil {
+			return err
+		}
 	}
 	tele, err := telemetry.New()
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/internal/faults"
 )
 
 const (
@@ -93,6 +94,8 @@ func (p *Publication) runStep(ctx context.Context, d jetstream.Delivery, job eve
 	if p.started != nil {
 		p.started(job.State.ID, step)
 	}
+	faults.Point("begin step", string(step))
+	defer faults.Point("end step", string(step))
 	upload, err := p.log.Upload(ctx, job.State.UploadID)
 	if err != nil {
 		return err
@@ -106,6 +109,7 @@ func (p *Publication) runStep(ctx context.Context, d jetstream.Delivery, job eve
 	} else {
 		var files []events.JobFile
 		if files, err = works[step](ctx, job.State, upload.State); err == nil {
+			faults.Point("step done", string(step))
 			var changes []events.Change
 			if changes, err = events.CompleteStep(job, step, files, p.now().UTC()); err == nil {
 				return p.append(ctx, causeOf(d, "complete"), changes)
