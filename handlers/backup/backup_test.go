@@ -113,7 +113,9 @@ func newRestore(t *testing.T, place string, to events.Sequence) *restored {
 	t.Helper()
 	r := &restored{server: server{t: t, log: natstest.Log(t), dir: t.TempDir()}}
 	r.cfg = backup.RestoreConfig{Place: place, DataDir: r.dir, StorageDir: filepath.Join(r.dir, "storage"), To: to, Logger: slog.New(slog.DiscardHandler),
-		OpenLog: func(context.Context) (*jetstream.Log, error) { return r.log, nil }}
+		OpenLog: func(context.Context) (*jetstream.Log, func() error, error) {
+			return r.log, func() error { return nil }, nil
+		}}
 	return r
 }
 
