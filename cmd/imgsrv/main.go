@@ -43,7 +43,8 @@ type grammar struct {
 	Export      ExportCmd      `cmd:"" help:"Write what Incus and LXD are offered as a static tree, for any web server to serve."`
 	Download    DownloadCmd    `cmd:"" help:"Download a file of a published version, and check it."`
 	SigningKey  SigningKeyCmd  `cmd:"" help:"Print the public key that the server signs checksums with, for download --public-key."`
-	Jobs        JobsCmd        `cmd:"" help:"Show publication jobs, or retry a failed one."`
+	Status      StatusCmd      `cmd:"" help:"For operators: how a server is doing, and all that it has given up."`
+	Jobs        JobsCmd        `cmd:"" help:"Show publication jobs, retry a failed one, cancel one that has not published."`
 	Events      EventsCmd      `cmd:"" help:"Follow what happens, look at an event, move a history between servers."`
 	History     HistoryCmd     `cmd:"" help:"Tell what happened to an image, or to one version."`
 	Projections ProjectionsCmd `cmd:"" help:"For operators: status of the projections, rebuild, verify, replay, skip."`

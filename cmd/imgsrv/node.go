@@ -201,7 +201,11 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		uploads.Expire(ctx, time.Minute)
 		return nil
 	})
-	publications := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, StepStarted: hooks.stepStarted})
+	publications, err := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/publication"),
+		Attempts: flags.JobAttempts, StepTimeout: flags.StepTimeout, StepStarted: hooks.stepStarted})
+	if err != nil {
+		return err
+	}
 	n.background("publications", publications.Run)
 	deltas := n.startDeltas(flags.Deltas, events, blobs)
 	if err := n.startDerive(flags.DeriveFlags, events, blobs, tele, hooks); err != nil {
@@ -261,6 +265,12 @@ func (f ServerFlags) check(ctx context.Context) error {
 	}
 	if err := checkDeltas(f.Deltas); err != nil {
 		return err
+	}
+	if f.JobAttempts < 0 {
+		return errors.New("--job-attempts is a number from 1")
+	}
+	if f.StepTimeout != 0 && f.StepTimeout < time.Second {
+		return errors.New("--step-timeout is a time from one second, such as 2h")
 	}
 	if err := f.DeriveFlags.check(); err != nil {
 		return err

@@ -254,6 +254,8 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 
 		{route: "GET /api/jobs", rule: public, ok: 200, mentions: true},
 		{route: "GET /api/jobs/{id}", path: "/api/jobs/" + job.ID, rule: hidden, ok: 200},
+		{route: "GET /api/status", rule: operates, ok: 200},
+		{route: "POST /api/jobs/{id}/cancel", path: "/api/jobs/" + job.ID + "/cancel", rule: retries, ok: 409},
 		{route: "POST /api/jobs/{id}/retry", path: "/api/jobs/" + job.ID + "/retry", rule: retries, ok: 409},
 
 		{route: "GET /api/events", path: "HEAD /api/events", rule: public, ok: 200},

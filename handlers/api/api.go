@@ -169,6 +169,7 @@ func New(cfg Config) (chi.Router, error) {
 	s.initiate()
 	s.uploads()
 	s.jobs()
+	s.status()
 	s.events(router)
 	s.history()
 	if s.Webhooks != nil {

@@ -10,6 +10,7 @@
 //	ingress/jobs/<job>/<name>          complete files that a job owns
 //	cas/sha256/<2 hex>/<64 hex>        blobs: read-only, complete, synced
 //	cas/tmp/                           copies on their way from another file system
+//	cas/trash/<64 hex>                 blobs on their way out; they may come back
 //
 // Names that begin with a dot are the store's own and never a caller's. Each of uploads, ingress and cas may be a
 // symbolic link or a mount of another file system; where hard links and renames can't go, bytes are copied. No other
