@@ -145,6 +145,11 @@ func (r *restorer) events(ctx context.Context, log *jetstream.Log, point Point, 
 	if done.Abandoned, err = r.abandon(ctx, log, open); err != nil {
 		return err
 	}
+	for _, digest := range open.gone {
+		if err := collected(ctx, log, digest); err != nil {
+			return err
+		}
+	}
 	for _, reader := range readers {
 		reader.Handled = min(reader.Handled, r.To)
 		if err := log.Resume(ctx, reader); err != nil {
@@ -187,10 +192,11 @@ func (r *restorer) choose(ctx context.Context) (point Point, readers []jetstream
 	return point, readers, claimFolders(want, before, r.DataDir, r.StorageDir)
 }
 
-// unended are sessions and jobs that haven't ended, in the order of their first facts.
+// unended is what a restored server can't go on with: sessions and jobs that haven't ended, in the order of their first facts.
 type unended struct {
 	order []events.Entity
 	open  map[events.Entity]bool
+	gone  []events.Digest // blobs that nothing published names
 }
 
 func (u *unended) apply(fact events.Fact) {
@@ -232,6 +238,7 @@ func (r *restorer) read(ctx context.Context, point Point) (wanted []reference, o
 			r.report(Progress{Stage: "read", Done: int64(record.Sequence), Total: int64(r.To), Unit: "events"})
 		}
 	}
+	open.gone = marks.unneeded()
 	return marks.blobs(), open, last, nil
 }
 
@@ -382,6 +389,30 @@ func (r *restorer) abandon(ctx context.Context, log *jetstream.Log, open *unende
 		}
 	}
 	return ended, nil
+}
+
+// collected records of a blob whose bytes are in no backup that they are gone.
+func collected(ctx context.Context, log *jetstream.Log, digest events.Digest) error {
+	for _, step := range []func(events.Current[events.Blob]) []events.Change{
+		func(current events.Current[events.Blob]) []events.Change {
+			if current.State.State == events.BlobIsCollected { // by an earlier run
+				return nil
+			}
+			return events.BeginCollecting(current.State, current)
+		}, events.EndCollecting,
+	} {
+		_, err := log.Decide(ctx, jetstream.Cause{Actor: "imgsrv"}, func(ctx context.Context) ([]events.Change, error) {
+			current, err := log.Blob(ctx, digest)
+			if err != nil {
+				return nil, err
+			}
+			return step(current), nil
+		})
+		if err != nil {
+			return fmt.Errorf("record that blob %s is gone: %w", digest, err)
+		}
+	}
+	return nil
 }
 
 // secrets puts the keys of the backup into the data folder.
