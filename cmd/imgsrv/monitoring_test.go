@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"regexp"
@@ -49,7 +50,8 @@ func TestTheDashboardAndTheAlertsAreOfMetricsThatThereAre(t *testing.T) {
 	testtool.Need(t, "qemu-img") // for a further format
 	wanted := metricsIn(t, "grafana-dashboard.json")
 	maps.Copy(wanted, metricsIn(t, "alerts.yaml"))
-	url, _, _ := hookReceiver(t)
+	receiver := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(receiver.Close)
 	flags := nodeFlags(t)
 	flags.MetricsListen, flags.WebhookAllow, flags.MirrorAllow = "127.0.0.1:0", []string{"127.0.0.1"}, []string{"127.0.0.1"}
 	node, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{mirrorTick: 20 * time.Millisecond, mirrorPause: time.Millisecond})
@@ -60,7 +62,7 @@ func TestTheDashboardAndTheAlertsAreOfMetricsThatThereAre(t *testing.T) {
 		}
 	})
 	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
-	p.call("POST", "/api/webhooks", map[string]any{"url": url}, nil)
+	p.call("POST", "/api/webhooks", map[string]any{"url": receiver.URL}, nil)
 	p.call("POST", "/api/mirrors", map[string]any{"name": "elsewhere", "url": node.HTTPSURL}, nil)
 	disk := qcow2Image(t, 100_000)
 	body := vm("debian", "1", nil, file{format: "disk.qcow2", data: disk})
