@@ -31,6 +31,7 @@ const (
 	CodeStepOutOfOrder    Code = "step-out-of-order"  // the job is not where the step belongs
 	CodeAliasInUse        Code = "alias-in-use"       // aliases name the version
 	CodeWithdrawn         Code = "withdrawn"          // the version is, and can't be had
+	CodeCollected         Code = "bytes-collected"    // what was withdrawn for long can't be restored
 	CodeSubscriberExists  Code = "subscriber-exists"  // its key can't be given out again
 	CodeMirrorExists      Code = "mirror-exists"      // names of mirrors are unique
 )

@@ -133,7 +133,8 @@ type (
 	JobSucceeded struct{ Job }
 	// JobFailed ends a job; in one batch with VersionReleased.
 	JobFailed struct{ Job }
-	// JobRetried begins a failed job again at the step that failed; in one batch with VersionReserved.
+	// JobRetried begins a failed job again at the step that failed, or at promote, if it had come further; in one batch
+	// with VersionReserved.
 	JobRetried struct{ Job }
 	// JobCancelled ends a job because somebody wants so; in one batch with VersionReleased, where it still held its version.
 	JobCancelled struct{ Job }
@@ -289,7 +290,8 @@ func RetryJob(job Current[Job], upload Current[Upload], version Current[Version]
 		return nil, &Error{Code: CodeVersionInProgress, Upload: version.State.UploadID, Text: fmt.Sprintf("version %s of image %s is being published by upload session %s", j.Version, j.Image, version.State.UploadID)}
 	}
 	for i := range j.Steps {
-		if j.Steps[i].State != StepSucceeded {
+		// The files are promoted once more: nothing has held their blobs since the job failed.
+		if j.Steps[i].State != StepSucceeded || j.Steps[i].Name == StepPromote {
 			j.Steps[i] = JobStep{Name: j.Steps[i].Name, State: StepPending}
 		}
 	}

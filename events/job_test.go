@@ -209,7 +209,7 @@ func TestAFailedJobFreesItsVersionAndCanBeRetriedUnlessRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		again := FoldJob(failed.State, retry[0].Fact)
-		if next, ok := again.Next(); !ok || next != StepPublish || again.Retries != 1 {
+		if next, ok := again.Next(); !ok || next != StepPromote || again.Retries != 1 {
 			t.Errorf("retried job goes on at %s (%v), retries %d", next, ok, again.Retries)
 		}
 		if v := FoldVersion(free.State, retry[1].Fact); v.State != StateReserved || retry[1].Expect != 51 {

@@ -36,6 +36,8 @@ type grammar struct {
 	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one; make an image public or private."`
 	Alias       AliasCmd       `cmd:"" help:"Point an alias, such as latest or stable, at a version, or remove one."`
 	Withdraw    WithdrawCmd    `cmd:"" help:"Take a version out of lists and streams, with a reason."`
+	Backup      BackupCmd      `cmd:"" help:"Have the server copy its events and images to a folder on its machine, or to S3, while it runs."`
+	Restore     RestoreCmd     `cmd:"" help:"Make a server's data folder from a backup."`
 	Policy      PolicyCmd      `cmd:"" help:"What is made of an image's versions, and how long they are kept."`
 	Import      ImportCmd      `cmd:"" help:"Take over images that another program keeps: an existing simplestreams tree."`
 	Export      ExportCmd      `cmd:"" help:"Write what Incus and LXD are offered as a static tree, for any web server to serve."`

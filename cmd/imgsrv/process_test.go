@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/backup"
 )
 
 // childVariable turns the test binary into a node of a process of its own, which can be killed.
@@ -30,6 +31,8 @@ type childSpec struct {
 	HoldAt events.Step
 	// KillWhenDeriving makes the process kill itself when a tool is writing a further format.
 	KillWhenDeriving bool
+	// KillInBackup makes the process kill itself when it has copied some bytes of the blobs to a backup.
+	KillInBackup bool
 	// CertInterval, where not 0, is how often the certificates' files are looked at.
 	CertInterval time.Duration
 }
@@ -72,6 +75,14 @@ func runChild(encoded string) error {
 	}
 	if spec.HoldAt != "" {
 		hooks.stepStarted = func(_ string, step events.Step) { hold(spec, step) }
+	}
+	if spec.KillInBackup {
+		hooks.backupTold = func(p backup.Progress) {
+			if p.Stage == "blobs" && p.Done > 0 {
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {} // the signal is on its way
+			}
+		}
 	}
 	if spec.KillWhenDeriving {
 		written := filepath.Join(spec.Flags.StorageDir, "cas", "tmp", ".scratch-*", "disk.compressed.qcow2")

@@ -12,6 +12,7 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/faults"
 )
 
 // ackWait is how long a delivery may stay silent before another worker gets it: short, since it is what
@@ -188,6 +189,9 @@ func (l *Log) deliver(ctx context.Context, c Consumer, msg natsjs.Msg, handle fu
 		err = l.inProgress(ctx, msg, func(ctx context.Context) error { return l.guarded(ctx, c.Name, delivery, handle) })
 	}
 	l.meters.consumed(ctx, c.Name, err)
+	if faults.On {
+		faults.Point("before ack", c.Name+" "+string(delivery.Type))
+	}
 	l.stuck.note(c.Name, delivery, l.clock(), err)
 	var later *RetryAfter
 	switch {
@@ -201,6 +205,9 @@ func (l *Log) deliver(ctx context.Context, c Consumer, msg natsjs.Msg, handle fu
 		delay := backoff(delivery.Attempt)
 		l.log.Warn("event not handled, will be tried again", "consumer", c.Name, "sequence", delivery.Sequence, "type", delivery.Type, "in", delay, "error", err)
 		err = msg.NakWithDelay(delay)
+	}
+	if faults.On {
+		faults.Point("after ack", c.Name+" "+string(delivery.Type))
 	}
 	if err != nil {
 		l.log.Debug("acknowledgement lost; the event comes again", "consumer", c.Name, "sequence", delivery.Sequence, "error", err)

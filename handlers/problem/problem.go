@@ -76,6 +76,7 @@ var table = map[events.Code]entry{
 	events.CodeSkippedAlready:    {http.StatusConflict, "The event is skipped already"},
 	events.CodeAliasInUse:        {http.StatusConflict, "Aliases name the version"},
 	events.CodeWithdrawn:         {http.StatusGone, "The version is withdrawn"},
+	events.CodeCollected:         {http.StatusConflict, "The bytes have been collected"},
 	events.CodeSubscriberExists:  {http.StatusConflict, "The subscriber exists"},
 	events.CodeMirrorExists:      {http.StatusConflict, "The mirror exists"},
 	events.CodePrincipalExists:   {http.StatusConflict, "The principal exists"},

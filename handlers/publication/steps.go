@@ -9,6 +9,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/internal/faults"
 )
 
 const (
@@ -127,7 +128,9 @@ func (p *Publication) tryStep(ctx context.Context, d jetstream.Delivery, job eve
 		if p.started != nil {
 			p.started(job.State.ID, step)
 		}
+		faults.Point("begin step", string(step))
 	}
+	defer faults.Point("end step", string(step))
 	upload, err := p.log.Upload(ctx, job.State.UploadID)
 	if err != nil {
 		return "", err
@@ -146,6 +149,7 @@ func (p *Publication) tryStep(ctx context.Context, d jetstream.Delivery, job eve
 		}
 		var files []events.JobFile
 		if files, err = p.perform(ctx, job, step, do, upload.State); err == nil {
+			faults.Point("step done", string(step))
 			var changes []events.Change
 			if changes, err = events.CompleteStep(job, step, files, p.now().UTC()); err == nil {
 				err = p.append(ctx, causeOf(d, "complete"), changes)

@@ -63,6 +63,8 @@ func (t *teller) tell(event events.Event) (version, text string) {
 		return fact.Version.Version, tellWithdrawal(fact.Withdrawal)
 	case events.VersionRestored:
 		return fact.Version.Version, "the withdrawal is undone"
+	case events.VersionCollected:
+		return fact.Version.Version, "it can't be restored any more: its bytes are collected"
 	case events.ImagePolicySet:
 		t.image = fact.Image
 		return "", tellPolicy(fact.Policy)
