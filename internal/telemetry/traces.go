@@ -35,7 +35,7 @@ func (t *Telemetry) TraceTo(ctx context.Context, getenv func(string) string, ver
 		return fmt.Errorf("make the exporter of traces: %w", err)
 	}
 	described, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", "imgsrv"), attribute.String("service.version", version)),
-		resource.WithTelemetrySDK(), resource.WithHost(), resource.WithFromEnv()) // what comes later goes before
+		resource.WithTelemetrySDK(), resource.WithHost(), resource.WithFromEnv()) // the last one counts
 	if err != nil {
 		log.WarnContext(ctx, "the traces' resource isn't described as asked for", "error", err)
 	}

@@ -6,6 +6,8 @@ package tracecontext
 import (
 	"context"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -33,4 +35,19 @@ func Of(ctx context.Context) string {
 // SpanOf reads a traceparent; the result is not valid for one that can't be read.
 func SpanOf(traceparent string) trace.SpanContext {
 	return trace.SpanContextFromContext(With(context.Background(), traceparent))
+}
+
+// Start begins a span; end ends it, as failed where err is not nil. With a nil tracer nothing happens: ctx is as it was, and its
+// trace, if it has one, goes on past here.
+func Start(ctx context.Context, tracer trace.Tracer, name string, kind trace.SpanKind, attributes ...attribute.KeyValue) (_ context.Context, end func(err error)) {
+	if tracer == nil {
+		return ctx, func(error) {}
+	}
+	ctx, span := tracer.Start(ctx, name, trace.WithSpanKind(kind), trace.WithAttributes(attributes...))
+	return ctx, func(err error) {
+		if err != nil {
+			span.SetStatus(codes.Error, err.Error())
+		}
+		span.End()
+	}
 }
