@@ -5,6 +5,8 @@ type Blob struct {
 	Digest    Digest `json:"digest"`
 	Size      int64  `json:"size"` // bytes
 	MediaType string `json:"media_type"`
+	// Damage is there while the bytes are not: see [BlobDamaged].
+	Damage *Damage `json:"damage,omitempty"`
 }
 
 // BlobPromoted says that the bytes are in the store, complete and synced.
@@ -33,10 +35,15 @@ func FoldBlob(state Blob, fact Fact) Blob {
 	return state
 }
 
-// PromoteBlob decides to record a promotion; no change where it is recorded already.
-func PromoteBlob(b Blob, current Current[Blob]) []Change {
-	if current.Sequence != 0 {
-		return nil
+// PromoteBlob decides to record a promotion; no change where it is recorded already. seen is the blob's last fact as it was
+// before the bytes were promoted. Where damage was known by then, the bytes have taken the place of the bad ones, and the
+// blob is repaired; where it was found since, it is refused with [CodeDamagedMeanwhile].
+func PromoteBlob(b Blob, current Current[Blob], seen Sequence) ([]Change, error) {
+	switch {
+	case current.Sequence == 0:
+		return []Change{{Fact: BlobPromoted{b}}}, nil
+	case current.State.Damage != nil && current.Sequence != seen:
+		return nil, Refuse(CodeDamagedMeanwhile, "blob %s was found damaged while its bytes were promoted", b.Digest)
 	}
-	return []Change{{Fact: BlobPromoted{b}}}
+	return RepairBlob(current), nil
 }

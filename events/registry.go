@@ -44,6 +44,8 @@ var registry = map[Type]codec{
 	"imgsrv.job.failed.v1":               into[JobFailed](),
 	"imgsrv.job.retried.v1":              into[JobRetried](),
 	"imgsrv.blob.promoted.v1":            into[BlobPromoted](),
+	"imgsrv.blob.damaged.v1":             into[BlobDamaged](),
+	"imgsrv.blob.repaired.v1":            into[BlobRepaired](),
 	"imgsrv.version.reserved.v1":         into[VersionReserved](),
 	"imgsrv.version.released.v1":         into[VersionReleased](),
 	"imgsrv.version.published.v1":        into[VersionPublished](),

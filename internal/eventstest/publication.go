@@ -113,7 +113,10 @@ func (h *History) Advance(tb TB, jobID string) error {
 	case events.StepPromote:
 		for _, f := range files {
 			blob := events.Blob{Digest: f.Digest, Size: f.Size, MediaType: f.MediaType}
-			h.Append(tb, events.PromoteBlob(blob, h.Blob(f.Digest))...)
+			known := h.Blob(f.Digest)
+			if err := h.decide(tb)(events.PromoteBlob(blob, known, known.Sequence)); err != nil {
+				return err
+			}
 		}
 	}
 	return h.decide(tb)(events.CompleteStep(job, step, files, h.now))
