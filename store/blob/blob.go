@@ -10,6 +10,7 @@
 //	ingress/jobs/<job>/<name>          complete files that a job owns
 //	cas/sha256/<2 hex>/<64 hex>        blobs: read-only, complete, synced
 //	cas/tmp/                           copies on their way from another file system
+//	cas/quarantine/<64 hex>-<time>     files that were found not to be the blob they were named; nobody reads them
 //
 // Names that begin with a dot are the store's own and never a caller's. Each of uploads, ingress and cas may be a
 // symbolic link or a mount of another file system; where hard links and renames can't go, bytes are copied. No other
@@ -27,6 +28,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -54,6 +57,11 @@ type Store struct {
 	root       string
 	checkpoint int64     // bytes, see checkpointBytes
 	buffers    sync.Pool // of *chunk
+	aligned    sync.Pool // of *[]byte, as direct reads need them
+	pread      func(fd int, p []byte, offset int64) (int, error)
+
+	mu      sync.RWMutex
+	damaged map[string]damage // by digest: those that were, or are, damaged
 }
 
 // Open makes the folders under root that are missing, syncs them, removes what dead processes left, and checks that
@@ -66,7 +74,8 @@ func Open(root string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open blob store %s: %w", root, err)
 	}
-	s := &Store{root: abs, checkpoint: checkpointBytes}
+	s := &Store{root: abs, checkpoint: checkpointBytes, pread: unix.Pread, damaged: map[string]damage{}}
+	s.aligned.New = func() any { b := alignedBuffer(); return &b }
 	s.buffers.New = func() any { return &chunk{buf: make([]byte, chunkBytes)} }
 	if err := os.MkdirAll(abs, folderMode); err != nil {
 		return nil, fmt.Errorf("open blob store %s: %w", abs, err)
