@@ -348,7 +348,10 @@ func (n *node) finish(id string) events.Sequence {
 				}
 				n.append(func(ctx context.Context) ([]events.Change, error) {
 					current, err := n.events.Blob(ctx, f.Digest)
-					return events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size, MediaType: files[i].MediaType}, current), err
+					if err != nil {
+						return nil, err
+					}
+					return events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size, MediaType: files[i].MediaType}, current, current.Sequence)
 				})
 			}
 		}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/promotion"
 	"github.com/imgsrv/imgsrv/internal/convert"
 	"github.com/imgsrv/imgsrv/internal/imagefile"
 	"github.com/imgsrv/imgsrv/store/blob"
@@ -145,13 +146,17 @@ func (d *Deriver) make(ctx context.Context, delivery jetstream.Delivery, file ev
 	if err != nil {
 		return err
 	}
+	seen := map[string]events.Sequence{} // of each blob, before its bytes were promoted
 	for _, f := range made {
+		if seen[f.SHA256], err = promotion.Begin(ctx, d.Log, d.Store, events.Digest("sha256:"+f.SHA256)); err != nil {
+			return err
+		}
 		if err := scratch.Promote(ctx, f.Format, f.SHA256, f.Size); err != nil {
 			return err
 		}
 	}
 	_, err = d.Log.Decide(ctx, causeOf(delivery, "make"), func(ctx context.Context) ([]events.Change, error) {
-		return d.record(ctx, file, from, made)
+		return d.record(ctx, file, from, made, seen)
 	})
 	return err
 }
@@ -184,7 +189,7 @@ func sourceOf(m *events.Manifest, variant string) (from events.ManifestFormat, d
 }
 
 // record decides the facts of what was made. What comes with the file, and was there before, stays as it is.
-func (d *Deriver) record(ctx context.Context, file events.Derived, from events.ManifestFormat, made []convert.File) ([]events.Change, error) {
+func (d *Deriver) record(ctx context.Context, file events.Derived, from events.ManifestFormat, made []convert.File, seen map[string]events.Sequence) ([]events.Change, error) {
 	version, err := d.Log.Version(ctx, file.Image, file.Version)
 	if err != nil {
 		return nil, err
@@ -213,7 +218,11 @@ func (d *Deriver) record(ctx context.Context, file events.Derived, from events.M
 		if err != nil {
 			return nil, err
 		}
-		changes = append(changes, events.PromoteBlob(events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}, known)...)
+		promoted, err := events.PromoteBlob(events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}, known, seen[f.SHA256])
+		if err != nil {
+			return nil, err
+		}
+		changes = append(changes, promoted...)
 		changes = append(changes, recorded...)
 	}
 	return changes, nil

@@ -7,6 +7,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/promotion"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -19,24 +20,16 @@ func (p *Publication) promote(ctx context.Context, job events.Job, _ events.Uplo
 		if f.Ingress == "" {
 			continue
 		}
-		err := p.store.Promote(ctx, job.ID, f.Ingress, f.Digest.Hex(), f.Size)
+		cause := jetstream.Cause{Key: "promote " + job.ID + " " + f.Ingress, Actor: "imgsrv", Correlation: job.UploadID}
+		err := promotion.Do(ctx, p.log, p.store, cause, events.Blob{Digest: f.Digest, Size: f.Size, MediaType: f.MediaType}, func(ctx context.Context) error {
+			return p.store.Promote(ctx, job.ID, f.Ingress, f.Digest.Hex(), f.Size)
+		})
 		var size *blob.SizeMismatchError
 		var digest *blob.DigestMismatchError
 		switch {
 		case errors.As(err, &size), errors.As(err, &digest):
 			return nil, &Refusal{Code: "storage-corrupt", Err: err}
 		case err != nil:
-			return nil, err
-		}
-		cause := jetstream.Cause{Key: "promote " + job.ID + " " + f.Ingress, Actor: "imgsrv", Correlation: job.UploadID}
-		_, err = p.log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
-			current, err := p.log.Blob(ctx, f.Digest)
-			if err != nil {
-				return nil, err
-			}
-			return events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size, MediaType: f.MediaType}, current), nil
-		})
-		if err != nil {
 			return nil, err
 		}
 	}

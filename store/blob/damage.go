@@ -43,6 +43,15 @@ func (s *Store) SetDamage(sha256hex string, sequence uint64, reason string) {
 	}
 }
 
+// ForgetDamage takes back what the store was told of a blob up to an event: its bytes were looked at since, and are right.
+func (s *Store) ForgetDamage(sha256hex string, sequence uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.damaged[sha256hex].sequence <= sequence {
+		delete(s.damaged, sha256hex)
+	}
+}
+
 // Damaged is a *DamagedError for a blob that the store was told to be damaged.
 func (s *Store) Damaged(sha256hex string) error {
 	s.mu.RLock()

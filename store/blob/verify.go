@@ -84,7 +84,7 @@ func (s *Store) verify(ctx context.Context, path, sha256hex string, sizeBytes in
 	if info, err = f.Stat(); err != nil {
 		return unreadable(0, info, err)
 	}
-	sum, read, err := s.hashUncached(ctx, f, direct, pace)
+	sum, read, err := s.hashUncached(ctx, f, direct, sizeBytes, pace)
 	switch {
 	case err != nil:
 		return unreadable(read, info, err)
@@ -96,12 +96,12 @@ func (s *Store) verify(ctx context.Context, path, sha256hex string, sizeBytes in
 	return read, nil, nil
 }
 
-func (s *Store) hashUncached(ctx context.Context, f *os.File, direct bool, pace func(context.Context, int) error) (sum string, read int64, err error) {
+func (s *Store) hashUncached(ctx context.Context, f *os.File, direct bool, sizeBytes int64, pace func(context.Context, int) error) (sum string, read int64, err error) {
 	buf := s.aligned.Get().(*[]byte)
 	defer s.aligned.Put(buf)
 	h := sha256.New()
 	for {
-		if err := pace(ctx, len(*buf)); err != nil {
+		if err := pace(ctx, int(min(int64(len(*buf)), max(sizeBytes-read, 0)))); err != nil {
 			return "", read, err
 		}
 		n, err := s.pread(int(f.Fd()), *buf, read)
