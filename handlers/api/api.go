@@ -20,6 +20,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/handlers/scrub"
 	"github.com/imgsrv/imgsrv/handlers/web"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/projections"
@@ -74,6 +75,8 @@ type Config struct {
 	// Intake, optional, admits upload sessions; without it they are held against the free space of the storage only.
 	Intake *limits.Intake
 
+	// Scrub, optional, looks at blobs that couldn't be read, and is shown by /readyz.
+	Scrub *scrub.Scrubber
 	// Deltas, optional, is shown by /readyz.
 	Deltas *Deltas
 	// PingPostgres is asked by /readyz.

@@ -23,6 +23,7 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/api"
+	"github.com/imgsrv/imgsrv/handlers/promotion"
 	"github.com/imgsrv/imgsrv/internal/natstest"
 	"github.com/imgsrv/imgsrv/internal/pgtest"
 	"github.com/imgsrv/imgsrv/migrations"
@@ -343,16 +344,13 @@ func (n *node) finish(id string) events.Sequence {
 		for i, f := range files {
 			files[i].MediaType = "application/x-qemu-disk"
 			if step == events.StepPromote && f.Ingress != "" {
-				if err := n.blobs.Promote(n.t.Context(), id, f.Ingress, f.Digest.Hex(), f.Size); err != nil {
+				b := events.Blob{Digest: f.Digest, Size: f.Size, MediaType: files[i].MediaType}
+				err := promotion.Do(n.t.Context(), n.events, n.blobs, jetstream.Cause{}, b, func(ctx context.Context) error {
+					return n.blobs.Promote(ctx, id, f.Ingress, f.Digest.Hex(), f.Size)
+				})
+				if err != nil {
 					n.t.Fatal(err)
 				}
-				n.append(func(ctx context.Context) ([]events.Change, error) {
-					current, err := n.events.Blob(ctx, f.Digest)
-					if err != nil {
-						return nil, err
-					}
-					return events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size, MediaType: files[i].MediaType}, current, current.Sequence)
-				})
 			}
 		}
 		n.append(func(context.Context) ([]events.Change, error) {

@@ -41,6 +41,7 @@ const (
 	CodeRebuilding     events.Code = "rebuild-running"
 	CodeNotEmpty       events.Code = "not-empty"
 	CodeInternal       events.Code = "internal-error"
+	CodeBlobDamaged    events.Code = "blob-damaged" // the bytes are lost; none of them is sent
 
 	CodeTooManyRequests events.Code = "too-many-requests"
 	CodeTooManyUploads  events.Code = "too-many-uploads"
@@ -99,6 +100,7 @@ var table = map[events.Code]entry{
 	CodeTooManyUploads:           {http.StatusTooManyRequests, "Too many uploads at once"},
 	CodeTooManySessions:          {http.StatusTooManyRequests, "Too many open upload sessions"},
 	CodeQuota:                    {http.StatusTooManyRequests, "The bytes of this day are used up"},
+	CodeBlobDamaged:              {http.StatusInternalServerError, "The file is damaged"},
 	CodeInternal:                 {http.StatusInternalServerError, "Internal error"},
 }
 
@@ -242,6 +244,8 @@ func Write(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) 
 // Log logs an error once if it is the server's fault, not the client's.
 func Log(ctx context.Context, log *slog.Logger, details *Details, err error) {
 	switch {
+	case details.Code == string(CodeBlobDamaged): // an error was logged when it was found; each request is no news
+		log.WarnContext(ctx, "a damaged file was asked for", "error", err)
 	case details.Status == http.StatusInternalServerError:
 		log.ErrorContext(ctx, "request failed", "error", err)
 	case details.Status > http.StatusInternalServerError:
