@@ -34,8 +34,8 @@ type grammar struct {
 	Publish     PublishCmd     `cmd:"" help:"Upload image files and publish them as a version of an image."`
 	Derive      DeriveCmd      `cmd:"" help:"Have the server make a further format of a published disk, or try again."`
 	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one; make an image public or private."`
+	Alias       AliasCmd       `cmd:"" help:"Point an alias, such as latest or stable, at a version, or remove one."`
 	Withdraw    WithdrawCmd    `cmd:"" help:"Take a version out of lists and streams, with a reason."`
-	Restore     RestoreCmd     `cmd:"" help:"Undo a withdrawal."`
 	Policy      PolicyCmd      `cmd:"" help:"What is made of an image's versions, and how long they are kept."`
 	Import      ImportCmd      `cmd:"" help:"Take over images that another program keeps: an existing simplestreams tree."`
 	Export      ExportCmd      `cmd:"" help:"Write what Incus and LXD are offered as a static tree, for any web server to serve."`
@@ -45,6 +45,7 @@ type grammar struct {
 	Events      EventsCmd      `cmd:"" help:"Follow what happens, look at an event, move a history between servers."`
 	History     HistoryCmd     `cmd:"" help:"Tell what happened to an image, or to one version."`
 	Projections ProjectionsCmd `cmd:"" help:"For operators: status of the projections, rebuild, verify, replay, skip."`
+	Operations  OperationsCmd  `cmd:"" help:"For operators: list, follow and cancel what the server does at length."`
 	Principals  PrincipalsCmd  `cmd:"" help:"For admins: who may do what: people and services, and their roles."`
 	Tokens      TokensCmd      `cmd:"" help:"For admins: issue, list, rotate and revoke tokens; and for everybody: rotate one's own."`
 	Trust       TrustCmd       `cmd:"" help:"For admins: whose OIDC tokens are taken, so that CI publishes without a stored secret."`

@@ -17,6 +17,7 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/api"
+	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/publication"
 	"github.com/imgsrv/imgsrv/handlers/retention"
 	"github.com/imgsrv/imgsrv/handlers/streams"
@@ -209,11 +210,13 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
+	works := operations.NewRunner(n.log, time.Now)
+	n.onStop("operations", func() error { works.Close(); return nil })
 	router, err := api.New(api.Config{
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
-		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas,
+		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works,
 	})
 	if err != nil {
 		return err

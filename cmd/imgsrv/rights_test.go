@@ -261,6 +261,10 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "GET /api/events/export", rule: operates, ok: 200},
 		{route: "POST /api/events/import", body: []byte("no history"), rule: administer, ok: 409},
 
+		{route: "GET /api/operations", rule: operates, ok: 200},
+		{route: "GET /api/operations/{id}", path: "/api/operations/none", rule: operates, ok: 404},
+		{route: "GET /api/operations/{id}/events", path: "/api/operations/none/events", rule: operates, ok: 404},
+		{route: "DELETE /api/operations/{id}", path: "/api/operations/none", rule: operates, ok: 404},
 		{route: "GET /api/projections", rule: operates, ok: 200},
 		{route: "POST /api/projections/{name}/rebuild", path: "/api/projections/none/rebuild", rule: operates, ok: 404},
 		{route: "GET /api/projections/{name}/rebuild", path: "/api/projections/none/rebuild", rule: operates, ok: 404},

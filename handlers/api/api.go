@@ -19,6 +19,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
 	"github.com/imgsrv/imgsrv/handlers/limits"
+	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/handlers/scrub"
 	"github.com/imgsrv/imgsrv/handlers/web"
@@ -69,6 +70,9 @@ type Config struct {
 
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
+
+	// Operations, optional, carries out what operators ask for and takes long; without it there are no routes for it.
+	Operations *operations.Runner
 
 	// Requests, optional, limits how many requests a client may make, on all that is mounted on the router too.
 	Requests *limits.Requests
@@ -180,6 +184,9 @@ func New(cfg Config) (chi.Router, error) {
 		s.subscribers()
 	}
 	s.projectionRoutes()
+	if s.Operations != nil {
+		s.operations(router)
+	}
 	s.principals()
 	s.tokens()
 	s.bytes(router)

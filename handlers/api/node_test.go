@@ -23,6 +23,7 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/api"
+	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/promotion"
 	"github.com/imgsrv/imgsrv/internal/natstest"
 	"github.com/imgsrv/imgsrv/internal/pgtest"
@@ -100,6 +101,8 @@ func newNode(t testing.TB, change ...func(*api.Config)) *node {
 func newStoppedNode(t testing.TB, change ...func(*api.Config)) *node {
 	t.Helper()
 	cfg, n := parts(t)
+	cfg.Operations = operations.NewRunner(slog.New(slog.DiscardHandler), time.Now)
+	t.Cleanup(cfg.Operations.Close)
 	for _, c := range change {
 		c(&cfg)
 	}

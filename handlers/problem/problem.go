@@ -43,6 +43,8 @@ const (
 	CodeInternal       events.Code = "internal-error"
 	CodeBlobDamaged    events.Code = "blob-damaged" // the bytes are lost; none of them is sent
 
+	CodeOperationRunning events.Code = "operation-running"
+
 	CodeTooManyRequests events.Code = "too-many-requests"
 	CodeTooManyUploads  events.Code = "too-many-uploads"
 	CodeTooManySessions events.Code = "too-many-sessions"
@@ -95,6 +97,7 @@ var table = map[events.Code]entry{
 	CodeRange:                    {http.StatusRequestedRangeNotSatisfiable, "The range is outside of the file"},
 	CodePrecondition:             {http.StatusPreconditionFailed, "The precondition does not hold"},
 	CodeTimeout:                  {http.StatusRequestTimeout, "The request took too long"},
+	CodeOperationRunning:         {http.StatusConflict, "An operation of this kind runs"},
 	CodeNotEmpty:                 {http.StatusConflict, "The stream has another history"},
 	CodeTooManyRequests:          {http.StatusTooManyRequests, "Too many requests"},
 	CodeTooManyUploads:           {http.StatusTooManyRequests, "Too many uploads at once"},
@@ -112,7 +115,7 @@ type Details struct {
 	Detail    string   `json:"detail,omitempty" doc:"What is wrong with this request, and the remedy"`
 	Code      string   `json:"code" doc:"The kind of problem, for programs: the last part of type"`
 	Errors    []*Field `json:"errors,omitempty" doc:"The broken rules, for an invalid request"`
-	StatusURL string   `json:"status_url,omitempty" doc:"The upload session that stands in the way"`
+	StatusURL string   `json:"status_url,omitempty" doc:"The upload session, or the operation, that stands in the way"`
 
 	retryAfter time.Duration
 }
