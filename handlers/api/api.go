@@ -186,6 +186,9 @@ func New(cfg Config) (chi.Router, error) {
 	s.projectionRoutes()
 	if s.Operations != nil {
 		s.operations(router)
+		if s.Scrub != nil {
+			s.fsck()
+		}
 	}
 	s.principals()
 	s.tokens()

@@ -25,6 +25,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/api"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/promotion"
+	"github.com/imgsrv/imgsrv/handlers/scrub"
 	"github.com/imgsrv/imgsrv/internal/natstest"
 	"github.com/imgsrv/imgsrv/internal/pgtest"
 	"github.com/imgsrv/imgsrv/migrations"
@@ -103,6 +104,10 @@ func newStoppedNode(t testing.TB, change ...func(*api.Config)) *node {
 	cfg, n := parts(t)
 	cfg.Operations = operations.NewRunner(slog.New(slog.DiscardHandler), time.Now)
 	t.Cleanup(cfg.Operations.Close)
+	var err error
+	if cfg.Scrub, err = scrub.New(scrub.Config{Log: cfg.Events, Store: cfg.Blobs, Logger: cfg.Log, Meter: cfg.Meter}); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range change {
 		c(&cfg)
 	}

@@ -24,7 +24,7 @@ type pacedWriter struct {
 	request *http.Request
 	log     *slog.Logger
 	control *http.ResponseController
-	good    func() error // is asked before each piece whether the file is still one to be sent
+	good    func() error // optional, is asked before each piece whether the file is still one to be sent
 	bad     bool         // it isn't, or it has ended too early, or the disk doesn't give it
 }
 
@@ -68,9 +68,11 @@ func (p *pacedWriter) ReadFrom(src io.Reader) (int64, error) {
 
 // extend gives the client time for one more piece, if the file is good for it. A writer that knows no deadlines goes without.
 func (p *pacedWriter) extend() error {
-	if err := p.good(); err != nil {
-		p.bad = true
-		return err
+	if p.good != nil {
+		if err := p.good(); err != nil {
+			p.bad = true
+			return err
+		}
 	}
 	err := p.control.SetWriteDeadline(time.Now().Add(pieceTimeout))
 	if errors.Is(err, http.ErrNotSupported) {

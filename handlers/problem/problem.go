@@ -18,6 +18,9 @@ import (
 // TypeBase begins each problem's type URI; the page of that name in the docs describes it.
 const TypeBase = "https://imgsrv.github.io/imgsrv/problems/"
 
+// HeaderCode has the problem's code too, for who asks by HEAD and gets no document.
+const HeaderCode = "Imgsrv-Problem"
+
 // ContentType of a problem document.
 const ContentType = "application/problem+json"
 
@@ -143,7 +146,7 @@ func (d *Details) ContentType(string) string { return ContentType }
 
 // GetHeaders is for huma.
 func (d *Details) GetHeaders() http.Header {
-	h := http.Header{"Cache-Control": {"no-store"}}
+	h := http.Header{"Cache-Control": {"no-store"}, HeaderCode: {d.Code}}
 	if d.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(d.retryAfter.Seconds())))
 	}

@@ -18,7 +18,7 @@ import (
 
 // Take is given the bytes of a blob, and where they are from, in words. Its error says that they aren't the blob's, or that they
 // couldn't be kept: another source may have better ones.
-type Take func(ctx context.Context, b events.Blob, from string, bytes io.Reader) error
+type Take = func(ctx context.Context, b events.Blob, from string, bytes io.Reader) error
 
 // Source is somebody who may have the bytes of damaged blobs. Fetch gives what it finds of the wanted ones to take; a blob that
 // it hasn't is no error. take may be called again for one blob whose first bytes were refused.

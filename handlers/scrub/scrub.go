@@ -41,7 +41,8 @@ type Config struct {
 	// Every is the time from one pass of the background to the next at least; 0: an hour. A pass that takes longer is
 	// followed by the next at once.
 	Every time.Duration
-	// RepairEvery is how often sources are asked for what is still damaged; 0: an hour.
+	// RepairEvery is how often sources are asked for what is still damaged, and at each finding; 0: an hour; negative: when Repair
+	// is called, and never else.
 	RepairEvery time.Duration
 	Clock       func() time.Time // nil: time.Now
 }
@@ -101,7 +102,9 @@ func (s *Scrubber) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.index.follower.Run(ctx) })
 	group.Go(func() error { s.lookAtSuspects(ctx); return nil })
-	group.Go(func() error { s.repairNowAndThen(ctx); return nil })
+	if s.RepairEvery > 0 {
+		group.Go(func() error { s.repairNowAndThen(ctx); return nil })
+	}
 	if s.Rate > 0 {
 		group.Go(func() error { s.passes(ctx); return nil })
 	}
