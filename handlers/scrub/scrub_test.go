@@ -461,7 +461,7 @@ func TestTheBackgroundFindsAndRepairs(t *testing.T) {
 	data := []byte("mirrored")
 	d := w.put(data)
 	w.rot(d)
-	s, store := w.node(func(cfg *scrub.Config) {
+	s, _ := w.node(func(cfg *scrub.Config) {
 		cfg.Rate, cfg.Sources = 1<<30, []scrub.Source{elsewhere{d: {data}}}
 	})
 	w.run(s)
@@ -469,7 +469,7 @@ func TestTheBackgroundFindsAndRepairs(t *testing.T) {
 	if current, err := w.log.Blob(t.Context(), d); err != nil || current.State.Damage != nil || current.State.MediaType != "text/plain" {
 		t.Errorf("%+v, %v", current.State, err)
 	}
-	if _, store = w.node(nil); !w.served(store, d) {
+	if _, store := w.node(nil); !w.served(store, d) {
 		t.Error("it isn't served")
 	}
 }

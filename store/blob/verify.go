@@ -157,15 +157,15 @@ func alignedBuffer() []byte {
 	return b[skip : skip+verifyBytes]
 }
 
-// BlobFile is a file among the blobs.
-type BlobFile struct {
+// File is a file among the blobs.
+type File struct {
 	Name     string // 64 hex digits, if it is one
 	Size     int64  // bytes
 	Modified time.Time
 }
 
 // BlobFiles lists what lies among the blobs whose digest begins with a byte, sorted by name.
-func (s *Store) BlobFiles(first byte) ([]BlobFile, error) {
+func (s *Store) BlobFiles(first byte) ([]File, error) {
 	entries, err := os.ReadDir(filepath.Join(s.sha256Folder(), hex.EncodeToString([]byte{first})))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -173,7 +173,7 @@ func (s *Store) BlobFiles(first byte) ([]BlobFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list blobs: %w", err)
 	}
-	var files []BlobFile
+	var files []File
 	for _, e := range entries {
 		info, err := e.Info()
 		if errors.Is(err, fs.ErrNotExist) {
@@ -182,7 +182,7 @@ func (s *Store) BlobFiles(first byte) ([]BlobFile, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list blobs: %w", err)
 		}
-		files = append(files, BlobFile{Name: e.Name(), Size: info.Size(), Modified: info.ModTime()})
+		files = append(files, File{Name: e.Name(), Size: info.Size(), Modified: info.ModTime()})
 	}
 	return files, nil
 }
