@@ -22,10 +22,6 @@ const (
 	DamageUnreadable DamageReason = "unreadable" // the disk or the file system doesn't give the bytes
 )
 
-// CodeDamagedMeanwhile refuses to record a promotion of bytes that may have been left out for others, which were found
-// damaged since: promote again.
-const CodeDamagedMeanwhile Code = "damaged-meanwhile"
-
 // The facts of a blob's damage.
 type (
 	// BlobDamaged says that the blob's bytes are lost, and that reads of them fail from now on.
@@ -41,12 +37,12 @@ func (BlobDamaged) Type() Type { return "imgsrv.blob.damaged.v1" }
 func (BlobRepaired) Type() Type { return "imgsrv.blob.repaired.v1" }
 
 // DamageBlob decides to record damage, of a blob as its last fact, or, where it has none, a manifest describes it. No
-// change where damage is recorded already: the first finding stands.
+// change where damage is recorded already: the first finding stands; nor where the bytes are garbage, on their way out or gone.
 func DamageBlob(b Blob, current Current[Blob], damage Damage) []Change {
 	if current.Sequence != 0 {
 		b = current.State
 	}
-	if b.Damage != nil {
+	if b.Damage != nil || b.State != BlobIsPresent {
 		return nil
 	}
 	b.Damage = &damage

@@ -29,22 +29,23 @@ func TestBlobsAreDamagedOnceAndRepairedByWhoKnewOfIt(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", test.name, diff)
 		}
 	}
+	collected := bad
+	collected.State = BlobIsCollected
 	for _, test := range []struct {
 		name    string
 		current Current[Blob]
-		seen    Sequence
 		want    []Change
-		code    Code
 	}{
-		{"new bytes", Current[Blob]{}, 0, []Change{{Fact: BlobPromoted{b}}}, ""},
-		{"bytes that are there", good, 7, nil, ""},
-		{"bytes in place of bad ones", rotten, 8, []Change{{Fact: BlobRepaired{b}, Expect: 8}}, ""},
-		{"bytes that were left out for bad ones", rotten, 7, nil, CodeDamagedMeanwhile},
-		{"as before, of an unknown blob", rotten, 0, nil, CodeDamagedMeanwhile},
+		{"new bytes", Current[Blob]{}, []Change{{Fact: BlobPromoted{b}}}},
+		{"bytes that are there", good, []Change{{Fact: BlobRetained{b}, Expect: 7}}},
+		{"bytes in place of bad ones", rotten, []Change{{Fact: BlobRepaired{b}, Expect: 8}}},
+		{"bytes that were damaged, and then garbage", Current[Blob]{State: collected, Sequence: 9}, []Change{{Fact: BlobPromoted{b}, Expect: 9}}},
 	} {
-		got, err := PromoteBlob(b, test.current, test.seen)
-		if diff := cmp.Diff(test.want, got); diff != "" || (err != nil) != (test.code != "") || err != nil && !IsCode(err, test.code) {
-			t.Errorf("promote %s: %v (-want +got):\n%s", test.name, err, diff)
+		if diff := cmp.Diff(test.want, PromoteBlob(b, test.current)); diff != "" {
+			t.Errorf("promote %s (-want +got):\n%s", test.name, diff)
 		}
+	}
+	if changes := DamageBlob(b, Current[Blob]{State: Blob{Digest: b.Digest, State: BlobIsCollecting}, Sequence: 9}, damage); len(changes) != 0 {
+		t.Errorf("garbage is damaged: %v", changes)
 	}
 }

@@ -91,7 +91,7 @@ func (cmd *FsckCmd) tell(t Terminal, r client.FsckReport) error {
 		}
 	}
 	if r.StrayCount > 0 {
-		if _, err := fmt.Fprintf(t.Out, "%d files (%s) among the blobs are none that an event speaks of; such as %s\n", r.StrayCount, size(r.StrayBytes), printable(r.Strays[0].Name)); err != nil {
+		if _, err := fmt.Fprintf(t.Out, "%d files (%s) among the blobs are none that an event speaks of; such as %s\n", r.StrayCount, size(r.StrayBytes), printable(r.Strays[0].Digest)); err != nil {
 			return err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
+	"github.com/imgsrv/imgsrv/handlers/backup"
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/problem"
@@ -73,6 +74,8 @@ type Config struct {
 
 	// Operations, optional, carries out what operators ask for and takes long; without it there are no routes for it.
 	Operations *operations.Runner
+	// Backups, optional as Operations, is what backups are made of.
+	Backups *backup.Config
 
 	// Requests, optional, limits how many requests a client may make, on all that is mounted on the router too.
 	Requests *limits.Requests
@@ -169,6 +172,7 @@ func New(cfg Config) (chi.Router, error) {
 	s.initiate()
 	s.uploads()
 	s.jobs()
+	s.status()
 	s.events(router)
 	s.history()
 	if s.Webhooks != nil {
@@ -189,6 +193,7 @@ func New(cfg Config) (chi.Router, error) {
 		if s.Scrub != nil {
 			s.fsck()
 		}
+		s.backups()
 	}
 	s.principals()
 	s.tokens()

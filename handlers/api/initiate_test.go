@@ -344,7 +344,7 @@ func TestALostBlobIsTakenInAgain(t *testing.T) {
 	n := newNode(t)
 	digest := events.Digest("sha256:" + sha([]byte("lost")))
 	n.append(func(context.Context) ([]events.Change, error) {
-		return events.PromoteBlob(events.Blob{Digest: digest, Size: 4}, events.Current[events.Blob]{}, 0)
+		return events.PromoteBlob(events.Blob{Digest: digest, Size: 4}, events.Current[events.Blob]{}), nil
 	})
 	if _, _, err := n.blobs.OpenBlob(digest.Hex()); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)

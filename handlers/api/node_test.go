@@ -23,6 +23,7 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/api"
+	"github.com/imgsrv/imgsrv/handlers/backup"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/promotion"
 	"github.com/imgsrv/imgsrv/handlers/scrub"
@@ -104,6 +105,7 @@ func newStoppedNode(t testing.TB, change ...func(*api.Config)) *node {
 	cfg, n := parts(t)
 	cfg.Operations = operations.NewRunner(slog.New(slog.DiscardHandler), time.Now)
 	t.Cleanup(cfg.Operations.Close)
+	cfg.Backups = &backup.Config{Log: cfg.Events, Blobs: cfg.Blobs, Logger: cfg.Log}
 	var err error
 	if cfg.Scrub, err = scrub.New(scrub.Config{Log: cfg.Events, Store: cfg.Blobs, Logger: cfg.Log, Meter: cfg.Meter}); err != nil {
 		t.Fatal(err)
@@ -353,12 +355,11 @@ func (n *node) finish(id string) events.Sequence {
 			files[i].MediaType = "application/x-qemu-disk"
 			if step == events.StepPromote && f.Ingress != "" {
 				b := events.Blob{Digest: f.Digest, Size: f.Size, MediaType: files[i].MediaType}
-				err := promotion.Do(n.t.Context(), n.events, n.blobs, jetstream.Cause{}, b, func(ctx context.Context) error {
-					return n.blobs.Promote(ctx, id, f.Ingress, f.Digest.Hex(), f.Size)
+				n.append(func(ctx context.Context) ([]events.Change, error) {
+					return promotion.Blob(ctx, n.events, n.blobs, b, func(ctx context.Context, _ events.Blob) error {
+						return n.blobs.Admit(ctx, id, f.Ingress, f.Digest.Hex(), f.Size)
+					})
 				})
-				if err != nil {
-					n.t.Fatal(err)
-				}
 			}
 		}
 		n.append(func(context.Context) ([]events.Change, error) {

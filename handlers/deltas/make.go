@@ -123,16 +123,9 @@ func (d *Deltas) verify(ctx context.Context, job string, base *os.File, p planne
 
 // record keeps the bytes, and then says so.
 func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job string, p planned, result made) error {
-	seen, err := promotion.Begin(ctx, d.Log, d.Store, result.digest)
-	if err != nil {
-		return err
-	}
-	if err := d.Store.Promote(ctx, job, deltaFile, result.digest.Hex(), result.size); err != nil {
-		return err
-	}
 	cause := jetstream.Cause{Key: "delta " + p.format + " " + delivery.ID, Actor: "imgsrv", Correlation: delivery.Correlation,
 		Causation: delivery.ID, TraceParent: delivery.TraceParent}
-	_, err = d.Log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
+	_, err := d.Log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
 		version, err := d.Log.Version(ctx, p.image, p.version)
 		if err != nil {
 			return nil, err
@@ -141,7 +134,10 @@ func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job st
 		if err != nil {
 			return nil, err
 		}
-		bytes, err := d.Log.Blob(ctx, result.digest)
+		b := events.Blob{Digest: result.digest, Size: result.size, MediaType: MediaType}
+		promoted, err := promotion.Blob(ctx, d.Log, d.Store, b, func(ctx context.Context, _ events.Blob) error {
+			return d.Store.Admit(ctx, job, deltaFile, result.digest.Hex(), result.size)
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -158,8 +154,7 @@ func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job st
 		if err != nil || len(changes) == 0 {
 			return nil, err
 		}
-		promoted, err := events.PromoteBlob(events.Blob{Digest: result.digest, Size: result.size, MediaType: MediaType}, bytes, seen)
-		return append(promoted, changes...), err
+		return append(promoted, changes...), nil
 	})
 	if events.IsCode(err, events.CodeNotFound) {
 		return nil // withdrawn meanwhile

@@ -146,17 +146,8 @@ func (d *Deriver) make(ctx context.Context, delivery jetstream.Delivery, file ev
 	if err != nil {
 		return err
 	}
-	seen := map[string]events.Sequence{} // of each blob, before its bytes were promoted
-	for _, f := range made {
-		if seen[f.SHA256], err = promotion.Begin(ctx, d.Log, d.Store, events.Digest("sha256:"+f.SHA256)); err != nil {
-			return err
-		}
-		if err := scratch.Promote(ctx, f.Format, f.SHA256, f.Size); err != nil {
-			return err
-		}
-	}
 	_, err = d.Log.Decide(ctx, causeOf(delivery, "make"), func(ctx context.Context) ([]events.Change, error) {
-		return d.record(ctx, file, from, made, seen)
+		return d.record(ctx, scratch, file, from, made)
 	})
 	return err
 }
@@ -188,13 +179,14 @@ func sourceOf(m *events.Manifest, variant string) (from events.ManifestFormat, d
 	return from, "", false
 }
 
-// record decides the facts of what was made. What comes with the file, and was there before, stays as it is.
-func (d *Deriver) record(ctx context.Context, file events.Derived, from events.ManifestFormat, made []convert.File, seen map[string]events.Sequence) ([]events.Change, error) {
+// record keeps the bytes of what was made, and decides the facts. What comes with the file, and was there before, stays as it is.
+func (d *Deriver) record(ctx context.Context, scratch *blob.Scratch, file events.Derived, from events.ManifestFormat, made []convert.File) ([]events.Change, error) {
 	version, err := d.Log.Version(ctx, file.Image, file.Version)
 	if err != nil {
 		return nil, err
 	}
 	var changes []events.Change
+	kept := map[events.Digest]bool{}
 	for _, f := range made {
 		current, err := d.Log.Derived(ctx, file.Image, file.Version, file.Variant, f.Format)
 		if err != nil {
@@ -214,15 +206,17 @@ func (d *Deriver) record(ctx context.Context, file events.Derived, from events.M
 		if len(recorded) == 0 {
 			continue
 		}
-		known, err := d.Log.Blob(ctx, next.Digest)
-		if err != nil {
-			return nil, err
+		if !kept[next.Digest] {
+			kept[next.Digest] = true
+			b := events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}
+			promoted, err := promotion.Blob(ctx, d.Log, d.Store, b, func(ctx context.Context, _ events.Blob) error {
+				return scratch.Admit(ctx, f.Format, f.SHA256, f.Size)
+			})
+			if err != nil {
+				return nil, err
+			}
+			changes = append(changes, promoted...)
 		}
-		promoted, err := events.PromoteBlob(events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}, known, seen[f.SHA256])
-		if err != nil {
-			return nil, err
-		}
-		changes = append(changes, promoted...)
 		changes = append(changes, recorded...)
 	}
 	return changes, nil

@@ -1,11 +1,10 @@
-// Package promotion makes bytes blobs of the store, and records it: bytes first, fact after. It knows what to do where the
-// blob that is there already is damaged: fresh bytes of the same digest repair it. It knows nothing of where bytes come from.
+// Package promotion makes bytes blobs of the store: bytes first, fact after. It knows what to do where the blob that is there
+// already is damaged: fresh bytes of the same digest take the place of the bad ones. It knows nothing of where bytes come from.
 package promotion
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -13,58 +12,35 @@ import (
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
-// tries is how often a promotion begins anew because damage of the blob was found while it ran. Each finding ends with a
-// file moved away, so that the second try meets an empty place.
-const tries = 4
+// tries is how often bytes are admitted where damage of the blob comes to light by that. Each finding makes room for the next try.
+const tries = 3
 
-// Begin is called before the bytes of a digest are promoted. It makes sure that the store knows what the log knows of the blob's
-// damage, so that bad bytes make room. seen is for [events.PromoteBlob].
-func Begin(ctx context.Context, log *jetstream.Log, store *blob.Store, digest events.Digest) (seen events.Sequence, err error) {
-	current, err := log.Blob(ctx, digest)
-	if err != nil {
-		return 0, err
-	}
-	if current.State.Damage != nil {
-		store.SetDamage(digest.Hex(), uint64(current.Sequence), string(current.State.Damage.Reason))
-	}
-	return current.Sequence, nil
-}
-
-// Do promotes the bytes of a blob by the given function, and records it. Promote is called again where damage of the blob is found
-// meanwhile; run again after it has worked, it must do nothing, as the store's own do.
-func Do(ctx context.Context, log *jetstream.Log, store *blob.Store, cause jetstream.Cause, b events.Blob, promote func(context.Context) error) error {
-	key := cause.Key
+// Blob sees to it that a blob's bytes are in the store, by admit, and decides the fact of it; it is called anew after each
+// conflict, as [events.PromoteBlob] asks for. admit is told the blob as its last fact left it, and must leave its source where it
+// is, as the store's own do.
+func Blob(ctx context.Context, log *jetstream.Log, store *blob.Store, b events.Blob, admit func(ctx context.Context, known events.Blob) error) ([]events.Change, error) {
 	for try := 1; ; try++ {
-		seen, err := Begin(ctx, log, store, b.Digest)
+		current, err := log.SettledBlob(ctx, b.Digest)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		err = promote(ctx)
+		known := current.State
+		if known.Damage != nil { // the store may not have heard of it yet
+			store.SetDamage(b.Digest.Hex(), uint64(current.Sequence), string(known.Damage.Reason))
+		}
+		err = admit(ctx, known)
 		var damaged *blob.DamagedError
-		if errors.As(err, &damaged) && store.Damaged(b.Digest.Hex()) == nil && try < tries {
+		if errors.As(err, &damaged) && known.Damage == nil && current.Sequence != 0 && try < tries {
 			// What lies there hasn't even the right length, and nobody has noticed.
 			if err := record(ctx, log, b, events.Damage{Reason: events.DamageReason(damaged.Reason), Detail: "found by a promotion of the same bytes"}); err != nil {
-				return err
+				return nil, err
 			}
 			continue
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if cause.Key = key; try > 1 {
-			cause.Key = fmt.Sprintf("%s, try %d", key, try)
-		}
-		_, err = log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
-			current, err := log.Blob(ctx, b.Digest)
-			if err != nil {
-				return nil, err
-			}
-			return events.PromoteBlob(b, current, seen)
-		})
-		if events.IsCode(err, events.CodeDamagedMeanwhile) && try < tries {
-			continue
-		}
-		return err
+		return events.PromoteBlob(b, current), nil
 	}
 }
 

@@ -39,8 +39,10 @@ func BenchmarkFsck(b *testing.B) {
 			b.Fatal(err)
 		}
 		blob := events.Blob{Digest: digestOf(data), Size: int64(len(data))}
-		err := promotion.Do(b.Context(), log, store, jetstream.Cause{}, blob, func(ctx context.Context) error {
-			return store.Promote(ctx, "bench", name, blob.Digest.Hex(), blob.Size)
+		_, err := log.Decide(b.Context(), jetstream.Cause{}, func(ctx context.Context) ([]events.Change, error) {
+			return promotion.Blob(ctx, log, store, blob, func(ctx context.Context, _ events.Blob) error {
+				return store.Admit(ctx, "bench", name, blob.Digest.Hex(), blob.Size)
+			})
 		})
 		if err != nil {
 			b.Fatal(err)

@@ -48,6 +48,9 @@ func (s *Scrubber) check(ctx context.Context, b events.Blob, pace func(context.C
 			return out, err
 		}
 		out.damage, out.found = damage, out.found || found
+		if damage == nil {
+			return out, nil
+		}
 		// Where the file was there and is away, another may have come since, from who didn't know of the damage.
 		if !found || damage.Quarantined == "" && rot.Kind != blob.RotMissing || look == looks {
 			return out, nil
@@ -97,6 +100,9 @@ func (s *Scrubber) wrong(ctx context.Context, b events.Blob, rot *blob.Rot) (*ev
 	current, err := s.Log.Blob(ctx, b.Digest)
 	if err != nil {
 		return nil, false, err
+	}
+	if current.State.State != events.BlobIsPresent {
+		return nil, false, nil // garbage: on its way out, or gone
 	}
 	damage := events.Damage{FoundAt: s.Clock().UTC(), Reason: events.DamageReason(rot.Kind), Detail: rot.Detail}
 	if !rot.Failing && rot.Kind != blob.RotMissing {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/store/blob"
 )
 
 // Options say how all blobs are checked.
@@ -46,17 +47,15 @@ type Finding struct {
 	From        string        `json:"from,omitempty" doc:"Where the bytes that repaired it are from"`
 }
 
-// Stray is a file among the blobs that is none.
+// Stray is a file among the blobs that no event speaks of. Garbage collection removes it.
 type Stray struct {
-	Name string `json:"name"`
-	Size int64  `json:"size" doc:"Length in bytes"`
+	Digest events.Digest `json:"digest" doc:"As its name says; it isn't read"`
+	Size   int64         `json:"size" doc:"Length in bytes"`
 }
 
 const (
 	maxStrays = 1000
 	maxErrors = 100
-	// strayAge is how old a file must be that no event speaks of: bytes come first, and the fact after.
-	strayAge = time.Hour
 )
 
 // Fsck looks at all blobs that there should be, and at all files that lie among them. progress is told how many bytes of how
@@ -85,16 +84,20 @@ func (s *Scrubber) Fsck(ctx context.Context, opt Options, progress func(done, to
 		progress(done, total)
 		return nil
 	}
+	err = s.Store.Blobs(ctx, func(f blob.File) error {
+		first, _ := firstByte(f.SHA256)
+		if _, ok := expected[first][f.SHA256]; !ok {
+			s.stray(report, f)
+		}
+		return nil
+	})
+	if ctx.Err() != nil {
+		return report, ctx.Err()
+	}
+	if err != nil {
+		report.fail(err)
+	}
 	for first := range expected {
-		files, err := s.Store.BlobFiles(byte(first))
-		if err != nil {
-			report.fail(err)
-		}
-		for _, f := range files {
-			if _, ok := expected[first][f.Name]; !ok {
-				s.stray(report, f.Name, f.Size, f.Modified)
-			}
-		}
 		for _, hexed := range slices.Sorted(maps.Keys(expected[first])) {
 			b := expected[first][hexed]
 			if err := s.checkFor(ctx, report, b, named[b.Digest], counted); err != nil {
@@ -164,17 +167,17 @@ func (s *Scrubber) checkFor(ctx context.Context, report *Report, b events.Blob, 
 	return nil
 }
 
-func (s *Scrubber) stray(report *Report, name string, size int64, modified time.Time) {
-	if s.Clock().Sub(modified) < strayAge {
+func (s *Scrubber) stray(report *Report, f blob.File) {
+	if s.Clock().Sub(f.Changed) < s.StrayAge {
 		return
 	}
-	if _, known := s.index.size(name); known { // it has become one meanwhile
+	if _, known := s.index.size(f.SHA256); known { // it has become one meanwhile
 		return
 	}
 	report.StrayCount++
-	report.StrayBytes += size
+	report.StrayBytes += f.Size
 	if len(report.Strays) < maxStrays {
-		report.Strays = append(report.Strays, Stray{name, size})
+		report.Strays = append(report.Strays, Stray{digestOf(f.SHA256), f.Size})
 	}
 }
 

@@ -38,8 +38,8 @@ func (x *index) apply(event events.Event) {
 	}
 	b := fact.BlobState()
 	hexed := b.Digest.Hex()
-	reason := ""
-	if b.Damage != nil {
+	gone, reason := b.State == events.BlobIsCollected, ""
+	if b.Damage != nil && !gone {
 		reason = string(b.Damage.Reason)
 	}
 	x.store.SetDamage(hexed, uint64(event.Sequence), reason)
@@ -53,11 +53,15 @@ func (x *index) apply(event events.Event) {
 	if known && event.Sequence < last {
 		return
 	}
-	x.blobs[first][hexed] = b.Size
+	if gone {
+		delete(x.blobs[first], hexed)
+	} else {
+		x.blobs[first][hexed] = b.Size
+	}
 	if known || b.Damage != nil {
 		x.last[hexed] = event.Sequence
 	}
-	if b.Damage != nil {
+	if b.Damage != nil && !gone {
 		x.damaged[hexed] = b
 	} else {
 		delete(x.damaged, hexed)

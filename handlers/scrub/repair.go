@@ -76,9 +76,14 @@ func (s *Scrubber) take(ctx context.Context, b events.Blob, from string, r io.Re
 	if got := hex.EncodeToString(sum.Sum(nil)); n != b.Size || got != b.Digest.Hex() {
 		return fmt.Errorf("the bytes, %d of them, have sha256:%s", n, got)
 	}
-	b.Damage = nil
-	err = promotion.Do(ctx, s.Log, s.Store, jetstream.Cause{Actor: actor}, b, func(ctx context.Context) error {
-		return scratch.Promote(ctx, name, b.Digest.Hex(), b.Size)
+	_, err = s.Log.Decide(ctx, jetstream.Cause{Actor: actor}, func(ctx context.Context) ([]events.Change, error) {
+		current, err := s.Log.Blob(ctx, b.Digest)
+		if err != nil || current.State.Damage == nil || current.State.State != events.BlobIsPresent {
+			return nil, err // repaired by somebody else, or garbage by now
+		}
+		return promotion.Blob(ctx, s.Log, s.Store, current.State, func(ctx context.Context, _ events.Blob) error {
+			return scratch.Admit(ctx, name, b.Digest.Hex(), b.Size)
+		})
 	})
 	if err != nil {
 		return err

@@ -44,7 +44,9 @@ type Config struct {
 	// RepairEvery is how often sources are asked for what is still damaged, and at each finding; 0: an hour; negative: when Repair
 	// is called, and never else.
 	RepairEvery time.Duration
-	Clock       func() time.Time // nil: time.Now
+	// StrayAge is how old a file is at least that is told as a stray: bytes come first, and the fact after; 0: an hour.
+	StrayAge time.Duration
+	Clock    func() time.Time // nil: time.Now
 }
 
 // Scrubber looks at blobs. Its methods may be called at once from several goroutines.
@@ -75,6 +77,9 @@ func New(cfg Config) (*Scrubber, error) {
 	}
 	if cfg.RepairEvery == 0 {
 		cfg.RepairEvery = time.Hour
+	}
+	if cfg.StrayAge == 0 {
+		cfg.StrayAge = time.Hour
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now

@@ -38,8 +38,8 @@ type DamagedBlob struct {
 
 // StrayFile is a file among the blobs that no event speaks of.
 type StrayFile struct {
-	Name string `json:"name"`
-	Size int64  `json:"size"`
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
 }
 
 // PathFsck is where a check is asked for: see [Client.RunOperation].

@@ -34,12 +34,7 @@ func (h *History) MakeDerived(tb TB, image, version, variant, format string) err
 	changes, err := events.RecordDerived(made, h.Version(image, version), h.Derived(image, version, variant, format))
 	if len(changes) > 0 {
 		blob := events.Blob{Digest: made.Digest, Size: made.Size, MediaType: made.MediaType}
-		known := h.Blob(made.Digest)
-		var promoted []events.Change
-		if promoted, err = events.PromoteBlob(blob, known, known.Sequence); err != nil {
-			return err
-		}
-		changes = append(promoted, changes...)
+		changes = append(events.PromoteBlob(blob, h.Blob(made.Digest)), changes...)
 	}
 	return h.decide(tb)(changes, err)
 }

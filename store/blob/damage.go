@@ -82,12 +82,12 @@ func (s *Store) quarantine(sha256hex string, rot *Rot) (string, error) {
 		return "", nil
 	}
 	folder := s.quarantineFolder()
-	if err := makeFolder(folder); err != nil {
+	if err := s.makeFolder(folder); err != nil {
 		return "", err
 	}
 	name := sha256hex + "-" + time.Now().UTC().Format("20060102T150405.000000000Z")
 	to := filepath.Join(folder, name)
-	err := os.Rename(from, to)
+	err := s.disk.Rename(from, to)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -96,13 +96,13 @@ func (s *Store) quarantine(sha256hex string, rot *Rot) (string, error) {
 	}
 	if moved, statErr := os.Lstat(to); rot != nil && statErr == nil && !os.SameFile(moved, rot.file) {
 		// It came between the reading and the rename. Where yet another has come meanwhile, this one isn't needed.
-		if err := moveNoReplace(to, from); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := s.moveNoReplace(to, from); err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", err
 		}
 		return "", ErrReplaced
 	}
 	for _, dir := range []string{folder, filepath.Dir(folder), filepath.Dir(from)} {
-		if err := syncFolder(dir); err != nil {
+		if err := s.disk.SyncFolder(dir); err != nil {
 			return name, err
 		}
 	}

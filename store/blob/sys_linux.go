@@ -2,7 +2,10 @@ package blob
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -90,4 +93,12 @@ func cached(f *os.File) error {
 // forget has the kernel drop a range of a file from the page cache, as far as it likes to.
 func forget(f *os.File, offset, n int64) {
 	_ = unix.Fadvise(int(f.Fd()), offset, n, unix.FADV_DONTNEED)
+}
+
+// changedAt is the file's ctime, which nobody can set.
+func changedAt(info fs.FileInfo) time.Time {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return time.Unix(st.Ctim.Unix()).UTC()
+	}
+	return info.ModTime().UTC()
 }

@@ -3,7 +3,9 @@
 package blob
 
 import (
+	"io/fs"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,3 +33,5 @@ func openUncached(path string) (f *os.File, direct bool, err error) {
 func cached(*os.File) error { return nil }
 
 func forget(*os.File, int64, int64) {}
+
+func changedAt(info fs.FileInfo) time.Time { return info.ModTime().UTC() }

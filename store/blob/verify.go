@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -155,34 +153,4 @@ func alignedBuffer() []byte {
 	b := make([]byte, verifyBytes+directAlign)
 	skip := (directAlign - int(uintptr(unsafe.Pointer(&b[0]))%directAlign)) % directAlign //nolint:gosec // G103: the address is only looked at
 	return b[skip : skip+verifyBytes]
-}
-
-// File is a file among the blobs.
-type File struct {
-	Name     string // 64 hex digits, if it is one
-	Size     int64  // bytes
-	Modified time.Time
-}
-
-// BlobFiles lists what lies among the blobs whose digest begins with a byte, sorted by name.
-func (s *Store) BlobFiles(first byte) ([]File, error) {
-	entries, err := os.ReadDir(filepath.Join(s.sha256Folder(), hex.EncodeToString([]byte{first})))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list blobs: %w", err)
-	}
-	var files []File
-	for _, e := range entries {
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list blobs: %w", err)
-		}
-		files = append(files, File{Name: e.Name(), Size: info.Size(), Modified: info.ModTime()})
-	}
-	return files, nil
 }

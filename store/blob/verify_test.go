@@ -3,7 +3,6 @@ package blob
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -245,36 +244,6 @@ func TestQuarantineLeavesAFileAloneThatCameMeanwhile(t *testing.T) {
 	}
 	if name, err := s.Quarantine(sum, rot); name != "" || err != nil {
 		t.Errorf("quarantine of nothing = %q, %v", name, err)
-	}
-}
-
-func TestBlobFilesListsOnePrefix(t *testing.T) {
-	t.Parallel()
-	s := openStore(t)
-	data := randomBytes(100)
-	path := putBlob(t, s, data)
-	if err := os.WriteFile(path+".stray", []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	first := path[len(path)-64:][:2]
-	found := map[string]int64{}
-	for i := range 256 {
-		files, err := s.BlobFiles(byte(i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			if !strings.HasPrefix(f.Name, first) || f.Modified.IsZero() {
-				t.Errorf("%+v under another prefix", f)
-			}
-			found[f.Name] = f.Size
-		}
-	}
-	if len(found) != 2 || found[sumOf(data)] != 100 || found[sumOf(data)+".stray"] != 1 {
-		t.Errorf("listed: %v", found)
-	}
-	if _, err := os.Stat(filepath.Join(s.root, "cas", "quarantine")); !errors.Is(err, fs.ErrNotExist) {
-		t.Error("there is a quarantine, and nothing in it")
 	}
 }
 
