@@ -110,6 +110,9 @@ func TestADamagedFileIsSentUnderNoPath(t *testing.T) {
 	if a := n.do(http.MethodGet, "/readyz", nil); a.StatusCode != http.StatusOK || json.Unmarshal(a.body, &ready) != nil || ready.Scrub.Damaged != 1 {
 		t.Errorf("readiness: %d %s", a.StatusCode, a.body)
 	}
+	if a := n.do(http.MethodGet, "/api/status", nil); !strings.Contains(string(a.body), `"blobs"`) || !strings.Contains(string(a.body), sha(data)+": digest") {
+		t.Errorf("status: %d %s", a.StatusCode, a.body)
+	}
 
 	// A session that names the digest is told to bring the bytes, and all versions have them again.
 	again := session("debian", "3", data)

@@ -168,6 +168,9 @@ func (s *Scrubber) repairNowAndThen(ctx context.Context) {
 	}
 }
 
+// Damaged are the blobs that are damaged and not repaired yet, by digest.
+func (s *Scrubber) Damaged() []events.Blob { return s.index.damagedBlobs() }
+
 // Status is how the store is doing, as far as this node knows.
 type Status struct {
 	Damaged  int       // blobs
