@@ -54,7 +54,7 @@ func (s *Scrubber) references(ctx context.Context, wanted func(events.Digest) bo
 	}
 	published := map[events.Entity]bool{}
 	derived := map[events.Entity]events.Derived{}
-	err = s.Log.Read(ctx, head, []string{events.SubjectOfKind(events.KindVersion), events.SubjectOfKind(events.KindDerived)}, func(event events.Event) error {
+	err = s.Log.Read(ctx, head, slices.Concat(events.SubjectsAbout(events.KindVersion), events.SubjectsAbout(events.KindDerived)), func(event events.Event) error {
 		switch fact := event.Fact.(type) {
 		case events.VersionFact:
 			v := fact.VersionState()
