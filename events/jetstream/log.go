@@ -42,6 +42,8 @@ type Config struct {
 	Meter    metric.Meter
 	Tracer   trace.Tracer     // nil: no traces
 	Clock    func() time.Time // nil means time.Now
+	// Appending, where given, is called before facts are sent to be stored. It is for tests that look what is on disk by then.
+	Appending func([]events.Change)
 }
 
 // Log is the stream of facts.
@@ -52,6 +54,7 @@ type Log struct {
 	source   string
 	log      *slog.Logger
 	clock    func() time.Time
+	before   func([]events.Change)
 	batches  chan struct{} // bounds atomic batches in flight: the server takes 50 a stream
 	meters   meters
 	tracer   trace.Tracer // nil: none
@@ -71,7 +74,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{js: js, stream: stream, source: cfg.Source, log: cfg.Log, tracer: cfg.Tracer, clock: cfg.Clock, batches: make(chan struct{}, 40)}
+	l := &Log{js: js, stream: stream, source: cfg.Source, log: cfg.Log, tracer: cfg.Tracer, clock: cfg.Clock, before: cfg.Appending, batches: make(chan struct{}, 40)}
 	if l.clock == nil {
 		l.clock = time.Now
 	}
