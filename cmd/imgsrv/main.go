@@ -17,6 +17,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/internal/client"
 	"github.com/imgsrv/imgsrv/internal/incus"
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
 // Exit codes, as shells and make expect them.
@@ -70,6 +71,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal ends the command in order; after it signals are again what they are to any program.
 	context.AfterFunc(ctx, stop)
+	ctx = tracecontext.With(ctx, os.Getenv("TRACEPARENT")) // as CI systems and otel-cli give it
 	t := Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Fancy: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb"}
 	code := run(ctx, os.Args[1:], t)
 	stop()

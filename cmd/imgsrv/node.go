@@ -116,6 +116,9 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	n.onStop("telemetry", func() error { return tele.Shutdown(context.Background()) })
+	if err := tele.TraceTo(ctx, os.Getenv, version(), n.log); err != nil {
+		return err
+	}
 	token, made, err := access.AdminToken(filepath.Join(dataDir, "admin.token"))
 	if err != nil {
 		return err
@@ -137,7 +140,8 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
-	events, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv", Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/events/jetstream")})
+	events, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv", Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/events/jetstream"),
+		Tracer: tele.Tracer("github.com/imgsrv/imgsrv/events/jetstream")})
 	if err != nil {
 		return err
 	}
@@ -172,7 +176,8 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		if err := migrations.Apply(ctx, pool, projector.Name(), projector.Migrations()); err != nil {
 			return fmt.Errorf("migrate the projection %s: %w", projector.Name(), err)
 		}
-		runners[i], err = projections.NewRunner(pool, events, projector, projections.Config{Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/projections")})
+		runners[i], err = projections.NewRunner(pool, events, projector, projections.Config{Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/projections"),
+			Tracer: tele.Tracer("github.com/imgsrv/imgsrv/projections")})
 		if err != nil {
 			return err
 		}
@@ -227,8 +232,12 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	works := operations.NewRunner(n.log, time.Now)
 	n.onStop("operations", func() error { works.Close(); return nil })
+	tables := catalog.New(pool)
+	if err := n.observe(tele, blobs, tables); err != nil {
+		return err
+	}
 	router, err := api.New(api.Config{
-		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
+		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Tracer: tele.Tracer("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: tables, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
 		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Backups: n.backups(flags, dataDir, events, blobs, hooks),

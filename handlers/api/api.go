@@ -14,6 +14,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
@@ -40,6 +41,7 @@ type Offsets interface {
 type Config struct {
 	Log     *slog.Logger
 	Meter   metric.Meter
+	Tracer  trace.Tracer // nil: no traces; a client's goes on all the same
 	Guard   *access.Guard
 	Events  *jetstream.Log
 	Catalog *catalog.Catalog
@@ -121,7 +123,7 @@ type server struct {
 }
 
 // New makes the router with all routes of the package and the middlewares that every request passes:
-// RequestID, AccessLog, Metrics, Recover and the limit of requests. Other handlers may be mounted on it; they then have the same
+// RequestID, Trace, AccessLog, Metrics, Recover and the limit of requests. Other handlers may be mounted on it; they then have the same
 // middlewares and problem documents for what isn't routed.
 func New(cfg Config) (chi.Router, error) {
 	if cfg.MinSequenceWait == 0 {
@@ -144,7 +146,7 @@ func New(cfg Config) (chi.Router, error) {
 		return nil, err
 	}
 	router := chi.NewRouter()
-	router.Use(RequestID, AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
+	router.Use(RequestID, Trace(cfg.Tracer), AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
 	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, cfg.Log, access.NothingHere())
 	})

@@ -85,8 +85,16 @@ func (d *Deriver) Run(ctx context.Context) error {
 	} else if n > 0 {
 		d.Logger.InfoContext(ctx, "removed what an earlier process was making", "folders", n)
 	}
-	consumer := jetstream.Consumer{Name: jetstream.ConsumerDerive, Subject: events.SubjectOfKind(events.KindDerived), Workers: d.Workers}
+	consumer := jetstream.Consumer{Name: jetstream.ConsumerDerive, Subject: events.SubjectOfKind(events.KindDerived), Workers: d.Workers, Span: spanOf}
 	return d.Log.Consume(ctx, consumer, d.handle)
+}
+
+// spanOf names what is worth a span in a trace.
+func spanOf(e events.Event) string {
+	if f, ok := e.Fact.(events.DerivedFact); ok && f.DerivedState().Kind == events.DerivedFormat && f.DerivedState().Pending() {
+		return "derive " + f.DerivedState().Format
+	}
+	return ""
 }
 
 func (d *Deriver) handle(ctx context.Context, delivery jetstream.Delivery) error {
@@ -272,5 +280,5 @@ func (d *Deriver) failed(ctx context.Context, delivery jetstream.Delivery, file 
 
 // causeOf is the cause of what a delivery leads to.
 func causeOf(d jetstream.Delivery, key string) jetstream.Cause {
-	return jetstream.Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID, TraceParent: d.TraceParent}
+	return jetstream.Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID}
 }
