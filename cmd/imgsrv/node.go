@@ -275,25 +275,18 @@ func (n *Node) connectPostgres(ctx context.Context, flags ServerFlags, dataDir s
 	address := flags.PostgresURL
 	n.PostgresAt = "PostgreSQL of --postgres-url"
 	if address == "" {
-		managed, err := postgres.StartManaged(ctx, postgres.ManagedConfig{DataDir: dataDir, Log: n.log})
+		kept, err := postgres.Keep(ctx, postgres.ManagedConfig{DataDir: dataDir, Log: n.log})
 		if err != nil {
 			return nil, err
 		}
 		n.onStop("PostgreSQL", func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
 			defer cancel()
-			return managed.Stop(ctx)
+			return kept.Stop(ctx)
 		})
-		address = managed.URL()
-		n.background("private PostgreSQL", func(ctx context.Context) error {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-managed.Done():
-				return errors.New("its server ended; see " + filepath.Join(dataDir, "postgres.log") + ", and start imgsrv again")
-			}
-		})
-		n.PostgresAt = managed.DataDir() + "  (private PostgreSQL)"
+		address = kept.URL()
+		n.background("private PostgreSQL", kept.Run)
+		n.PostgresAt = kept.DataDir() + "  (private PostgreSQL)"
 	}
 	pool, err := postgres.Open(ctx, address)
 	if err != nil {
