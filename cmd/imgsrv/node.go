@@ -149,6 +149,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	n.background("directory of principals and tokens", directory.Run)
 	guard := directory.Guard(trust.verifier.Authenticate)
 	subscribers := n.startSubscribers(events, server)
+	files := n.startKnown(events)
 
 	pool, err := n.connectPostgres(ctx, flags, dataDir)
 	if err != nil {
@@ -210,7 +211,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	router, err := api.New(api.Config{
-		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
+		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Known: files, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
 		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas,
@@ -220,6 +221,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	router.Mount(tus.BasePath, uploads)
 	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log, Signer: keys.streams})
+	n.background("simplestreams documents kept in memory", simplestreams.Keep)
 	router.Mount("/streams/v1/", api.Authenticate(guard, n.log)(api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams)))
 
 	n.router = router

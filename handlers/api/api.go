@@ -25,6 +25,7 @@ import (
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/blob"
 	"github.com/imgsrv/imgsrv/store/catalog"
+	"github.com/imgsrv/imgsrv/store/known"
 )
 
 // Offsets tells how far an upload has come.
@@ -41,6 +42,8 @@ type Config struct {
 	Guard   *access.Guard
 	Events  *jetstream.Log
 	Catalog *catalog.Catalog
+	// Known, optional, finds files for downloads while the Catalog is away.
+	Known   *known.Files
 	Blobs   *blob.Store
 	Offsets Offsets
 
@@ -111,6 +114,7 @@ type server struct {
 	storageCheck chan struct{} // held by the one check of the storage that runs
 	pastReads    chan struct{} // bounds reads of the log's past
 	eventClients seats         // of followers of the events
+	tables       tables        // how those are that downloads are found in
 }
 
 // New makes the router with all routes of the package and the middlewares that every request passes:
