@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,13 +48,16 @@ type Node struct {
 	Token      string
 	Took       time.Duration // from the call to ready
 
-	log     *slog.Logger
-	failed  chan error
-	router  chi.Router
-	closers []closer      // in start order; stopped in reverse
-	certs   *certs.Keeper // of the HTTPS listener; nil without one
-	stop    sync.Once
-	stopErr error
+	log      *slog.Logger
+	failed   chan error
+	router   chi.Router
+	closers  []closer      // in start order; stopped in reverse
+	certs    *certs.Keeper // of the HTTPS listener; nil without one
+	servers  []*listening  // in start order
+	drain    sync.Once
+	patience time.Duration // that requests have to finish at the stop
+	stop     sync.Once
+	stopErr  error
 }
 
 type closer struct {
@@ -89,6 +93,7 @@ func startNode(ctx context.Context, flags ServerFlags, log *slog.Logger, hooks t
 
 func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) error {
 	dataDir := flags.DataDir
+	n.patience = cmp.Or(flags.StopTimeout, stopPatience)
 	began := time.Now()
 	if err := flags.check(ctx); err != nil {
 		return err
@@ -214,7 +219,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Known: files, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
-		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas,
+		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Load: limited.load, Requests: limited.requests, Intake: limited.intake, Deltas: deltas,
 	})
 	if err != nil {
 		return err
@@ -240,6 +245,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 	}
 	if err := f.natsFlags.check(f.NATSURL); err != nil {
 		return err
+	}
+	if f.StopTimeout < 0 {
+		return errors.New("--stop-timeout is a duration from 0")
 	}
 	if f.MaxUploadBytes < 0 {
 		return errors.New("--max-upload-bytes is a number of bytes from 0")

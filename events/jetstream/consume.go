@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -78,6 +79,19 @@ func (l *Log) ensure(ctx context.Context, c Consumer) (natsjs.Consumer, error) {
 type Delivery struct {
 	events.Event
 	Attempt int // from 1: how often it was delivered
+}
+
+// Until is how long a delivery has to wait for a time that its event gave, seen from now; 0 or less: no longer. Where the clock
+// was set back, so that the event lies in the future, it waits once for as long as was meant, and not until the clock has
+// caught up.
+func (d Delivery) Until(at, now time.Time) time.Duration {
+	if now.Before(d.Time) {
+		if d.Attempt > 1 {
+			return 0
+		}
+		return at.Sub(d.Time)
+	}
+	return at.Sub(now)
 }
 
 // RetryAfter is an error that says when the event should come again.
@@ -184,7 +198,7 @@ func (l *Log) deliver(ctx context.Context, c Consumer, msg natsjs.Msg, handle fu
 		l.log.Error("event can't be read; it is kept and tried again", "consumer", c.Name, "sequence", meta.Sequence.Stream, "error", err)
 		err = &RetryAfter{Delay: time.Minute, Err: err}
 	} else {
-		err = l.inProgress(ctx, msg, func(ctx context.Context) error { return handle(ctx, delivery) })
+		err = l.inProgress(ctx, msg, func(ctx context.Context) error { return l.unpanicked(ctx, c, delivery, handle) })
 	}
 	l.meters.consumed(ctx, c.Name, err)
 	var later *RetryAfter
@@ -203,6 +217,17 @@ func (l *Log) deliver(ctx context.Context, c Consumer, msg natsjs.Msg, handle fu
 	if err != nil {
 		l.log.Debug("acknowledgement lost; the event comes again", "consumer", c.Name, "sequence", delivery.Sequence, "error", err)
 	}
+}
+
+// unpanicked makes an error of a panic: one event that a handler can't stand must not take the node down with each delivery.
+func (l *Log) unpanicked(ctx context.Context, c Consumer, d Delivery, handle func(context.Context, Delivery) error) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			l.log.Error("handling an event panicked", "consumer", c.Name, "sequence", d.Sequence, "type", d.Type, "panic", cause, "stack", string(debug.Stack()))
+			err = fmt.Errorf("handling event %d panicked: %v", d.Sequence, cause)
+		}
+	}()
+	return handle(ctx, d)
 }
 
 // inProgress tells the server, while work runs, that the delivery is alive.

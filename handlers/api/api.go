@@ -72,6 +72,8 @@ type Config struct {
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
 
+	// Load, optional, limits how many requests are served at once, on all that is mounted on the router too.
+	Load *limits.Load
 	// Requests, optional, limits how many requests a client may make, on all that is mounted on the router too.
 	Requests *limits.Requests
 	// Intake, optional, admits upload sessions; without it they are held against the free space of the storage only.
@@ -118,7 +120,7 @@ type server struct {
 }
 
 // New makes the router with all routes of the package and the middlewares that every request passes:
-// RequestID, AccessLog, Metrics, Recover and the limit of requests. Other handlers may be mounted on it; they then have the same
+// RequestID, AccessLog, Metrics, Recover and the limits of requests. Other handlers may be mounted on it; they then have the same
 // middlewares and problem documents for what isn't routed.
 func New(cfg Config) (chi.Router, error) {
 	if cfg.MinSequenceWait == 0 {
@@ -141,7 +143,7 @@ func New(cfg Config) (chi.Router, error) {
 		return nil, err
 	}
 	router := chi.NewRouter()
-	router.Use(RequestID, AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
+	router.Use(RequestID, AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Load.Middleware, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
 	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, cfg.Log, access.NothingHere())
 	})

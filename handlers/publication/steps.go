@@ -9,6 +9,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/store/blob"
 )
 
 const (
@@ -48,7 +49,7 @@ func (p *Publication) handleJob(ctx context.Context, d jetstream.Delivery) error
 	case events.JobQueued, events.JobRetried, events.JobStepCompleted:
 		return p.startNext(ctx, d, job)
 	case events.JobStepFailed:
-		if wait := job.State.Step(fact.Step).RetryAt.Sub(p.now()); wait > 0 {
+		if wait := d.Until(job.State.Step(fact.Step).RetryAt, p.now()); wait > 0 {
 			return &jetstream.RetryAfter{Delay: wait}
 		}
 		return p.startNext(ctx, d, job)
@@ -105,7 +106,7 @@ func (p *Publication) runStep(ctx context.Context, d jetstream.Delivery, job eve
 		err = p.publish(ctx, d, job, upload.State)
 	} else {
 		var files []events.JobFile
-		if files, err = works[step](ctx, job.State, upload.State); err == nil {
+		if files, err = p.whenStored(ctx, works[step], job.State, step, upload.State); err == nil {
 			var changes []events.Change
 			if changes, err = events.CompleteStep(job, step, files, p.now().UTC()); err == nil {
 				return p.append(ctx, causeOf(d, "complete"), changes)
@@ -118,6 +119,22 @@ func (p *Publication) runStep(ctx context.Context, d jetstream.Delivery, job eve
 		return err
 	}
 	return p.failed(ctx, d, job, step, err)
+}
+
+// whenStored does a step's work. A storage that is full or read-only is no fault of the job: it waits where it is, until there
+// is room, and counts no attempt.
+func (p *Publication) whenStored(ctx context.Context, do work, job events.Job, step events.Step, upload events.Upload) ([]events.JobFile, error) {
+	for pause := p.pause; ; pause = min(2*pause, longestPause) {
+		files, err := do(ctx, job, upload)
+		if !blob.IsAway(err) {
+			return files, err
+		}
+		p.logger.WarnContext(ctx, "job waits for the storage", "job", job.ID, "step", step, "error", err)
+		if err := p.store.Await(ctx, pause); err != nil {
+			return nil, err
+		}
+		p.logger.InfoContext(ctx, "the storage takes bytes again: job goes on", "job", job.ID, "step", step)
+	}
 }
 
 // failed records a failed attempt, and gives the job up when its content is refused or no attempt is left.
