@@ -24,10 +24,18 @@ type tables struct {
 	failed time.Time // zero while it answers
 }
 
+// resting says whether to leave PostgreSQL alone. After a rest one caller looks how it is, and the others rest on meanwhile.
 func (t *tables) resting() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return !t.failed.IsZero() && time.Since(t.failed) < tablesRest
+	switch {
+	case t.failed.IsZero():
+		return false
+	case time.Since(t.failed) < tablesRest:
+		return true
+	}
+	t.failed = time.Now()
+	return false
 }
 
 // note takes in how a question went, and says whether PostgreSQL was away at it.
