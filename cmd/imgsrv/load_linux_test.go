@@ -212,12 +212,24 @@ func (p *patient) upload(ctx context.Context, i int, f file, session *sessionAns
 	if err != nil {
 		return err
 	}
-	half := len(f.data) / 2
-	for _, piece := range [][2]int{{0, half}, {half, len(f.data)}} {
-		_, err := p.expect(ctx, 204, "PATCH", header.Get("Location"), f.data[piece[0]:piece[1]],
-			"Tus-Resumable", "1.0.0", "Content-Type", "application/offset+octet-stream", "Upload-Offset", strconv.Itoa(piece[0]))
+	// As tus clients do: after an answer that isn't the one hoped for, ask how far the upload has come, and go on from there.
+	url, at, half := header.Get("Location"), 0, len(f.data)/2
+	for at < len(f.data) {
+		resp, err := p.do(ctx, "PATCH", url, f.data[at:min(at+half, len(f.data))], "Tus-Resumable", "1.0.0", "Content-Type", "application/offset+octet-stream", "Upload-Offset", strconv.Itoa(at))
 		if err != nil {
 			return err
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != 204 && resp.StatusCode != 409 { // 409: the request that was put off had brought its bytes
+			return fmt.Errorf("PATCH at %d: %d", at, resp.StatusCode)
+		}
+		header, err := p.expect(ctx, 200, "HEAD", url, nil, "Tus-Resumable", "1.0.0")
+		if err != nil {
+			return err
+		}
+		was := at
+		if at, err = strconv.Atoi(header.Get("Upload-Offset")); err != nil || at < was {
+			return fmt.Errorf("the offset is %q after %d (%w)", header.Get("Upload-Offset"), was, err)
 		}
 	}
 	return nil

@@ -29,7 +29,7 @@ type Cause struct {
 
 const (
 	appendTimeout   = 5 * time.Second
-	lookTimeout     = 3 * time.Second  // for one event: of a log that hangs, who asks hears in time
+	lookTimeout     = 5 * time.Second  // for one event: of a log that hangs, who asks hears in time
 	batchTimeout    = 10 * time.Second // as long as the server keeps an unfinished one
 	queueTimeout    = 20 * time.Second // of a batch for one of the places
 	conflictRetries = 10

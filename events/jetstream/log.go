@@ -121,7 +121,7 @@ func (l *Log) Head(ctx context.Context) (events.Sequence, error) {
 	return events.Sequence(info.State.LastSeq), nil
 }
 
-// Last reads the last event of an entity; ok is false when it has none. A log that gives no answer within three seconds is
+// Last reads the last event of an entity; ok is false when it has none. A log that gives no answer within five seconds is
 // unavailable.
 func (l *Log) Last(ctx context.Context, entity events.Entity) (event events.Event, ok bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
