@@ -8,6 +8,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -18,7 +19,9 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
+	"github.com/imgsrv/imgsrv/handlers/backup"
 	"github.com/imgsrv/imgsrv/handlers/limits"
+	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/handlers/web"
 	"github.com/imgsrv/imgsrv/internal/provenance"
@@ -74,6 +77,11 @@ type Config struct {
 
 	// Load, optional, limits how many requests are served at once, on all that is mounted on the router too.
 	Load *limits.Load
+	// Operations, optional, carries out what operators ask for and takes long; without it there are no routes for it.
+	Operations *operations.Runner
+	// Backups, optional as Operations, is what backups are made of.
+	Backups *backup.Config
+
 	// Requests, optional, limits how many requests a client may make, on all that is mounted on the router too.
 	Requests *limits.Requests
 	// Intake, optional, admits upload sessions; without it they are held against the free space of the storage only.
@@ -116,6 +124,7 @@ type server struct {
 	storageCheck chan struct{} // held by the one check of the storage that runs
 	pastReads    chan struct{} // bounds reads of the log's past
 	eventClients seats         // of followers of the events
+	packing      chan struct{} // bounds the metadata tarballs that are made at once
 	tables       tables        // how those are that downloads are found in
 }
 
@@ -157,7 +166,7 @@ func New(cfg Config) (chi.Router, error) {
 		return nil, err
 	}
 	s := &server{Config: cfg, html: html, api: newHuma(router, cfg.Version), storageCheck: make(chan struct{}, 1),
-		pastReads: make(chan struct{}, maxPastReads)}
+		pastReads: make(chan struct{}, maxPastReads), packing: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
 	s.health()
 	s.images()
 	s.versions()
@@ -168,6 +177,7 @@ func New(cfg Config) (chi.Router, error) {
 	s.initiate()
 	s.uploads()
 	s.jobs()
+	s.status()
 	s.events(router)
 	s.history()
 	if s.Webhooks != nil {
@@ -183,6 +193,10 @@ func New(cfg Config) (chi.Router, error) {
 		s.subscribers()
 	}
 	s.projectionRoutes()
+	if s.Operations != nil {
+		s.operations(router)
+		s.backups()
+	}
 	s.principals()
 	s.tokens()
 	s.bytes(router)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -79,6 +80,7 @@ func TestAJobWaitsForAStorageThatTakesNoBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 			w := &works{t: t, root: root, log: natstest.Log(t), store: store}
+			var once sync.Once // each further try starts the step's work again
 			heard := waits{slog.DiscardHandler, make(chan string)}
 			w.run(func(c *publication.Config) {
 				c.Attempts, c.Pause, c.Logger = 1, time.Millisecond, slog.New(heard)
@@ -86,9 +88,11 @@ func TestAJobWaitsForAStorageThatTakesNoBytes(t *testing.T) {
 					if step != events.StepPromote {
 						return
 					}
-					if err := trouble.begin(root); err != nil {
-						t.Errorf("begin the trouble: %v", err)
-					}
+					once.Do(func() {
+						if err := trouble.begin(root); err != nil {
+							t.Errorf("begin the trouble: %v", err)
+						}
+					})
 				}
 			})
 			data := content(string(bytes.Repeat([]byte("x"), 300_000)))
