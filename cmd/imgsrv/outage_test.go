@@ -21,7 +21,7 @@ import (
 	"github.com/imgsrv/imgsrv/store/postgres"
 )
 
-// Short in CI; `task soak` asks for a minute.
+// Short in CI; `task load` asks for a minute.
 var outageLength = flag.Duration("outage", 3*time.Second, "how long the parts are away in the tests of outages")
 
 // outsidePostgres is a real server that a test ends and starts, and that imgsrv knows by its URL alone.
