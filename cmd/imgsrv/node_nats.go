@@ -26,6 +26,8 @@ type natsFlags struct {
 // connectNATS connects to the NATS server of --nats-url, or starts the embedded one; server is nil for the former.
 func (n *Node) connectNATS(ctx context.Context, flags ServerFlags, dataDir string) (nc *nats.Conn, server *jetstream.Server, err error) {
 	options := []nats.Option{nats.Name("imgsrv"), nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond),
+		// A server that hangs, or whose machine is gone without a word, is left after ten seconds, for another one of the cluster.
+		nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				n.log.Warn("the connection to NATS broke; reconnecting", "error", err)

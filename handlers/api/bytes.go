@@ -59,7 +59,7 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	if events.CheckImageName(image) != nil || events.CheckVersionName(version) != nil || events.CheckFormatName(format) != nil {
 		return gone
 	}
-	row, err := s.Catalog.Format(r.Context(), image, version, variant, format)
+	row, err := s.findFormat(r.Context(), image, version, variant, format)
 	if err != nil {
 		return notFoundAs(err, gone)
 	}
@@ -95,7 +95,7 @@ func (s *server) serveBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || prefix != hexed[:2] {
 		return gone
 	}
-	row, err := s.Catalog.Blob(r.Context(), digest, readable(r.Context()))
+	row, err := s.findBlob(r.Context(), digest)
 	if err != nil {
 		return notFoundAs(err, gone)
 	}
