@@ -312,3 +312,74 @@ func TestACollectionThatWasCutIsEndedOrUndone(t *testing.T) {
 		}
 	}
 }
+
+// Wherever in the middle of its collection somebody begins to need a blob, in each way that there is, the blob is there in the end.
+func TestWhoBeginsToNeedABlobInTheMiddleOfItsCollectionHasIt(t *testing.T) {
+	t.Parallel()
+	for _, place := range []string{"begin", "collecting", "discarded", "collected"} {
+		for _, way := range []string{"session", "publication", "derived"} {
+			t.Run(place+" "+way, func(t *testing.T) {
+				t.Parallel()
+				y := newYard(t)
+				y.publications()
+				data := root("x")
+				y.publish("1", root("other"))
+				y.publish("2", data)
+				if err := y.withdraw("2"); err != nil {
+					t.Fatal(err)
+				}
+				var uploads []string
+				var pending sync.WaitGroup
+				once := sync.Once{}
+				need := func() {
+					switch way {
+					case "derived":
+						// It waits for the collection's end, past "begin".
+						pending.Go(func() {
+							if err := y.derive("1", "file.txt", "", data); err != nil {
+								t.Error(err)
+							}
+						})
+						if place == "begin" {
+							pending.Wait()
+						}
+						return
+					default:
+						id, present, err := y.upload("3", data, way == "session")
+						if err != nil {
+							t.Error(err)
+						}
+						if present != (way == "session" && place == "begin") {
+							t.Errorf("told that the blob is there: %v", present)
+						}
+						uploads = append(uploads, id)
+						if place == "begin" {
+							if _, err := y.ended(id); err != nil {
+								t.Error(err)
+							}
+						}
+					}
+				}
+				c := y.collector(func(cfg *garbage.Config) {
+					cfg.ShortGrace = true
+					cfg.Reached = func(at string, digest events.Digest) {
+						if at == place && digest == digestOf(data) {
+							once.Do(need)
+						}
+					}
+				})
+				result := y.collect(c, false)
+				pending.Wait()
+				for _, id := range uploads {
+					if job, err := y.ended(id); err != nil || job.State != events.JobStateSucceeded {
+						t.Errorf("job %s %+v %v", job.State, job.Problem, err)
+					}
+				}
+				if place == "begin" && result.Kept != 1 {
+					t.Errorf("collected over a need: %+v", result)
+				}
+				y.wantStored("in the end", digestOf(metadata), digestOf(root("other")), digestOf(data))
+			})
+		}
+	}
+}

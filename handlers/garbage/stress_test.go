@@ -24,7 +24,7 @@ import (
 // bytes; and after a last collection nothing else is.
 func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 	t.Parallel()
-	const publishers, versions, contents = 4, 25, 5
+	const publishers, versions, contents = 4, 12, 5
 	y := newYard(t)
 	y.publications()
 	var published sync.Map // versions that were published, by number
@@ -72,8 +72,8 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 				default:
 				}
 				version, ok := some()
+				time.Sleep(time.Duration(rand.IntN(5)) * time.Millisecond) // the publications are to get on
 				if !ok {
-					time.Sleep(time.Millisecond) // nothing is published yet
 					continue
 				}
 				var refusal *events.Error
@@ -116,8 +116,7 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 		loop("collect after", func(string) error {
 			result, err := c.Collect(context.Background(), garbage.Request{}, func(operations.Progress) {})
 			if errors.Is(err, garbage.ErrRunning) {
-				time.Sleep(time.Millisecond) // the other's turn
-				return nil
+				return nil // the other's turn
 			}
 			collected.Add(int64(result.Blobs))
 			kept.Add(int64(result.Kept))

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -31,6 +33,9 @@ func (p *Publication) promote(ctx context.Context, job events.Job, _ events.Uplo
 			}
 			return events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size, MediaType: f.MediaType}, current), nil
 		})
+		if errors.Is(err, jetstream.ErrConflict) { // many publish the same bytes at once, which is no fault of the step
+			return nil, &jetstream.RetryAfter{Delay: time.Duration(5+rand.IntN(50)) * time.Millisecond, Err: err}
+		}
 		if err != nil {
 			return nil, err
 		}
