@@ -23,6 +23,7 @@ const (
 	CodeFileComplete      Code = "file-complete"      // the file is there already
 	CodePublishing        Code = "publishing"         // too late to abort
 	CodeJobNotFailed      Code = "job-not-failed"     // only failed jobs can be retried
+	CodeJobEnded          Code = "job-ended"          // too late to cancel it
 	CodeJobRefused        Code = "job-refused"        // the content itself was refused: a retry can't help
 	CodeFormatExists      Code = "format-exists"      // the version was published with it
 	CodePrincipalExists   Code = "principal-exists"   // names of principals are unique

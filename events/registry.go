@@ -41,6 +41,7 @@ var registry = map[Type]codec{
 	"imgsrv.job.step_completed.v1":       into[JobStepCompleted](),
 	"imgsrv.job.step_failed.v1":          into[JobStepFailed](),
 	"imgsrv.job.succeeded.v1":            into[JobSucceeded](),
+	"imgsrv.job.cancelled.v1":            into[JobCancelled](),
 	"imgsrv.job.failed.v1":               into[JobFailed](),
 	"imgsrv.job.retried.v1":              into[JobRetried](),
 	"imgsrv.blob.promoted.v1":            into[BlobPromoted](),

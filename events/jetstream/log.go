@@ -52,6 +52,7 @@ type Log struct {
 	clock    func() time.Time
 	batches  chan struct{} // bounds atomic batches in flight: the server takes 50 a stream
 	meters   meters
+	stuck    stuckEvents
 
 	importing atomic.Bool // nothing may be appended; see Import
 	importMu  sync.Mutex  // held by the one import

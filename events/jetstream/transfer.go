@@ -56,7 +56,12 @@ func (b *BadRecord) Unwrap() error { return b.Err }
 
 // Export gives each stored event up to a sequence to each, in order. It holds one batch at a time.
 func (l *Log) Export(ctx context.Context, upTo events.Sequence, each func(Record) error) error {
-	return l.scan(ctx, upTo, nil, func(msg natsjs.Msg, meta *natsjs.MsgMetadata) error {
+	return l.ExportAfter(ctx, 0, upTo, each)
+}
+
+// ExportAfter is Export from the event after a sequence on.
+func (l *Log) ExportAfter(ctx context.Context, after, upTo events.Sequence, each func(Record) error) error {
+	return l.scanAfter(ctx, after, upTo, nil, func(msg natsjs.Msg, meta *natsjs.MsgMetadata) error {
 		record := Record{Sequence: events.Sequence(meta.Sequence.Stream), Subject: msg.Subject(), Headers: map[string][]string{}, Time: meta.Timestamp.UTC()}
 		for name, values := range msg.Headers() {
 			if !isTransport(name) {
@@ -84,6 +89,15 @@ func (r Record) Payload() []byte {
 		return r.Base64
 	}
 	return r.Data
+}
+
+// Event reads the record as the event that it is; the error is an [*Undecodable].
+func (r Record) Event() (events.Event, error) {
+	event, err := decode(r.Headers, r.Payload(), r.Subject, uint64(r.Sequence))
+	if err != nil {
+		return event, &Undecodable{Event: event, Err: err}
+	}
+	return event, nil
 }
 
 // Check says what is wrong with a record that should be the event of a sequence.

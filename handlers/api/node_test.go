@@ -23,6 +23,7 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/api"
+	"github.com/imgsrv/imgsrv/handlers/backup"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/internal/natstest"
 	"github.com/imgsrv/imgsrv/internal/pgtest"
@@ -102,6 +103,7 @@ func newStoppedNode(t testing.TB, change ...func(*api.Config)) *node {
 	cfg, n := parts(t)
 	cfg.Operations = operations.NewRunner(slog.New(slog.DiscardHandler), time.Now)
 	t.Cleanup(cfg.Operations.Close)
+	cfg.Backups = &backup.Config{Log: cfg.Events, Blobs: cfg.Blobs, Logger: cfg.Log}
 	for _, c := range change {
 		c(&cfg)
 	}

@@ -70,6 +70,7 @@ var table = map[events.Code]entry{
 	events.CodeFileComplete:      {http.StatusConflict, "The file is complete"},
 	events.CodePublishing:        {http.StatusConflict, "The publication has begun"},
 	events.CodeJobNotFailed:      {http.StatusConflict, "The job has not failed"},
+	events.CodeJobEnded:          {http.StatusConflict, "The job has ended"},
 	events.CodeJobRefused:        {http.StatusConflict, "The content was refused"},
 	events.CodeStepOutOfOrder:    {http.StatusConflict, "The job has moved on"},
 	events.CodeSkippedAlready:    {http.StatusConflict, "The event is skipped already"},

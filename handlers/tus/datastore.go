@@ -10,6 +10,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/internal/faults"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -126,7 +127,9 @@ func (u *tusUpload) WriteChunk(ctx context.Context, offset int64, src io.Reader)
 	if offset != u.intake.Offset() {
 		return 0, handler.ErrMismatchOffset
 	}
+	faults.Point("before receive", "")
 	n, err := u.intake.Append(ctx, src)
+	faults.Point("after receive", "")
 	if err != nil {
 		return n, u.h.tusError(ctx, err)
 	}

@@ -178,6 +178,13 @@ func (h *History) RetryJob(tb TB, jobID string) error {
 	return h.decide(tb)(events.RetryJob(job, h.Upload(job.State.UploadID), h.Version(job.State.Image, job.State.Version)))
 }
 
+// CancelJob ends a job that hasn't published.
+func (h *History) CancelJob(tb TB, jobID, by, reason string) error {
+	tb.Helper()
+	job := h.Job(jobID)
+	return h.decide(tb)(events.CancelJob(job, h.Version(job.State.Image, job.State.Version), by, reason, h.now))
+}
+
 // MoveAlias points an alias at a version by hand.
 func (h *History) MoveAlias(tb TB, image, alias, to string) error {
 	tb.Helper()

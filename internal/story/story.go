@@ -171,6 +171,12 @@ func tellJob(fact events.JobFact, latest bool) string {
 			}
 		}
 		return text
+	case events.JobCancelled:
+		text := "the job was cancelled"
+		if j.Problem != nil {
+			text = "the job was " + j.Problem.Detail
+		}
+		return text
 	case events.JobRetried:
 		return fmt.Sprintf("job %s is retried, for the %s time", j.ID, ordinal(j.Retries))
 	}
