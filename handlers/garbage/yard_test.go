@@ -53,7 +53,10 @@ func (y *yard) publications() {
 	y.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	p := publication.New(publication.Config{Log: y.log, Store: y.store, Logger: slog.New(slog.DiscardHandler), Pause: 5 * time.Millisecond, Attempts: 2})
+	p, err := publication.New(publication.Config{Log: y.log, Store: y.store, Logger: slog.New(slog.DiscardHandler), Pause: 5 * time.Millisecond, Attempts: 2})
+	if err != nil {
+		y.t.Fatal(err)
+	}
 	go func() { done <- p.Run(ctx) }()
 	var once sync.Once
 	y.t.Cleanup(func() {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 )
 
@@ -62,13 +61,17 @@ func (s *Store) linkToCAS(ctx context.Context, from, sha256hex string, sizeBytes
 		return &SizeMismatchError{What: "ingress file", WantBytes: sizeBytes, GotBytes: info.Size()}
 	}
 	to := s.blobPath(sha256hex)
-	if err := makeFolder(filepath.Dir(to)); err != nil {
+	if err := s.makeFolder(filepath.Dir(to)); err != nil {
 		return err
 	}
-	if err := sealFile(from); err != nil {
+	// As in moveToCAS: the folder's own name first.
+	if err := s.disk.SyncFolder(s.sha256Folder()); err != nil {
 		return err
 	}
-	err = os.Link(from, to)
+	if err := s.sealFile(from); err != nil {
+		return err
+	}
+	err = s.disk.Link(from, to)
 	if err != nil && canCopyInstead(err) {
 		err = s.copyFile(ctx, from, s.casTemp(), to, sha256hex, sizeBytes, blobMode)
 	}
@@ -77,8 +80,5 @@ func (s *Store) linkToCAS(ctx context.Context, from, sha256hex string, sizeBytes
 
 // syncBlobName makes a blob's name durable.
 func (s *Store) syncBlobName(sha256hex string) error {
-	if err := syncFolder(filepath.Dir(s.blobPath(sha256hex))); err != nil {
-		return err
-	}
-	return syncFolder(s.sha256Folder())
+	return s.disk.SyncFolder(filepath.Dir(s.blobPath(sha256hex)))
 }

@@ -25,10 +25,10 @@ func (s *Store) trashPath(sha256hex string) string { return filepath.Join(s.tras
 // LockTrash makes the caller the only one that removes blobs, here and in other processes on this root, until it calls
 // unlock; ErrBusy where somebody else is. On file systems without flock(2) there can be two.
 func (s *Store) LockTrash() (unlock func() error, err error) {
-	if err := makeFolder(s.trash()); err != nil {
+	if err := s.makeFolder(s.trash()); err != nil {
 		return nil, fmt.Errorf("make the trash folder: %w", err)
 	}
-	lock, err := openFile(filepath.Join(s.trash(), trashLock), unix.O_RDWR|unix.O_CREAT, uploadMode)
+	lock, err := s.disk.Open(filepath.Join(s.trash(), trashLock), unix.O_RDWR|unix.O_CREAT, uploadMode)
 	if err != nil {
 		return nil, fmt.Errorf("lock the trash folder: %w", err)
 	}
@@ -48,7 +48,7 @@ func (s *Store) Discard(sha256hex string) error {
 	if err := checkFolder(s.trash()); err != nil {
 		return fmt.Errorf("discard blob %s: %w", sha256hex, err)
 	}
-	err := os.Rename(s.blobPath(sha256hex), s.trashPath(sha256hex))
+	err := s.disk.Rename(s.blobPath(sha256hex), s.trashPath(sha256hex))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("discard blob %s: %w", sha256hex, err)
 	}
@@ -61,13 +61,16 @@ func (s *Store) Recover(sha256hex string) error {
 	if err := checkDigest(sha256hex); err != nil {
 		return err
 	}
-	err := makeFolder(filepath.Dir(s.blobPath(sha256hex)))
+	err := s.makeFolder(filepath.Dir(s.blobPath(sha256hex)))
 	if err == nil {
-		err = moveNoReplace(s.trashPath(sha256hex), s.blobPath(sha256hex))
+		err = s.disk.SyncFolder(s.sha256Folder())
+	}
+	if err == nil {
+		err = s.moveNoReplace(s.trashPath(sha256hex), s.blobPath(sha256hex))
 	}
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		err = removeIfThere(s.trashPath(sha256hex))
+		err = s.removeIfThere(s.trashPath(sha256hex))
 	case errors.Is(err, fs.ErrNotExist):
 		err = nil
 	}
@@ -92,7 +95,7 @@ func (s *Store) Destroy(sha256hex string) (freed int64, err error) {
 		return 0, nil
 	}
 	if err == nil {
-		err = removeIfThere(path)
+		err = s.removeIfThere(path)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("destroy blob %s: %w", sha256hex, err)
