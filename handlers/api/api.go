@@ -19,6 +19,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
 	"github.com/imgsrv/imgsrv/handlers/backup"
+	"github.com/imgsrv/imgsrv/handlers/garbage"
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/problem"
@@ -73,6 +74,8 @@ type Config struct {
 
 	// Operations, optional, carries out what operators ask for and takes long; without it there are no routes for it.
 	Operations *operations.Runner
+	// Garbage, optional, collects garbage on request; without it there is no route for that.
+	Garbage *garbage.Collector
 	// Backups, optional as Operations, is what backups are made of.
 	Backups *backup.Config
 
@@ -187,6 +190,9 @@ func New(cfg Config) (chi.Router, error) {
 	s.projectionRoutes()
 	if s.Operations != nil {
 		s.operations(router)
+		if s.Garbage != nil {
+			s.garbage()
+		}
 		s.backups()
 	}
 	s.principals()

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/internal/provenance"
+	"github.com/imgsrv/imgsrv/store/catalog"
 )
 
 // Downloads, whatever names them.
@@ -61,7 +63,7 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	if !maySee(r.Context(), row.Image, row.Visibility) {
 		return gone
 	}
-	if err := withdrawn(row.Image, row.Version, row.Withdrawn); err != nil {
+	if err := s.withdrawn(r.Context(), row.Image, row.Version, row.Withdrawn); err != nil {
 		return err
 	}
 	return s.send(w, r, download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,
@@ -91,8 +93,11 @@ func (s *server) serveBlob(w http.ResponseWriter, r *http.Request) error {
 		return gone
 	}
 	row, err := s.Catalog.Blob(r.Context(), digest, readable(r.Context()))
+	if errors.Is(err, catalog.ErrNotFound) {
+		return s.goneBlob(r.Context(), digest, gone)
+	}
 	if err != nil {
-		return notFoundAs(err, gone)
+		return err
 	}
 	d := download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, cache: cacheForever, name: "sha256-" + hexed}
 	if !row.Public {

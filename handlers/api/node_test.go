@@ -24,6 +24,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/api"
 	"github.com/imgsrv/imgsrv/handlers/backup"
+	"github.com/imgsrv/imgsrv/handlers/garbage"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/internal/natstest"
 	"github.com/imgsrv/imgsrv/internal/pgtest"
@@ -104,6 +105,10 @@ func newStoppedNode(t testing.TB, change ...func(*api.Config)) *node {
 	cfg.Operations = operations.NewRunner(slog.New(slog.DiscardHandler), time.Now)
 	t.Cleanup(cfg.Operations.Close)
 	cfg.Backups = &backup.Config{Log: cfg.Events, Blobs: cfg.Blobs, Logger: cfg.Log}
+	var err error
+	if cfg.Garbage, err = garbage.New(garbage.Config{Log: cfg.Events, Store: cfg.Blobs, Logger: slog.New(slog.DiscardHandler), Meter: noop.Meter{}}); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range change {
 		c(&cfg)
 	}

@@ -106,6 +106,12 @@ func New(cfg Config) (*Collector, error) {
 	return c, err
 }
 
+// Check refuses a request whose times are too short.
+func (c *Collector) Check(r Request) error {
+	_, err := c.fill(r)
+	return err
+}
+
 // fill puts the server's settings where a request says nothing, and refuses what is too short.
 func (c *Collector) fill(r Request) (Request, error) {
 	if r.Grace == 0 {
