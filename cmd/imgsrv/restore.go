@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -26,9 +30,12 @@ type RestoreCmd struct {
 	AllowMissing bool   `help:"Restore what is there, where some files are missing in the backup or damaged."`
 	S3Endpoint   string `name:"s3-endpoint" env:"IMGSRV_S3_ENDPOINT" help:"URL of an S3 server that isn't Amazon's. Without it, AWS_ENDPOINT_URL in the environment." placeholder:"URL"`
 	NATSURL      string `name:"nats-url" help:"NATS server to restore the events to, into an account without a stream of imgsrv's. Without it, the store of the embedded one in <data-dir>/nats." placeholder:"URL"`
-	natsFlags    `embed:""`
-	JSON         bool `name:"json" help:"Write results as JSON, for programs."`
-	Quiet        bool `help:"No progress on standard error."`
+	NATSCreds    string `name:"nats-creds" help:"Credentials for --nats-url, as those of imgsrv start." placeholder:"FILE"`
+	NATSCA       string `name:"nats-ca" help:"PEM file of the authorities that the certificate of --nats-url may come from, instead of the system's." placeholder:"FILE"`
+	NATSCert     string `name:"nats-cert" help:"Client certificate for --nats-url, PEM file." placeholder:"FILE"`
+	NATSKey      string `name:"nats-key" help:"Private key of --nats-cert, PEM file." placeholder:"FILE"`
+	JSON         bool   `name:"json" help:"Write results as JSON, for programs."`
+	Quiet        bool   `help:"No progress on standard error."`
 }
 
 // Help is the longer text of --help.
@@ -46,7 +53,7 @@ func (cmd *RestoreCmd) Run(ctx context.Context, t Terminal) (err error) {
 			return fmt.Errorf("look for the backup: %w", err)
 		}
 	}
-	if err := cmd.natsFlags.check(cmd.NATSURL); err != nil {
+	if err := cmd.nats().check(cmd.NATSURL); err != nil {
 		return &usageError{err.Error()}
 	}
 	storage := cmd.StorageDir
@@ -66,13 +73,7 @@ func (cmd *RestoreCmd) Run(ctx context.Context, t Terminal) (err error) {
 	bar := newOperationBar(p)
 	done, err := backup.Restore(ctx, backup.RestoreConfig{
 		Place: place, S3Endpoint: cmd.S3Endpoint, DataDir: cmd.DataDir, StorageDir: storage, To: events.Sequence(cmd.ToSequence), AllowMissing: cmd.AllowMissing, Logger: log,
-		OpenLog: func(ctx context.Context) (*jetstream.Log, error) {
-			nc, _, err := n.connectNATS(ctx, ServerFlags{natsFlags: cmd.natsFlags, NATSURL: cmd.NATSURL}, cmd.DataDir)
-			if err != nil {
-				return nil, err
-			}
-			return jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv", Log: log, Meter: noop.Meter{}})
-		},
+		OpenLog: func(ctx context.Context) (*jetstream.Log, func() error, error) { return cmd.openLog(ctx, log) },
 	}, func(p backup.Progress) { bar.show(client.OperationProgress(p)) })
 	bar.stop()
 	var missing []client.MissingBlob
@@ -104,6 +105,59 @@ func (cmd *RestoreCmd) Run(ctx context.Context, t Terminal) (err error) {
 	}
 	if err != nil {
 		return fmt.Errorf("write the output: %w", err)
+	}
+	return nil
+}
+
+// openLog opens the log to restore into. The embedded server's is synced once, at the end.
+func (cmd *RestoreCmd) openLog(ctx context.Context, log *slog.Logger) (_ *jetstream.Log, settle func() error, err error) {
+	n := &Node{log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Stop())
+		}
+	}()
+	settle = n.Stop
+	var nc *nats.Conn
+	if cmd.NATSURL != "" {
+		nc, _, err = n.connectNATS(ctx, ServerFlags{natsFlags: cmd.nats(), NATSURL: cmd.NATSURL}, cmd.DataDir)
+	} else {
+		dir := filepath.Join(cmd.DataDir, "nats")
+		var server *jetstream.Server
+		if server, err = jetstream.StartServer(ctx, jetstream.ServerConfig{StoreDir: dir, SyncEvery: time.Minute, Log: log}); err != nil {
+			return nil, nil, err
+		}
+		n.onStop("NATS", func() error { server.Stop(); return nil })
+		if nc, err = server.Connect(nats.Name("imgsrv restore")); err == nil {
+			n.onStop("connection to NATS", func() error { nc.Close(); return nil })
+		}
+		settle = func() error { return errors.Join(n.Stop(), syncTree(dir)) }
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	events, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv", Log: log, Meter: noop.Meter{}})
+	return events, settle, err
+}
+
+func (cmd *RestoreCmd) nats() natsFlags {
+	return natsFlags{NATSCreds: cmd.NATSCreds, NATSCA: cmd.NATSCA, NATSCert: cmd.NATSCert, NATSKey: cmd.NATSKey}
+}
+
+// syncTree makes a folder with all in it durable.
+func syncTree(dir string) error {
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() && !entry.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	return nil
 }

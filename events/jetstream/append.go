@@ -78,6 +78,9 @@ func (l *Log) Append(ctx context.Context, cause Cause, changes ...events.Change)
 		msg.Header[natsjs.MsgIDHeader] = []string{ids[i]}
 		msgs[i] = msg
 	}
+	if l.before != nil {
+		l.before(changes)
+	}
 	if faults.On {
 		faults.Point("before append", typesOf(changes))
 		faults.During("append", typesOf(changes))

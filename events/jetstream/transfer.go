@@ -91,31 +91,28 @@ func (r Record) Payload() []byte {
 	return r.Data
 }
 
-// Event reads the record as the event that it is; the error is an [*Undecodable].
-func (r Record) Event() (events.Event, error) {
-	event, err := decode(r.Headers, r.Payload(), r.Subject, uint64(r.Sequence))
-	if err != nil {
-		return event, &Undecodable{Event: event, Err: err}
-	}
-	return event, nil
-}
-
 // Check says what is wrong with a record that should be the event of a sequence.
 func (r Record) Check(want events.Sequence) error {
+	_, err := r.Event(want)
+	return err
+}
+
+// Event reads a record that should be the event of a sequence. The error says what is wrong with it.
+func (r Record) Event(want events.Sequence) (events.Event, error) {
 	if r.Sequence != want {
-		return fmt.Errorf("it is event %d where %d is due: a history has no gaps", r.Sequence, want)
+		return events.Event{}, fmt.Errorf("it is event %d where %d is due: a history has no gaps", r.Sequence, want)
 	}
 	event, err := decode(r.Headers, r.Payload(), r.Subject, uint64(r.Sequence))
 	if err != nil {
-		return err
+		return event, err
 	}
 	if subject := event.Fact.Entity().Subject(); subject != r.Subject {
-		return fmt.Errorf("event %d stands under %s and is about %s", r.Sequence, r.Subject, subject)
+		return event, fmt.Errorf("event %d stands under %s and is about %s", r.Sequence, r.Subject, subject)
 	}
 	if event.ID == "" {
-		return fmt.Errorf("event %d has no %s", r.Sequence, headerID)
+		return event, fmt.Errorf("event %d has no %s", r.Sequence, headerID)
 	}
-	return nil
+	return event, nil
 }
 
 // Imported says what an import did.

@@ -386,7 +386,7 @@ func (m *maker) collectedSince(ctx context.Context, missing []Missing) (bool, er
 		if err != nil {
 			return false, err
 		}
-		if isCollected(current.State) {
+		if isGarbage(current.State.State) {
 			return true, nil
 		}
 	}

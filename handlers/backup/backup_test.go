@@ -113,7 +113,9 @@ func newRestore(t *testing.T, place string, to events.Sequence) *restored {
 	t.Helper()
 	r := &restored{server: server{t: t, log: natstest.Log(t), dir: t.TempDir()}}
 	r.cfg = backup.RestoreConfig{Place: place, DataDir: r.dir, StorageDir: filepath.Join(r.dir, "storage"), To: to, Logger: slog.New(slog.DiscardHandler),
-		OpenLog: func(context.Context) (*jetstream.Log, error) { return r.log, nil }}
+		OpenLog: func(context.Context) (*jetstream.Log, func() error, error) {
+			return r.log, func() error { return nil }, nil
+		}}
 	return r
 }
 
@@ -543,6 +545,51 @@ func TestConsumersGoOn(t *testing.T) {
 		if got := consume(r.log, to); !cmp.Equal(got, want) {
 			t.Errorf("restored to %d, the consumer got %v, want %v", to, got, want)
 		}
+	}
+}
+
+// Of a blob that garbage collection takes while a backup runs, later events say so, and the backup goes on to them. One that is garbage
+// already isn't asked for; one that nothing published names is gone in the restored server.
+func TestGarbageIsInNoBackup(t *testing.T) {
+	t.Parallel()
+	s, place := newServer(t), t.TempDir()
+	s.publish("1", "kept")
+	collect := func(content string) {
+		b := events.Blob{Digest: eventstest.Digest(content), Size: int64(len(content)), MediaType: "x"}
+		s.append(events.BlobPromoted{Blob: b})
+		b.State = events.BlobIsCollecting
+		s.append(events.BlobCollecting{Blob: b})
+		b.State = events.BlobIsCollected
+		s.append(events.BlobCollected{Blob: b})
+		hex := b.Digest.Hex()
+		if err := os.Remove(filepath.Join(s.dir, "cas", "sha256", hex[:2], hex)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	withdraw := func(name, content string) {
+		v := version(name, s.keep("disk.raw", content))
+		v.State = events.StateWithdrawn
+		s.append(events.VersionWithdrawn{Version: v})
+	}
+	withdraw("2", "before")
+	collect("before")
+	withdraw("3", "meanwhile")
+	unnamed := events.Blob{Digest: eventstest.Digest("unnamed"), Size: 7, MediaType: "x"}
+	s.append(events.BlobPromoted{Blob: unnamed})
+	once := false
+	result, err := s.tryBackUp(t.Context(), place, func(p backup.Progress) {
+		if p.Stage == "events" && !once { // the events are written, and no blob is yet
+			once = true
+			collect("meanwhile")
+		}
+	})
+	if err != nil || len(result.Missing) != 0 || result.Blobs.Count != 1 {
+		t.Fatalf("backup: %+v, %v", result, err)
+	}
+	r := restore(t, place, 0)
+	r.wantBlobs("kept")
+	if b, err := r.log.Blob(t.Context(), unnamed.Digest); err != nil || b.State.State != events.BlobIsCollected {
+		t.Errorf("the blob that nothing names is %q (%v)", b.State.State, err)
 	}
 }
 

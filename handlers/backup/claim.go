@@ -59,6 +59,9 @@ func claimFolders(want unfinished, before *unfinished, dataDir, storageDir strin
 		}
 		return nil
 	}
+	if err := secretfile.Sweep(dataDir); err != nil { // of a restore that was killed as it began
+		return err
+	}
 	for _, dir := range []string{dataDir, storageDir} {
 		if err := checkEmpty(dir); err != nil {
 			return err

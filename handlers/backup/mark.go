@@ -18,13 +18,13 @@ type reference struct {
 // marks folds what events say of blobs: those that published versions, withdrawn ones too, and their further files name. What a
 // session or a job holds isn't among them: it is not published yet, and ends at a restore.
 type marks struct {
-	versions  map[string][]reference // by subject
-	derived   map[string]reference   // by subject
-	collected map[events.Digest]bool
+	versions map[string][]reference // by subject
+	derived  map[string]reference   // by subject
+	states   map[events.Digest]events.BlobState
 }
 
 func newMarks() *marks {
-	return &marks{versions: map[string][]reference{}, derived: map[string]reference{}, collected: map[events.Digest]bool{}}
+	return &marks{versions: map[string][]reference{}, derived: map[string]reference{}, states: map[events.Digest]events.BlobState{}}
 }
 
 func (m *marks) apply(e events.Event) {
@@ -41,12 +41,12 @@ func (m *marks) apply(e events.Event) {
 		}
 	case events.BlobFact:
 		b := f.BlobState()
-		m.collected[b.Digest] = isCollected(b)
+		m.states[b.Digest] = b.State
 	}
 }
 
-// isCollected says whether garbage collection has removed the bytes.
-func isCollected(events.Blob) bool { return false }
+// isGarbage says whether nobody needs the bytes any more: they are gone, or on their way out.
+func isGarbage(s events.BlobState) bool { return s != events.BlobIsPresent }
 
 func filesOf(m *events.Manifest) []reference {
 	var files []reference
@@ -65,7 +65,7 @@ func filesOf(m *events.Manifest) []reference {
 func (m *marks) blobs() []reference {
 	sizes := map[events.Digest]int64{}
 	add := func(r reference) {
-		if !m.collected[r.digest] {
+		if !isGarbage(m.states[r.digest]) {
 			sizes[r.digest] = r.size
 		}
 	}
@@ -80,6 +80,21 @@ func (m *marks) blobs() []reference {
 	list := make([]reference, 0, len(sizes))
 	for _, digest := range slices.Sorted(maps.Keys(sizes)) {
 		list = append(list, reference{digest, sizes[digest]})
+	}
+	return list
+}
+
+// unneeded are the blobs that there were, and that nothing published names: they are in no backup.
+func (m *marks) unneeded() []events.Digest {
+	needed := map[events.Digest]bool{}
+	for _, r := range m.blobs() {
+		needed[r.digest] = true
+	}
+	var list []events.Digest
+	for _, digest := range slices.Sorted(maps.Keys(m.states)) {
+		if m.states[digest] != events.BlobIsCollected && !needed[digest] {
+			list = append(list, digest)
+		}
 	}
 	return list
 }

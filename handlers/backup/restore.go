@@ -30,8 +30,9 @@ type RestoreConfig struct {
 	To         events.Sequence // the last event to restore; 0: of the newest backup
 	// AllowMissing: blobs that the backup doesn't have, or not as they should be, don't stand in the way.
 	AllowMissing bool
-	// OpenLog opens the event log that is restored into. It is called once the folders are claimed.
-	OpenLog func(context.Context) (*jetstream.Log, error)
+	// OpenLog opens the event log that is restored into. It is called once the folders are claimed. What the log acknowledges needn't
+	// be durable before settle has returned, which ends the log.
+	OpenLog func(context.Context) (log *jetstream.Log, settle func() error, err error)
 	Logger  *slog.Logger
 	Clock   func() time.Time // nil: time.Now
 }
@@ -120,21 +121,12 @@ func (r *restorer) restore(ctx context.Context) (done Restored, err error) {
 		return done, &MissingError{done.Missing}
 	}
 
-	log, err := r.OpenLog(ctx)
+	log, settle, err := r.OpenLog(ctx)
 	if err != nil {
 		return done, err
 	}
-	if err := r.importEvents(ctx, log, point, last); err != nil {
+	if err := errors.Join(r.events(ctx, log, point, last, open, earlier, &done), settle()); err != nil {
 		return done, err
-	}
-	if done.Abandoned, err = r.abandon(ctx, log, open); err != nil {
-		return done, err
-	}
-	for _, reader := range earlier {
-		reader.Handled = min(reader.Handled, r.To)
-		if err := log.Resume(ctx, reader); err != nil {
-			return done, err
-		}
 	}
 	if done.Secrets, err = r.secrets(ctx, point); err != nil {
 		return done, err
@@ -143,6 +135,28 @@ func (r *restorer) restore(ctx context.Context) (done Restored, err error) {
 		return done, err
 	}
 	return done, release(r.DataDir)
+}
+
+// events makes the log the one that the server has to find.
+func (r *restorer) events(ctx context.Context, log *jetstream.Log, point Point, last string, open *unended, readers []jetstream.Reader, done *Restored) (err error) {
+	if err := r.importEvents(ctx, log, point, last); err != nil {
+		return err
+	}
+	if done.Abandoned, err = r.abandon(ctx, log, open); err != nil {
+		return err
+	}
+	for _, digest := range open.gone {
+		if err := collected(ctx, log, digest); err != nil {
+			return err
+		}
+	}
+	for _, reader := range readers {
+		reader.Handled = min(reader.Handled, r.To)
+		if err := log.Resume(ctx, reader); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // choose finds the backup to restore from, claims the folders, and says where consumers go on: by the newest backup that has nothing
@@ -178,10 +192,11 @@ func (r *restorer) choose(ctx context.Context) (point Point, readers []jetstream
 	return point, readers, claimFolders(want, before, r.DataDir, r.StorageDir)
 }
 
-// unended are sessions and jobs that haven't ended, in the order of their first facts.
+// unended is what a restored server can't go on with: sessions and jobs that haven't ended, in the order of their first facts.
 type unended struct {
 	order []events.Entity
 	open  map[events.Entity]bool
+	gone  []events.Digest // blobs that nothing published names
 }
 
 func (u *unended) apply(fact events.Fact) {
@@ -213,7 +228,7 @@ func (r *restorer) read(ctx context.Context, point Point) (wanted []reference, o
 		if err != nil {
 			return nil, nil, "", err
 		}
-		event, err := record.Event()
+		event, err := record.Event(record.Sequence)
 		if err != nil {
 			return nil, nil, "", err
 		}
@@ -223,14 +238,13 @@ func (r *restorer) read(ctx context.Context, point Point) (wanted []reference, o
 			r.report(Progress{Stage: "read", Done: int64(record.Sequence), Total: int64(r.To), Unit: "events"})
 		}
 	}
+	open.gone = marks.unneeded()
 	return marks.blobs(), open, last, nil
 }
 
-// restoring is the name that the store knows the restore by, where it would be a job's.
-const restoring = "restore"
-
 func (r *restorer) blobs(ctx context.Context, store *blob.Store, wanted []reference) (copied Amount, missing []Missing, err error) {
 	meter := newMeter("blobs", amountOf(wanted).Bytes, r.report)
+	fill := store.Fill()
 	var mu sync.Mutex
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(copyWorkers)
@@ -247,7 +261,7 @@ func (r *restorer) blobs(ctx context.Context, store *blob.Store, wanted []refere
 				meter.add(ref.size)
 				return nil
 			}
-			reason, err := r.blob(groupCtx, store, ref, meter)
+			reason, err := r.blob(groupCtx, fill, ref, meter)
 			if err != nil {
 				return err
 			}
@@ -266,11 +280,11 @@ func (r *restorer) blobs(ctx context.Context, store *blob.Store, wanted []refere
 	}
 	meter.end()
 	sortMissing(missing)
-	return copied, missing, errors.Join(ctx.Err(), store.RemoveIngress(restoring))
+	return copied, missing, errors.Join(ctx.Err(), fill.Settle())
 }
 
 // blob copies one blob and verifies it on the way. reason says what is wrong with the backup; an error is the store's.
-func (r *restorer) blob(ctx context.Context, store *blob.Store, ref reference, meter *meter) (reason string, err error) {
+func (r *restorer) blob(ctx context.Context, fill *blob.Fill, ref reference, meter *meter) (reason string, err error) {
 	hex := ref.digest.Hex()
 	from, err := r.v.Open(ctx, blobName(hex))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -280,26 +294,21 @@ func (r *restorer) blob(ctx context.Context, store *blob.Store, ref reference, m
 		return "", err
 	}
 	defer from.Close() //nolint:errcheck // only read
-	to, err := store.CreateIngress(restoring, hex)
-	if err != nil {
-		return "", err
-	}
 	source := &source{r: from, meter: meter}
-	checked := vault.Check(blobName(hex), ref.size, hex, source)
-	_, err = io.CopyBuffer(struct{ io.Writer }{to}, checked, make([]byte, 256<<10))
-	err = errors.Join(err, to.Close())
-	var mismatch *vault.MismatchError
+	err = fill.Put(ctx, hex, ref.size, source)
+	var size *blob.SizeMismatchError
+	var digest *blob.DigestMismatchError
 	switch {
 	case ctx.Err() != nil:
 		return "", ctx.Err()
-	case errors.As(err, &mismatch):
-		return "damaged in the backup: " + mismatch.Error(), nil
 	case source.err != nil:
 		return "", fmt.Errorf("read the backup: %w", source.err)
-	case err != nil:
-		return "", fmt.Errorf("write blob %s: %w", hex, err)
+	case errors.As(err, &size):
+		return "damaged in the backup: " + size.Error(), nil
+	case errors.As(err, &digest):
+		return "damaged in the backup: " + digest.Error(), nil
 	}
-	return "", store.Promote(ctx, restoring, hex, hex, ref.size)
+	return "", err
 }
 
 // importEvents gives the stream its events. One that has them all, from a run that ended after it, is left as it is.
@@ -380,6 +389,30 @@ func (r *restorer) abandon(ctx context.Context, log *jetstream.Log, open *unende
 		}
 	}
 	return ended, nil
+}
+
+// collected records of a blob whose bytes are in no backup that they are gone.
+func collected(ctx context.Context, log *jetstream.Log, digest events.Digest) error {
+	for _, step := range []func(events.Current[events.Blob]) []events.Change{
+		func(current events.Current[events.Blob]) []events.Change {
+			if current.State.State == events.BlobIsCollected { // by an earlier run
+				return nil
+			}
+			return events.BeginCollecting(current.State, current)
+		}, events.EndCollecting,
+	} {
+		_, err := log.Decide(ctx, jetstream.Cause{Actor: "imgsrv"}, func(ctx context.Context) ([]events.Change, error) {
+			current, err := log.Blob(ctx, digest)
+			if err != nil {
+				return nil, err
+			}
+			return step(current), nil
+		})
+		if err != nil {
+			return fmt.Errorf("record that blob %s is gone: %w", digest, err)
+		}
+	}
+	return nil
 }
 
 // secrets puts the keys of the backup into the data folder.

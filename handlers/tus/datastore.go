@@ -64,12 +64,13 @@ func (s dataStore) GetUpload(ctx context.Context, id string) (handler.Upload, er
 	switch {
 	case err == nil:
 		return &tusUpload{h: s.h, session: session, n: n, intake: intake}, nil
-	case errors.Is(err, blob.ErrName), errors.Is(err, blob.ErrDataLost), errors.Is(err, blob.ErrStateLost):
-		return nil, handler.ErrNotFound // a creation repairs it, or begins again
-	case !errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, blob.ErrName):
+		return nil, handler.ErrNotFound
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, blob.ErrDataLost) && !errors.Is(err, blob.ErrStateLost):
 		return nil, s.h.tusError(ctx, err)
 	}
-	// No bytes here: the file may be complete, and its fact tells. Else the upload was never created.
+	// No bytes here: the file may be complete, and its fact tells; a crash may have left a part of what was to be removed then. Else
+	// the upload was never created, or lost its bytes: a creation repairs it, or begins again.
 	upload, err := s.h.log.Upload(ctx, session)
 	if err != nil {
 		return nil, s.h.tusError(ctx, err)

@@ -551,6 +551,26 @@ func TestAbandonedSessionsExpire(t *testing.T) {
 	}
 }
 
+// A crash while a complete file's intake is removed leaves its state without its data. The file is complete all the same.
+func TestACompleteFileStaysCompleteWhenItsIntakeIsHalfRemoved(t *testing.T) {
+	t.Parallel()
+	in := newIntake(t, nil)
+	session := in.session(nil, events.UploadFile{Format: "a", Size: 4}, events.UploadFile{Format: "b", Size: 4})
+	in.create(session, "a", 4)
+	in.patch(in.url(session, 0), 0, []byte("01"))
+	state, err := os.ReadFile(filepath.Join(in.root, "uploads", session, "0.state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.patch(in.url(session, 0), 2, []byte("23"))
+	if err := os.WriteFile(filepath.Join(in.root, "uploads", session, "0.state"), state, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := in.offset(in.url(session, 0)); got != 4 {
+		t.Errorf("offset %d, want all 4 bytes", got)
+	}
+}
+
 // A crash between a session's folder and its fact leaves a folder that no session will ever use.
 func TestTheFolderOfASessionThatNeverBeganGoesBeforeSessionsExpire(t *testing.T) {
 	t.Parallel()

@@ -24,10 +24,12 @@ func databaseOf(t *testing.T) string {
 }
 
 // check holds the server, and then the data folder that it leaves, against what the script leads to.
-func (r *run) check(want expectation) {
+func (r *run) check(wants ...expectation) {
 	r.t.Helper()
 	head := r.checkEvents()
-	r.checkVersions(want, head)
+	for _, want := range wants {
+		r.checkVersions(want, head)
+	}
 	for _, projection := range []string{"catalog", "jobs", "streams"} {
 		var verified struct {
 			Total       int64
@@ -130,7 +132,7 @@ func (r *run) checkVersions(want expectation, head string) {
 	r.t.Helper()
 	fresh := []string{"Imgsrv-Min-Sequence", head}
 	var page struct{ Versions []struct{ Version string } }
-	r.call("GET", "/api/images/"+want.image+"/versions", nil, []int{200}, fresh...).decode(r.t, &page)
+	r.call("GET", "/api/images/"+want.image+"/versions?limit=1000", nil, []int{200}, fresh...).decode(r.t, &page)
 	if len(page.Versions) != len(want.versions) {
 		r.t.Errorf("versions %v, want %d", page.Versions, len(want.versions))
 	}
@@ -159,6 +161,9 @@ func (r *run) checkVersions(want expectation, head string) {
 	}
 	for _, name := range want.absent {
 		r.call("GET", "/api/images/"+want.image+"/versions/"+name, nil, []int{404}, fresh...)
+	}
+	for _, name := range want.withdrawn {
+		r.call("GET", "/api/images/"+want.image+"/versions/"+name, nil, []int{410}, fresh...)
 	}
 	for alias, name := range want.aliases {
 		var found struct{ Version string }

@@ -18,17 +18,22 @@ import (
 	"time"
 )
 
-// run is one data folder and its clients. When its server dies of SIGKILL, the next request starts another one.
-type run struct {
-	t     *testing.T
+// site is one data folder and its servers. When one dies of SIGKILL, whoever asks for the server next starts another.
+type site struct {
 	dir   string
 	flags []string
-	fault []string // environment of the first server
+	fault func(start int) []string // environment of the server of the n-th start, from 0
 
-	mu       sync.Mutex
-	srv      *server
-	starts   int
-	killed   int
+	mu     sync.Mutex
+	srv    *server
+	starts int
+	killed int
+}
+
+// run is what one client does with a site, and what it has been told.
+type run struct {
+	*site
+	t        *testing.T
 	httpc    *http.Client
 	acked    map[string]int64 // bytes that the server has said are safe, by the path of the upload
 	promises []promise
@@ -40,21 +45,38 @@ type promise struct {
 	what     string // ending of its subject
 }
 
-// newRun prepares a data folder; nothing runs yet.
+// newSite prepares a data folder; nothing runs yet.
+func newSite(t *testing.T, postgresURL string, fault func(start int) []string) *site {
+	t.Helper()
+	s := &site{dir: folder(t), fault: fault}
+	s.flags = []string{"--data-dir", filepath.Join(s.dir, "data"), "--postgres-url", postgresURL, "--listen", "127.0.0.1:0", "--tls-listen=", "--metrics-listen=", "--nats-listen=", "--verbosity", "warn", "--deltas", "0"}
+	t.Cleanup(func() {
+		if s.srv != nil {
+			s.srv.kill()
+		}
+		if t.Failed() && s.srv != nil {
+			t.Logf("the last server said:\n%s", s.srv.log.String())
+		}
+	})
+	return s
+}
+
+// client is one of a site.
+func (s *site) client(t *testing.T) *run {
+	r := &run{site: s, t: t, acked: map[string]int64{}, httpc: &http.Client{Transport: &http.Transport{}, Timeout: patience}}
+	t.Cleanup(r.httpc.CloseIdleConnections)
+	return r
+}
+
+// newRun is a site with a client, whose first server has this in its environment.
 func newRun(t *testing.T, postgresURL string, fault ...string) *run {
 	t.Helper()
-	r := &run{t: t, dir: folder(t), fault: fault, acked: map[string]int64{}, httpc: &http.Client{Transport: &http.Transport{}, Timeout: patience}}
-	r.flags = []string{"--data-dir", filepath.Join(r.dir, "data"), "--postgres-url", postgresURL, "--listen", "127.0.0.1:0", "--tls-listen=", "--metrics-listen=", "--nats-listen=", "--verbosity", "warn", "--deltas", "0"}
-	t.Cleanup(func() {
-		if r.srv != nil {
-			r.srv.kill()
+	return newSite(t, postgresURL, func(start int) []string {
+		if start == 0 {
+			return fault
 		}
-		if t.Failed() && r.srv != nil {
-			t.Logf("the last server said:\n%s", r.srv.log.String())
-		}
-		r.httpc.CloseIdleConnections()
-	})
-	return r
+		return nil
+	}).client(t)
 }
 
 // folder is a temporary one, in memory where that is possible: what is tested is the order of things, not the disk.
@@ -90,15 +112,11 @@ func (r *run) server() *server {
 			}
 			r.killed++
 		}
-		if tries > 3 {
+		if tries > 10 {
 			r.t.Fatal("the server dies at each start")
 		}
-		var environment []string
-		if r.starts == 0 {
-			environment = r.fault
-		}
 		r.starts++
-		r.srv = startServer(r.t, r.flags, environment...)
+		r.srv = startServer(r.t, r.flags, r.fault(r.starts-1)...)
 	}
 }
 

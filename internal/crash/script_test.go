@@ -50,7 +50,9 @@ type expectation struct {
 	image    string
 	versions map[string][2][]byte // root and attachment
 	absent   []string             // versions that must not be there
-	aliases  map[string]string
+	// withdrawn are those that were published and withdrawn.
+	withdrawn []string
+	aliases   map[string]string
 }
 
 // script is what the clients of a run do. Each step is repeated until it is done.

@@ -64,10 +64,6 @@ func (s *Store) linkToCAS(ctx context.Context, from, sha256hex string, sizeBytes
 	if err := s.makeFolder(filepath.Dir(to)); err != nil {
 		return err
 	}
-	// As in moveToCAS: the folder's own name first.
-	if err := s.disk.SyncFolder(s.sha256Folder()); err != nil {
-		return err
-	}
 	if err := s.sealFile(from); err != nil {
 		return err
 	}
@@ -80,5 +76,8 @@ func (s *Store) linkToCAS(ctx context.Context, from, sha256hex string, sizeBytes
 
 // syncBlobName makes a blob's name durable.
 func (s *Store) syncBlobName(sha256hex string) error {
-	return s.disk.SyncFolder(filepath.Dir(s.blobPath(sha256hex)))
+	if err := s.disk.SyncFolder(filepath.Dir(s.blobPath(sha256hex))); err != nil {
+		return err
+	}
+	return s.disk.SyncFolder(s.sha256Folder())
 }

@@ -297,6 +297,44 @@ func (w *world) promote(job, name string, data []byte) {
 	}
 }
 
+// admit makes a blob of a file that stays in ingress.
+func (w *world) admit(job, name string, data []byte) {
+	if _, acknowledged := w.facts[ingressKey(job, name)]; !acknowledged {
+		return
+	}
+	if w.store.Admit(context.Background(), job, name, digestOf(data), int64(len(data))) == nil {
+		w.acknowledged("blob "+digestOf(data), inCAS(data))
+	}
+}
+
+// collect takes a blob out of the store, and puts it back or removes it for good. Until that is decided it can be put back.
+func (w *world) collect(data []byte, forGood bool) {
+	key, digest := "blob "+digestOf(data), digestOf(data)
+	if _, acknowledged := w.facts[key]; !acknowledged {
+		return
+	}
+	unlock, err := w.store.LockTrash()
+	if err != nil {
+		return
+	}
+	defer unlock() //nolint:errcheck // nobody else wants it
+	w.acknowledged(key, func(s *blob.Store) error {
+		if inCAS(data)(s) == nil {
+			return nil
+		}
+		return errors.Join(s.Recover(digest), inCAS(data)(s))
+	})
+	if w.store.Discard(digest) != nil {
+		return
+	}
+	if forGood {
+		w.revoked(key)
+		_, _ = w.store.Destroy(digest) // gone, or not yet
+	} else if w.store.Recover(digest) == nil {
+		w.acknowledged(key, inCAS(data))
+	}
+}
+
 func (w *world) removeSession(session string) {
 	w.revoked("session "+session, intakeKey(session, 0), intakeKey(session, 1))
 	_ = w.store.RemoveSession(session) // not there, or gone
@@ -321,7 +359,9 @@ func (w *world) oneOfEach() {
 	for n := range 2 {
 		w.promote(jobOf("a"), jobFile(n), dataOf("a", n))
 	}
-	w.promote(jobOf("a"), "made", []byte("made"))
+	w.admit(jobOf("a"), "made", []byte("made"))
+	w.collect(dataOf("a", 0), false)
+	w.collect(dataOf("a", 1), true)
 	w.removeSession("a")
 	w.removeIngress(jobOf("a"))
 	// Bytes that are a blob already.
@@ -349,7 +389,7 @@ func TestAPublicationSurvivesAPowerFailureAtAnyOperation(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = os.RemoveAll(w.dir) })
 			w.oneOfEach()
-			if err := inCAS(dataOf("a", 1))(w.store); err != nil {
+			if err := inCAS(dataOf("a", 0))(w.store); err != nil {
 				t.Fatalf("the store doesn't work: %v", err)
 			}
 			for way := range uint64(3) {
@@ -392,7 +432,7 @@ func TestWhatTheStoreAcknowledgesSurvivesPowerFailures(t *testing.T) {
 		defer os.RemoveAll(w.dir) //nolint:errcheck // a temporary folder
 		for range rapid.IntRange(1, 15).Draw(t, "steps") {
 			session, n := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "session"), rapid.IntRange(0, 1).Draw(t, "file")
-			switch rapid.SampledFrom([]string{"begin", "begin", "receive", "receive", "hand over", "made", "promote", "promote made", "remove session", "remove ingress"}).Draw(t, "what") {
+			switch rapid.SampledFrom([]string{"begin", "begin", "receive", "receive", "hand over", "made", "promote", "promote made", "admit", "collect", "remove session", "remove ingress"}).Draw(t, "what") {
 			case "begin":
 				w.createSession(session)
 				w.createIntake(session, n)
@@ -404,6 +444,10 @@ func TestWhatTheStoreAcknowledgesSurvivesPowerFailures(t *testing.T) {
 				w.writeIngress(jobOf(session), []byte(rapid.SampledFrom([]string{"made", "made anew"}).Draw(t, "bytes")))
 			case "promote":
 				w.promote(jobOf(session), jobFile(n), dataOf(session, n))
+			case "admit":
+				w.admit(jobOf(session), jobFile(n), dataOf(session, n))
+			case "collect":
+				w.collect(dataOf(session, n), rapid.Bool().Draw(t, "for good"))
 			case "promote made":
 				w.promoteMade(jobOf(session))
 			case "remove session":

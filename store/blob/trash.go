@@ -25,7 +25,12 @@ func (s *Store) trashPath(sha256hex string) string { return filepath.Join(s.tras
 // LockTrash makes the caller the only one that removes blobs, here and in other processes on this root, until it calls
 // unlock; ErrBusy where somebody else is. On file systems without flock(2) there can be two.
 func (s *Store) LockTrash() (unlock func() error, err error) {
-	if err := s.makeFolder(s.trash()); err != nil {
+	err = s.makeFolder(s.trash())
+	if err == nil {
+		// Before a blob is in no other folder: until its end is decided it has to survive a power failure.
+		err = s.disk.SyncFolder(filepath.Dir(s.trash()))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("make the trash folder: %w", err)
 	}
 	lock, err := s.disk.Open(filepath.Join(s.trash(), trashLock), unix.O_RDWR|unix.O_CREAT, uploadMode)
@@ -63,7 +68,7 @@ func (s *Store) Recover(sha256hex string) error {
 	}
 	err := s.makeFolder(filepath.Dir(s.blobPath(sha256hex)))
 	if err == nil {
-		err = s.disk.SyncFolder(s.sha256Folder())
+		err = s.disk.SyncFolder(s.sha256Folder()) // before the blob is in no other folder
 	}
 	if err == nil {
 		err = s.moveNoReplace(s.trashPath(sha256hex), s.blobPath(sha256hex))
