@@ -74,6 +74,7 @@ type testHooks struct {
 	mirrorTick        time.Duration // between looks for mirrors that are due; 0: as always
 	mirrorPause       time.Duration // before a mirror makes a request again; 0: as always
 	noGrace           bool          // garbage is collected at once
+	scrubRepairEvery  time.Duration // between questions for damaged blobs; 0: as always; negative: none by itself
 }
 
 // StartNode starts every part, in order, and returns when the node serves. Where a part fails, those
@@ -117,6 +118,9 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	n.onStop("telemetry", func() error { return tele.Shutdown(context.Background()) })
+	if err := tele.TraceTo(ctx, os.Getenv, version(), n.log); err != nil {
+		return err
+	}
 	token, made, err := access.AdminToken(filepath.Join(dataDir, "admin.token"))
 	if err != nil {
 		return err
@@ -138,7 +142,8 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
-	events, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv", Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/events/jetstream")})
+	events, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv", Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/events/jetstream"),
+		Tracer: tele.Tracer("github.com/imgsrv/imgsrv/events/jetstream")})
 	if err != nil {
 		return err
 	}
@@ -173,7 +178,8 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		if err := migrations.Apply(ctx, pool, projector.Name(), projector.Migrations()); err != nil {
 			return fmt.Errorf("migrate the projection %s: %w", projector.Name(), err)
 		}
-		runners[i], err = projections.NewRunner(pool, events, projector, projections.Config{Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/projections")})
+		runners[i], err = projections.NewRunner(pool, events, projector, projections.Config{Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/projections"),
+			Tracer: tele.Tracer("github.com/imgsrv/imgsrv/projections")})
 		if err != nil {
 			return err
 		}
@@ -202,6 +208,15 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		uploads.Expire(ctx, time.Minute)
 		return nil
 	})
+	mirrors, err := n.newMirrors(flags, events, tele, hooks)
+	if err != nil {
+		return err
+	}
+	// Before anything reads blobs: what is known to be damaged is not served.
+	scrubber, err := n.startScrub(ctx, flags, dataDir, events, blobs, mirrors, tele, hooks)
+	if err != nil {
+		return err
+	}
 	publications, err := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/publication"),
 		Attempts: flags.JobAttempts, StepTimeout: flags.StepTimeout, StepStarted: hooks.stepStarted})
 	if err != nil {
@@ -218,10 +233,6 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
-	mirrors, err := n.newMirrors(flags, events, tele, hooks)
-	if err != nil {
-		return err
-	}
 	keys, err := n.signingKeys(flags, dataDir)
 	if err != nil {
 		return err
@@ -232,11 +243,15 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	works := operations.NewRunner(n.log, time.Now)
 	n.onStop("operations", func() error { works.Close(); return nil })
+	tables := catalog.New(pool)
+	if err := n.observe(tele, blobs, tables); err != nil {
+		return err
+	}
 	router, err := api.New(api.Config{
-		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
+		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Tracer: tele.Tracer("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: tables, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
-		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Garbage: collector, Backups: n.backups(flags, dataDir, events, blobs, hooks),
+		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Backups: n.backups(flags, dataDir, events, blobs, hooks), Scrub: scrubber, Garbage: collector,
 	})
 	if err != nil {
 		return err
@@ -282,6 +297,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 	}
 	if err := f.garbageFlags.check(); err != nil {
 		return err
+	}
+	if _, err := f.ScrubRate.bytes(); err != nil {
+		return fmt.Errorf("--scrub-rate: %w", err)
 	}
 	addresses := []struct{ flag, addr string }{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}
 	if f.NATSURL == "" {

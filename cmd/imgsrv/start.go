@@ -54,6 +54,7 @@ type ServerFlags struct {
 	LimitFlags
 	DeriveFlags
 	garbageFlags `embed:""`
+	ScrubFlags
 }
 
 // Run starts the server, says where everything is, and serves until ctx ends.
