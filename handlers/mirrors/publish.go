@@ -42,6 +42,7 @@ type publisher struct {
 	api      *client.Client
 	upstream *fetcher
 	mirror   events.Mirror
+	now      func() time.Time
 }
 
 func (m *Manager) newPublisher(mirror events.Mirror) (*publisher, error) {
@@ -51,7 +52,7 @@ func (m *Manager) newPublisher(mirror events.Mirror) (*publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &publisher{log: m.log, api: api, upstream: m.upstream, mirror: mirror}, nil
+	return &publisher{log: m.log, api: api, upstream: m.upstream, mirror: mirror, now: m.now}, nil
 }
 
 // ensure makes a version be here, with its aliases. The error is a [*refusedError], an [*upstreamError], or another that may pass.
@@ -163,7 +164,8 @@ func failure(job events.Job) error {
 
 // open opens the session of a version, or finds the one that an earlier run has opened.
 func (p *publisher) open(ctx context.Context, w wanted) (*client.Session, error) {
-	image := client.NewImage{Image: w.Image, Version: w.Version, OS: w.OS, Release: w.Release, Description: w.Description, Aliases: w.Aliases}
+	image := client.NewImage{Image: w.Image, Version: w.Version, OS: w.OS, Release: w.Release, Description: w.Description, Aliases: w.Aliases,
+		Traits: client.Traits(w.Traits.At(p.now()))}
 	for _, v := range w.Variants {
 		variant := client.NewVariant{Architecture: v.Architecture, Type: string(v.Type), Flavour: v.Flavour, Fingerprint: v.Fingerprint}
 		for _, f := range v.Files {
@@ -172,8 +174,8 @@ func (p *publisher) open(ctx context.Context, w wanted) (*client.Session, error)
 		image.Variants = append(image.Variants, variant)
 	}
 	session, err := p.api.CreateUploadAs(ctx, image, w.key())
-	if problem := (*client.Problem)(nil); errors.As(err, &problem) && problem.Code == client.CodeVersionInProgress {
-		// A session of ours for what upstream offered, or what its aliases were, before.
+	if problem := inTheWay(err); problem != nil {
+		// A session of ours for what upstream offered, or what its aliases were, before; or of a day when support hadn't ended.
 		ended, abortErr := p.abortOwn(ctx, problem)
 		if abortErr != nil {
 			return nil, abortErr
@@ -186,6 +188,15 @@ func (p *publisher) open(ctx context.Context, w wanted) (*client.Session, error)
 		return nil, asRefusal(err, false)
 	}
 	return session, nil
+}
+
+// inTheWay is the problem of a session that holds the version for something else; nil for another error, or none.
+func inTheWay(err error) *client.Problem {
+	var problem *client.Problem
+	if errors.As(err, &problem) && (problem.Code == client.CodeVersionInProgress || problem.Code == client.CodeIdempotencyReuse) {
+		return problem
+	}
+	return nil
 }
 
 // abortOwn ends the session that stands in the way, if it is this mirror's and still takes files.
@@ -225,7 +236,7 @@ func (p *publisher) transfer(ctx context.Context, w wanted, session *client.Sess
 // asRefusal tells what the rules say no to from what may pass: too many sessions, no room, a session of somebody else's.
 func asRefusal(err error, remember bool) error {
 	var problem *client.Problem
-	if errors.As(err, &problem) && problem.Code != client.CodeVersionInProgress &&
+	if errors.As(err, &problem) && inTheWay(err) == nil &&
 		(problem.Status == http.StatusConflict || problem.Status == http.StatusUnprocessableEntity || problem.Status == http.StatusRequestEntityTooLarge) {
 		return &refusedError{err, remember}
 	}

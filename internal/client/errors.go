@@ -20,6 +20,7 @@ import (
 const (
 	CodeVersionExists     = "version-exists"
 	CodeVersionInProgress = "version-in-progress"
+	CodeIdempotencyReuse  = "idempotency-key-reused" // the session of another request, which StatusURL names
 	CodeFileComplete      = "file-complete"
 	CodeUnauthorized      = "unauthorized"
 	CodeNotFound          = "not-found"

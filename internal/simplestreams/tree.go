@@ -123,13 +123,3 @@ func checkPath(p string) error {
 	}
 	return nil
 }
-
-// EOLAfter is the last day of support, YYYY-MM-DD, where it lies behind a time; else "": what has expired can't be published as an end
-// that is still to come.
-func (i Image) EOLAfter(now time.Time) string {
-	day, err := time.Parse(time.DateOnly, i.SupportEOL)
-	if err != nil || !day.After(now) {
-		return ""
-	}
-	return i.SupportEOL
-}
