@@ -41,6 +41,9 @@ type Mirror struct {
 	LastRun       *MirrorRun `json:"last_run,omitempty"`
 	LastSuccessAt time.Time  `json:"last_success_at,omitzero"` // when all that matches was here
 	Failures      int        `json:"failures,omitempty"`       // runs in a row since then that didn't come so far
+	// FetchedBytes and SavedBytes are the sums over all runs that have ended.
+	FetchedBytes int64 `json:"fetched_bytes,omitempty"`
+	SavedBytes   int64 `json:"saved_bytes,omitempty"`
 	// Documents are upstream's, as they were when all that matches was here: where they haven't changed, nothing has to be done.
 	Documents []MirrorDocument `json:"documents,omitempty"`
 	// Refused are versions that can't be had, and aren't tried again until upstream describes them otherwise.
@@ -71,6 +74,9 @@ type MirrorRun struct {
 	Failed    int       `json:"failed"`              // for a reason that may pass
 	Error     string    `json:"error,omitempty"`     // why the run ended early, or didn't begin
 	Problems  []string  `json:"problems,omitempty"`  // what was refused, failed or passed over, and why; the first few
+	// FetchedBytes are those of upstream's files that came, SavedBytes those that deltas spared.
+	FetchedBytes int64 `json:"fetched_bytes,omitempty"`
+	SavedBytes   int64 `json:"saved_bytes,omitempty"`
 }
 
 // MirrorDocument is a document as upstream served it.
@@ -266,6 +272,8 @@ func CompleteSync(current Current[Mirror], cmd EndSync) []Change {
 	for i := range next.Refused {
 		next.Refused[i].Reason = cut(next.Refused[i].Reason)
 	}
+	next.FetchedBytes += run.FetchedBytes
+	next.SavedBytes += run.SavedBytes
 	next.Documents = cmd.Documents
 	if len(next.Documents) > MaxMirrorDocuments {
 		next.Documents = nil

@@ -141,7 +141,7 @@ func firstOf(texts []string) string {
 
 func printMirrors(w io.Writer, mirrors []client.Mirror) error {
 	t := newTable(w)
-	t.row("MIRROR\tURL\tSTATE\tMATCHED\tBEHIND\tREFUSED\tLAG\tNEXT\tLAST ERROR")
+	t.row("MIRROR\tURL\tSTATE\tMATCHED\tBEHIND\tREFUSED\tFETCHED\tSAVED\tLAG\tNEXT\tLAST ERROR")
 	for _, m := range mirrors {
 		last := client.MirrorRun{}
 		if m.LastRun != nil {
@@ -155,7 +155,7 @@ func printMirrors(w io.Writer, mirrors []client.Mirror) error {
 		if !m.NextAt.IsZero() {
 			next = localTime(m.NextAt)
 		}
-		t.row("%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s", m.Name, m.URL, m.State, last.Matched, m.Behind, last.Refused,
+		t.row("%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s", m.Name, m.URL, m.State, last.Matched, m.Behind, last.Refused, size(m.FetchedBytes), size(m.SavedBytes),
 			time.Duration(m.LagSeconds)*time.Second, next, orDash(text))
 	}
 	return t.flush()

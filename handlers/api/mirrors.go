@@ -79,20 +79,24 @@ type mirrorStatus struct {
 	LagSeconds    int64            `json:"lag_seconds" doc:"Seconds since then, or since the mirror was added"`
 	Behind        int              `json:"behind" doc:"Versions that the last run has found and that aren't here"`
 	Failures      int              `json:"failures" doc:"Runs in a row since the last success"`
+	FetchedBytes  int64            `json:"fetched_bytes" doc:"Bytes of upstream's files that all runs have fetched"`
+	SavedBytes    int64            `json:"saved_bytes" doc:"Bytes that didn't have to be fetched, for they were made of upstream's deltas"`
 	LastRun       *mirrorRunStatus `json:"last_run,omitempty"`
 }
 
 type mirrorRunStatus struct {
-	StartedAt time.Time `json:"started_at"`
-	EndedAt   time.Time `json:"ended_at"`
-	Unchanged bool      `json:"unchanged" doc:"Upstream's documents were those of the last success"`
-	Matched   int       `json:"matched" doc:"Versions that are wanted"`
-	Published int       `json:"published" doc:"By this run"`
-	Present   int       `json:"present" doc:"Before it"`
-	Refused   int       `json:"refused" doc:"That can't be had as upstream offers them; not tried again until it offers something else"`
-	Failed    int       `json:"failed" doc:"That the next run tries again"`
-	Error     string    `json:"error,omitempty" doc:"Why the run ended early, or couldn't begin"`
-	Problems  []string  `json:"problems" nullable:"false" doc:"What was refused, failed or passed over, and why; the first few"`
+	StartedAt    time.Time `json:"started_at"`
+	EndedAt      time.Time `json:"ended_at"`
+	Unchanged    bool      `json:"unchanged" doc:"Upstream's documents were those of the last success"`
+	Matched      int       `json:"matched" doc:"Versions that are wanted"`
+	Published    int       `json:"published" doc:"By this run"`
+	Present      int       `json:"present" doc:"Before it"`
+	Refused      int       `json:"refused" doc:"That can't be had as upstream offers them; not tried again until it offers something else"`
+	Failed       int       `json:"failed" doc:"That the next run tries again"`
+	FetchedBytes int64     `json:"fetched_bytes"`
+	SavedBytes   int64     `json:"saved_bytes"`
+	Error        string    `json:"error,omitempty" doc:"Why the run ended early, or couldn't begin"`
+	Problems     []string  `json:"problems" nullable:"false" doc:"What was refused, failed or passed over, and why; the first few"`
 }
 
 // mirrors registers, all for operators of the server, so each with 401, 403 and 503:
@@ -219,14 +223,14 @@ func (s *server) syncMirror(ctx context.Context, in *mirrorInput) (*mirrorOutput
 func (s *server) statusOfMirror(m events.Mirror) mirrorStatus {
 	status := mirrorStatus{Name: m.Name, URL: m.URL, Filters: orEmpty(m.Filters), Architectures: orEmpty(m.Architectures), Keep: m.Keep, ImageName: m.ImageName,
 		Every: m.Every().String(), AddedBy: m.AddedBy, AddedAt: m.AddedAt.UTC(), State: "waiting", NextAt: timeOrNone(m.NextAt), LastSuccessAt: timeOrNone(m.LastSuccessAt),
-		LagSeconds: int64(m.Lag(s.Clock()) / time.Second), Failures: m.Failures}
+		LagSeconds: int64(m.Lag(s.Clock()) / time.Second), Failures: m.Failures, FetchedBytes: m.FetchedBytes, SavedBytes: m.SavedBytes}
 	if m.Request != nil {
 		status.State, status.RequestedAt, status.RequestedBy, status.NextAt = "syncing", timeOrNone(m.Request.At), m.Request.By, nil
 	}
 	if last := m.LastRun; last != nil {
 		status.Behind = max(0, last.Matched-last.Published-last.Present)
 		status.LastRun = &mirrorRunStatus{StartedAt: last.StartedAt.UTC(), EndedAt: last.EndedAt.UTC(), Unchanged: last.Unchanged, Matched: last.Matched, Published: last.Published,
-			Present: last.Present, Refused: last.Refused, Failed: last.Failed, Error: last.Error, Problems: orEmpty(last.Problems)}
+			Present: last.Present, Refused: last.Refused, Failed: last.Failed, FetchedBytes: last.FetchedBytes, SavedBytes: last.SavedBytes, Error: last.Error, Problems: orEmpty(last.Problems)}
 	}
 	return status
 }

@@ -36,6 +36,9 @@ type wantedVariant struct {
 	events.Variant
 	Fingerprint string // hex
 	Files       []wantedFile
+
+	root   string                // its path at upstream
+	deltas []simplestreams.Delta // that make the root; upstream makes them when it likes, so they are not part of what is wanted
 }
 
 // wantedFile is a file of upstream's, under the name of a format.
@@ -135,7 +138,7 @@ func matches(m events.Mirror, image simplestreams.Image) bool {
 func place(m events.Mirror, image simplestreams.Image) (wanted, wantedVariant) {
 	w := wanted{Version: clean(image.Serial), OS: image.OS, Release: image.Release}
 	variant := wantedVariant{Variant: events.Variant{Architecture: image.Architecture, Type: events.VariantType(image.Type), Flavour: events.DefaultFlavour},
-		Fingerprint: image.Fingerprint}
+		Fingerprint: image.Fingerprint, root: image.Root.Path, deltas: image.Deltas}
 	for _, f := range []simplestreams.File{image.Metadata, image.Root} { // of a unified image the root is all
 		if f.Path != "" {
 			variant.Files = append(variant.Files, wantedFile{f.Format(), f})

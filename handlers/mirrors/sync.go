@@ -35,7 +35,7 @@ type run struct {
 func (m *Manager) sync(ctx context.Context, mirror events.Mirror, request events.Sequence) (events.EndSync, error) {
 	r := &run{Manager: m, mirror: mirror, request: request, result: events.MirrorRun{StartedAt: m.now().UTC()}}
 	var err error
-	if r.publisher, err = m.newPublisher(mirror); err != nil {
+	if r.publisher, err = m.newPublisher(r); err != nil {
 		return events.EndSync{}, err
 	}
 	documents, images, problems, err := r.read(ctx)

@@ -30,24 +30,28 @@ type Mirror struct {
 	RequestedBy   string     `json:"requested_by,omitempty"`
 	NextAt        time.Time  `json:"next_at,omitzero"`
 	LastSuccessAt time.Time  `json:"last_success_at,omitzero"`
-	LagSeconds    int64      `json:"lag_seconds"` // since then, or since the mirror was added
-	Behind        int        `json:"behind"`      // versions that the last run has found and that aren't here
-	Failures      int        `json:"failures"`    // runs in a row
+	LagSeconds    int64      `json:"lag_seconds"`   // since then, or since the mirror was added
+	Behind        int        `json:"behind"`        // versions that the last run has found and that aren't here
+	Failures      int        `json:"failures"`      // runs in a row
+	FetchedBytes  int64      `json:"fetched_bytes"` // of upstream's files, by all runs
+	SavedBytes    int64      `json:"saved_bytes"`   // that deltas spared
 	LastRun       *MirrorRun `json:"last_run,omitempty"`
 }
 
 // MirrorRun is what came of a run.
 type MirrorRun struct {
-	StartedAt time.Time `json:"started_at"`
-	EndedAt   time.Time `json:"ended_at"`
-	Unchanged bool      `json:"unchanged"`
-	Matched   int       `json:"matched"`
-	Published int       `json:"published"`
-	Present   int       `json:"present"`
-	Refused   int       `json:"refused"`
-	Failed    int       `json:"failed"`
-	Error     string    `json:"error,omitempty"`
-	Problems  []string  `json:"problems"`
+	StartedAt    time.Time `json:"started_at"`
+	EndedAt      time.Time `json:"ended_at"`
+	Unchanged    bool      `json:"unchanged"`
+	Matched      int       `json:"matched"`
+	Published    int       `json:"published"`
+	Present      int       `json:"present"`
+	Refused      int       `json:"refused"`
+	Failed       int       `json:"failed"`
+	FetchedBytes int64     `json:"fetched_bytes"`
+	SavedBytes   int64     `json:"saved_bytes"`
+	Error        string    `json:"error,omitempty"`
+	Problems     []string  `json:"problems"`
 }
 
 // AddMirror begins to follow a server.

@@ -57,3 +57,29 @@ func TestFilesHaveFormats(t *testing.T) {
 		}
 	}
 }
+
+func TestDeltasAreKnownByTheFingerprintsOfTheirBases(t *testing.T) {
+	t.Parallel()
+	const meta = `"meta": {"ftype": "incus.tar.xz", "path": "m", "sha256": "A", "size": 1, `
+	images, problems, err := simplestreams.ParseProducts(fill(`{"products": {"p": {"arch": "amd64", "versions": {
+		"20260101": {"items": {` + meta + `"combined_squashfs_sha256": "A", "combined_disk-kvm-img_sha256": "B"}}},
+		"20260102": {"items": {` + meta + `"combined_squashfs_sha256": "C", "combined_disk-kvm-img_sha256": "D"},
+			"root": {"ftype": "squashfs", "path": "r", "sha256": "B", "size": 9}, "disk": {"ftype": "disk-kvm.img", "path": "d", "sha256": "B", "size": 9},
+			"1": {"ftype": "squashfs.vcdiff", "path": "1", "sha256": "C", "size": 3, "delta_base": "20260101"},
+			"2": {"ftype": "disk-kvm.img.vcdiff", "path": "2", "sha256": "C", "size": 3, "delta_base": "20260101"},
+			"3": {"ftype": "squashfs.vcdiff", "path": "3", "sha256": "C", "size": 3, "delta_base": "20250101"},
+			"4": {"ftype": "squashfs.vcdiff", "path": "../4", "sha256": "C", "size": 3, "delta_base": "20260101"},
+			"5": {"ftype": "squashfs.vcdiff", "path": "5", "sha256": "C", "size": 3}}}}}}}`))
+	if err != nil || len(problems) != 0 || len(images) != 2 {
+		t.Fatal(images, problems, err)
+	}
+	delta := func(path, kind string, bases ...string) []simplestreams.Delta {
+		return []simplestreams.Delta{{File: simplestreams.File{FileType: kind, Path: path, SHA256: shaC, Size: 3}, Bases: bases}}
+	}
+	if diff := cmp.Diff(delta("1", "squashfs.vcdiff", shaA), images[0].Deltas); diff != "" {
+		t.Errorf("of the container (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(delta("2", "disk-kvm.img.vcdiff", shaA, shaB), images[1].Deltas); diff != "" {
+		t.Errorf("of the virtual machine (-want +got):\n%s", diff)
+	}
+}

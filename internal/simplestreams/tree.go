@@ -36,6 +36,15 @@ type Image struct {
 	Fingerprint string
 	Metadata    File // zero for a unified image
 	Root        File
+	Deltas      []Delta // that make the root of another one
+}
+
+// Delta is a VCDIFF file that makes an image's root of the root of an earlier image.
+type Delta struct {
+	File
+	// Bases are the fingerprints by which the earlier image may be known: clients read the one that is for squashfs, whatever the root
+	// is, and a server that keeps to the names of the fields has that of a virtual machine in another.
+	Bases []string
 }
 
 // Unified says that the image is one tarball with metadata and root in it.
