@@ -25,13 +25,15 @@ const (
 
 // Mirror follows another simplestreams server: what matches there is published here.
 type Mirror struct {
-	Name          string   `json:"name"`
-	URL           string   `json:"url"`           // the server's address, as clients have it
-	Filters       []string `json:"filters"`       // of upstream's names, in which '*' stands for any characters; none: all
-	Architectures []string `json:"architectures"` // Debian's names; none: all
-	Keep          int      `json:"keep"`          // the newest versions of each image that are mirrored
-	ImageName     string   `json:"image_name"`    // template of images' names; "": the mirror's own choice
-	EverySeconds  int64    `json:"every_seconds"` // between the end of a run and the next
+	Name          string     `json:"name"`
+	URL           string     `json:"url"`                      // the server's address, as clients have it, without what is secret in it
+	CredentialsID string     `json:"credentials_id,omitempty"` // names the file in which the server keeps the whole of it; "" where nothing is secret
+	Filters       []string   `json:"filters"`                  // of upstream's names, in which '*' stands for any characters; none: all
+	Architectures []string   `json:"architectures"`            // Debian's names; none: all
+	Keep          int        `json:"keep"`                     // the newest versions of each image that are mirrored
+	ImageName     string     `json:"image_name"`               // template of images' names; "": the mirror's own choice
+	Visibility    Visibility `json:"visibility,omitempty"`     // of images that the mirror makes; "": public
+	EverySeconds  int64      `json:"every_seconds"`            // between the end of a run and the next
 
 	// Request is the run that is wanted or going on; nil between runs.
 	Request *MirrorRequest `json:"request,omitempty"`
@@ -196,6 +198,9 @@ func AddMirror(m Mirror, current Current[Mirror]) ([]Change, error) {
 		c.fail("every", "", fmt.Sprintf("from %s to %s", MinMirrorEvery, MaxMirrorEvery))
 	}
 	checkMirrorTemplate(&c, m.ImageName)
+	if m.Visibility != "" && m.Visibility != Public && m.Visibility != Private {
+		c.fail("visibility", string(m.Visibility), "visibility is public or private")
+	}
 	if err := c.refusal(); err != nil {
 		return nil, err
 	}
@@ -210,11 +215,11 @@ func checkMirrorURL(c *checker, raw string) {
 	u, err := url.Parse(raw)
 	switch {
 	case len(raw) > MaxMirrorURLBytes:
-		c.fail("url", raw[:50], fmt.Sprintf("at most %d bytes", MaxMirrorURLBytes))
+		c.fail("url", "", fmt.Sprintf("at most %d bytes", MaxMirrorURLBytes))
 	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.Opaque != "":
 		c.fail("url", "", "a mirror's URL is https://HOST[:PORT][/PATH], below which streams/v1/index.json is")
 	case u.User != nil:
-		c.fail("url", "", "a mirror's URL has no user and no password: events are for many eyes, and servers that want credentials can't be mirrored yet")
+		c.fail("url", "", "user and password have no place in an event")
 	case u.RawQuery != "" || u.Fragment != "":
 		c.fail("url", "", "a mirror's URL has no query and no fragment")
 	}

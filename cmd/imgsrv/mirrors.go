@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/imgsrv/imgsrv/internal/client"
@@ -43,11 +44,13 @@ type MirrorsAddCmd struct {
 	clientFlags `embed:""`
 
 	Name         string        `arg:"" help:"Name of the mirror: lower-case letters, digits, '_' and '-'."`
-	URL          string        `arg:"" name:"url" help:"Address of the server, as Incus has it: https://images.linuxcontainers.org."`
+	URL          string        `arg:"" name:"url" help:"Address of the server, as Incus has it: https://images.linuxcontainers.org. User and password in it, and the token of /r/TOKEN, are kept by the server and shown to nobody. -: read it from standard input, so that it is in no list of processes."`
+	SecretPath   bool          `help:"The path of the address is as secret as a password."`
 	Filter       []string      `sep:"none" help:"What to mirror: a pattern of upstream's aliases or products, with * for any characters: 'debian/*'; may be repeated. Default: all." placeholder:"PATTERN"`
 	Architecture []string      `help:"Architecture to mirror; may be repeated. Default: all." placeholder:"ARCH"`
 	Keep         int           `help:"How many of the newest versions of each image to mirror." default:"1" placeholder:"N"`
 	ImageName    string        `help:"Names of the images, with the fields {os}, {release}, {variant}, {arch} and {type}. Default: {os}-{release}-{variant}-{arch}, and of another imgsrv the names it has there." placeholder:"TEMPLATE"`
+	Visibility   string        `help:"public or private, of images that aren't here yet. Default: private where the address has a user, a password or a secret path, else public." enum:",public,private" default:"" placeholder:"WHO"`
 	Every        time.Duration `help:"Time between the end of a run and the next." default:"1h" placeholder:"DURATION"`
 	Wait         bool          `help:"Wait for the end of the first run."`
 }
@@ -58,8 +61,16 @@ func (cmd *MirrorsAddCmd) Run(ctx context.Context, t Terminal) error {
 	if err != nil {
 		return err
 	}
-	mirror, err := c.AddMirror(ctx, client.NewMirror{Name: cmd.Name, URL: cmd.URL, Filters: cmd.Filter, Architectures: cmd.Architecture, Keep: cmd.Keep,
-		ImageName: cmd.ImageName, Every: cmd.Every.String()})
+	address := cmd.URL
+	if address == "-" {
+		text, err := io.ReadAll(io.LimitReader(t.In, 64<<10))
+		if err != nil {
+			return fmt.Errorf("read the address from standard input: %w", err)
+		}
+		address = strings.TrimSpace(string(text))
+	}
+	mirror, err := c.AddMirror(ctx, client.NewMirror{Name: cmd.Name, URL: address, SecretPath: cmd.SecretPath, Filters: cmd.Filter, Architectures: cmd.Architecture, Keep: cmd.Keep,
+		ImageName: cmd.ImageName, Visibility: cmd.Visibility, Every: cmd.Every.String()})
 	if err != nil {
 		return err
 	}

@@ -201,7 +201,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
-	mirrors, err := n.newMirrors(flags, events, blobs, tele, hooks)
+	mirrors, err := n.newMirrors(flags, dataDir, events, blobs, tele, hooks)
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ type Config struct {
 	Targets        *targets.Targets
 	Store          *blob.Store      // where deltas find their bases, and room to be applied; nil: whole files alone
 	Tool           *vcdiff.Tool     // as above
+	Credentials    Credentials      // of servers that want some
 	Roots          *x509.CertPool   // that servers' certificates come from; nil: the system's
 	UserAgent      string           // sent with each request
 	BytesPerSecond int64            // of all mirrors of this node together; 0: no limit
@@ -41,6 +42,7 @@ type Config struct {
 
 // Manager runs the mirrors there are.
 type Manager struct {
+	Credentials
 	log      *jetstream.Log
 	logger   *slog.Logger
 	targets  *targets.Targets
@@ -64,7 +66,7 @@ const parallelMirrors = 2
 
 // New makes the manager; Run starts it.
 func New(cfg Config) (*Manager, error) {
-	m := &Manager{log: cfg.Log, logger: cfg.Logger, targets: cfg.Targets, tick: cfg.Tick, retry: cfg.Retry, now: cfg.Clock, meter: cfg.Meter,
+	m := &Manager{Credentials: cfg.Credentials, log: cfg.Log, logger: cfg.Logger, targets: cfg.Targets, tick: cfg.Tick, retry: cfg.Retry, now: cfg.Clock, meter: cfg.Meter,
 		store: cfg.Store, tool: cfg.Tool}
 	if m.tick == 0 {
 		m.tick = 15 * time.Second
@@ -178,6 +180,9 @@ func (m *Manager) ask(ctx context.Context) error {
 	m.mu.Lock()
 	m.known = mirrors
 	m.mu.Unlock()
+	if err := m.sweep(mirrors, m.now()); err != nil {
+		return err
+	}
 	for _, mirror := range mirrors {
 		if !mirror.Due(m.now()) {
 			continue

@@ -44,6 +44,7 @@ type publisher struct {
 	log      *jetstream.Log
 	api      *client.Client
 	upstream *fetcher
+	address  string       // upstream's
 	store    *blob.Store  // nil: whole files alone
 	tool     *vcdiff.Tool // as above
 	mirror   events.Mirror
@@ -61,7 +62,7 @@ func (m *Manager) newPublisher(r *run) (*publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &publisher{log: m.log, api: api, upstream: m.upstream, store: m.store, tool: m.tool, mirror: r.mirror, now: m.now,
+	return &publisher{log: m.log, api: api, upstream: m.upstream, address: r.base, store: m.store, tool: m.tool, mirror: r.mirror, now: m.now,
 		fetched: func(n int) { r.note(func(run *events.MirrorRun) { run.FetchedBytes += int64(n) }, "") },
 		saved: func(n int64) {
 			m.savedBytes.Add(context.Background(), n)
@@ -181,6 +182,15 @@ func failure(job events.Job) error {
 func (p *publisher) open(ctx context.Context, w wanted) (*client.Session, error) {
 	image := client.NewImage{Image: w.Image, Version: w.Version, OS: w.OS, Release: w.Release, Description: w.Description, Aliases: w.Aliases,
 		Traits: client.Traits(w.Traits.At(p.now()))}
+	if p.mirror.Visibility != "" {
+		there, err := p.log.Image(ctx, w.Image)
+		if err != nil {
+			return nil, err
+		}
+		if there.Sequence == 0 { // later on it is as somebody has decided
+			image.Visibility = string(p.mirror.Visibility)
+		}
+	}
 	for _, v := range w.Variants {
 		variant := client.NewVariant{Architecture: v.Architecture, Type: string(v.Type), Flavour: v.Flavour, Fingerprint: v.Fingerprint}
 		for _, f := range v.Files {
@@ -284,7 +294,7 @@ func (p *publisher) transferDelta(ctx context.Context, w wanted, v wantedVariant
 }
 
 func (p *publisher) remote(ctx context.Context, f simplestreams.File) *remoteFile {
-	return &remoteFile{ctx: ctx, from: p.upstream, base: p.mirror.URL, path: f.Path, size: f.Size, count: p.fetched}
+	return &remoteFile{ctx: ctx, from: p.upstream, base: p.address, path: f.Path, size: f.Size, count: p.fetched}
 }
 
 // asRefusal tells what the rules say no to from what may pass: too many sessions, no room, a session of somebody else's.

@@ -13,16 +13,19 @@ const MirrorSyncing = "syncing"
 type NewMirror struct {
 	Name          string   `json:"name"`
 	URL           string   `json:"url"`
+	SecretPath    bool     `json:"secret_path,omitempty"`   // the URL's path is as secret as a password
 	Filters       []string `json:"filters,omitempty"`       // none: all
 	Architectures []string `json:"architectures,omitempty"` // none: all
 	Keep          int      `json:"keep,omitempty"`          // 0: 1
 	ImageName     string   `json:"image_name,omitempty"`    // template; "": the mirror's own choice
+	Visibility    string   `json:"visibility,omitempty"`    // of images that aren't there yet; "": private with credentials, else public
 	Every         string   `json:"every,omitempty"`         // a duration; "": an hour
 }
 
 // Mirror follows another simplestreams server.
 type Mirror struct {
 	NewMirror
+	Credentials   bool       `json:"credentials"` // the server keeps some, which aren't shown
 	AddedBy       string     `json:"added_by"`
 	AddedAt       time.Time  `json:"added_at"`
 	State         string     `json:"state"`
