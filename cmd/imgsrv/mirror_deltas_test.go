@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/imgsrv/imgsrv/internal/testtool"
 )
@@ -57,6 +58,15 @@ func TestAMirrorFetchesDeltasOfAnotherImgsrv(t *testing.T) {
 
 	publish(1, "2")
 	a.listed("tree/2", "disk/2", `"squashfs.vcdiff"`, `"disk-kvm.img.vcdiff"`)
+	// Deltas are files of the version like others.
+	for _, name := range []string{"tree/2/SHA256SUMS", "tree/2/", "disk/2/SHA256SUMS", "disk/2/"} {
+		var text []byte
+		for deadline := time.Now().Add(time.Minute); !bytes.Contains(text, []byte(".from-1.vcdiff")); time.Sleep(10 * time.Millisecond) {
+			if a.call("GET", "/images/"+name, nil, &text); time.Now().After(deadline) {
+				t.Fatalf("%s has no delta:\n%s", name, text)
+			}
+		}
+	}
 	mirror = b.must("mirrors", "sync", "up", "--wait")
 	run := mirror.LastRun
 	whole := int64(len(trees[1]) + len(disks[1]))

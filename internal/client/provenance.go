@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,7 +29,17 @@ func (c *Client) SigningKey(ctx context.Context) (provenance.PublicKey, error) {
 // SignedChecksums reads the checksums of a version, by its name or an alias, and checks them against a key that the caller trusts:
 // SHA-256 in hex by the files' names (provenance.FileName), and what the signature says they are of. Errors wrap
 // provenance.ErrSignature where they aren't signed by that key, or are those of another version.
-func (c *Client) SignedChecksums(ctx context.Context, key provenance.PublicKey, image, versionOrAlias string) (provenance.Statement, map[string]string, error) {
+func (c *Client) SignedChecksums(ctx context.Context, key provenance.PublicKey, image, versionOrAlias string) (said provenance.Statement, files map[string]string, err error) {
+	// A file that is made of the version between the two requests makes signature and checksums differ: once more.
+	for range 3 {
+		if said, files, err = c.signedChecksums(ctx, key, image, versionOrAlias); !errors.Is(err, provenance.ErrSignature) {
+			break
+		}
+	}
+	return said, files, err
+}
+
+func (c *Client) signedChecksums(ctx context.Context, key provenance.PublicKey, image, versionOrAlias string) (provenance.Statement, map[string]string, error) {
 	none := provenance.Statement{}
 	version := func(name, file string) string { return route("api", "images", image, "versions", name, file) }
 	signature, err := c.text(ctx, version(versionOrAlias, provenance.SignatureName))
