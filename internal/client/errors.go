@@ -24,6 +24,7 @@ const (
 	CodeFileComplete      = "file-complete"
 	CodeUnauthorized      = "unauthorized"
 	CodeNotFound          = "not-found"
+	CodePrecondition      = "precondition-failed" // what was to be changed is otherwise by now
 )
 
 // Problem is a refusal or failure told by the server (RFC 9457). An answer that is no problem document, from a proxy say,
