@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -64,6 +65,32 @@ func (c *Client) signedChecksums(ctx context.Context, key provenance.PublicKey, 
 	}
 	files, err := provenance.ParseChecksums(sums)
 	return said, files, err
+}
+
+// ChecksumsAndSignature reads both files as they are, of a version by its name; a server without a key has no signature. Nothing is checked but that
+// they belong together: a caller that needs more has a key.
+func (c *Client) ChecksumsAndSignature(ctx context.Context, image, version string) (sums, signature []byte, err error) {
+	file := func(name string) string { return route("api", "images", image, "versions", version, name) }
+	for range 5 {
+		if sums, err = c.text(ctx, file(provenance.ChecksumsName)); err != nil {
+			return nil, nil, err
+		}
+		signature, err = c.text(ctx, file(provenance.SignatureName))
+		if IsProblem(err, CodeNotFound) {
+			signature, err = nil, nil
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		again, err := c.text(ctx, file(provenance.ChecksumsName))
+		if err != nil {
+			return nil, nil, err
+		}
+		if bytes.Equal(again, sums) {
+			return sums, signature, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("the checksums of %s %s change with each request", image, version)
 }
 
 // text reads a short text.
