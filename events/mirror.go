@@ -13,6 +13,7 @@ import (
 const (
 	MaxMirrorURLBytes  = 2048
 	MaxMirrorFilters   = 50
+	MaxMirrorKeyBytes  = 16 << 10
 	MaxMirrorKeep      = 1000
 	MinMirrorEvery     = time.Minute
 	MaxMirrorEvery     = 30 * 24 * time.Hour
@@ -32,6 +33,7 @@ type Mirror struct {
 	Architectures []string   `json:"architectures"`            // Debian's names; none: all
 	Keep          int        `json:"keep"`                     // the newest versions of each image that are mirrored
 	ImageName     string     `json:"image_name"`               // template of images' names; "": the mirror's own choice
+	UpstreamKey   string     `json:"upstream_key,omitempty"`   // public keys, armored, one of which has to have signed the documents; "": signatures are not asked for
 	Visibility    Visibility `json:"visibility,omitempty"`     // of images that the mirror makes; "": public
 	EverySeconds  int64      `json:"every_seconds"`            // between the end of a run and the next
 
@@ -198,6 +200,9 @@ func AddMirror(m Mirror, current Current[Mirror]) ([]Change, error) {
 		c.fail("every", "", fmt.Sprintf("from %s to %s", MinMirrorEvery, MaxMirrorEvery))
 	}
 	checkMirrorTemplate(&c, m.ImageName)
+	if len(m.UpstreamKey) > MaxMirrorKeyBytes {
+		c.fail("upstream_key", "", fmt.Sprintf("at most %d bytes", MaxMirrorKeyBytes))
+	}
 	if m.Visibility != "" && m.Visibility != Public && m.Visibility != Private {
 		c.fail("visibility", string(m.Visibility), "visibility is public or private")
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/client"
 )
 
@@ -93,5 +94,50 @@ func TestAMirrorOfPrivateImagesKeepsItsTokenToItself(t *testing.T) {
 	b.must2(t, "mirrors", "remove", "password")
 	if files, err := os.ReadDir(kept); err != nil || len(files) != 0 {
 		t.Errorf("kept after the removal: %v %v", files, err)
+	}
+}
+
+// With upstream's key only documents count that are signed by it.
+func TestAMirrorBelievesSignedDocumentsAlone(t *testing.T) {
+	t.Parallel()
+	flags := nodeFlags(t)
+	flags.StreamsSigningKey = filepath.Join(t.TempDir(), "streams.asc")
+	upstream, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{})
+	needPostgres(t, err)
+	t.Cleanup(func() {
+		if err := upstream.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	a := &publisher{t: t, base: upstream.HTTPURL, token: upstream.Token}
+	root := file{format: "rootfs.squashfs", data: squashfsBytes("signed", 4096)}
+	a.publish(request("open", "1", "container", []string{"latest"}, root), root)
+	a.listed("open/1")
+	var key []byte
+	a.call("GET", "/streams/v1/signing-key.asc", nil, &key)
+	keyFile := writeAs(t, "key.asc", key)
+	b := startMirroring(t, "")
+	mirror := b.must("mirrors", "add", "up", upstream.HTTPURL, "--upstream-key="+keyFile, "--wait")
+	if run := mirror.LastRun; run == nil || run.Published != 1 || !mirror.Signed {
+		t.Fatalf("mirror %+v, run %+v", mirror, mirror.LastRun)
+	}
+	if run := b.must("mirrors", "sync", "up", "--wait").LastRun; !run.Unchanged {
+		t.Errorf("run %+v", run)
+	}
+
+	signer, _, err := sjson.Load(filepath.Join(t.TempDir(), "other.asc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := writeAs(t, "other.asc", signer.PublicKey())
+	for name, tt := range map[string]struct{ url, text string }{"another": {url: upstream.HTTPURL, text: "isn't signed by the mirror's key"}, "unsigned": {url: b.node.HTTPURL, text: "404"}} {
+		code, _, errs := command(t.Context(), with(b.flags, "mirrors", "add", name, tt.url, "--upstream-key="+other, "--wait")...)
+		if code != 1 || !strings.Contains(errs, tt.text) {
+			t.Errorf("%s: exit code %d, %s", name, code, errs)
+		}
+	}
+	none := writeAs(t, "none.asc", []byte("no key"))
+	if code, _, errs := command(t.Context(), with(b.flags, "mirrors", "add", "none", upstream.HTTPURL, "--upstream-key="+none)...); code != 1 || !strings.Contains(errs, "OpenPGP") {
+		t.Errorf("exit code %d, %s", code, errs)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -50,6 +51,7 @@ type MirrorsAddCmd struct {
 	Architecture []string      `help:"Architecture to mirror; may be repeated. Default: all." placeholder:"ARCH"`
 	Keep         int           `help:"How many of the newest versions of each image to mirror." default:"1" placeholder:"N"`
 	ImageName    string        `help:"Names of the images, with the fields {os}, {release}, {variant}, {arch} and {type}. Default: {os}-{release}-{variant}-{arch}, and of another imgsrv the names it has there." placeholder:"TEMPLATE"`
+	UpstreamKey  string        `help:"File with OpenPGP public keys, armored, one of which has to have signed upstream's documents (.sjson). Without it the documents are believed as TLS brings them." type:"existingfile" placeholder:"FILE"`
 	Visibility   string        `help:"public or private, of images that aren't here yet. Default: private where the address has a user, a password or a secret path, else public." enum:",public,private" default:"" placeholder:"WHO"`
 	Every        time.Duration `help:"Time between the end of a run and the next." default:"1h" placeholder:"DURATION"`
 	Wait         bool          `help:"Wait for the end of the first run."`
@@ -69,8 +71,16 @@ func (cmd *MirrorsAddCmd) Run(ctx context.Context, t Terminal) error {
 		}
 		address = strings.TrimSpace(string(text))
 	}
+	key := ""
+	if cmd.UpstreamKey != "" {
+		text, err := os.ReadFile(cmd.UpstreamKey)
+		if err != nil {
+			return fmt.Errorf("read upstream's key: %w", err)
+		}
+		key = string(text)
+	}
 	mirror, err := c.AddMirror(ctx, client.NewMirror{Name: cmd.Name, URL: address, SecretPath: cmd.SecretPath, Filters: cmd.Filter, Architectures: cmd.Architecture, Keep: cmd.Keep,
-		ImageName: cmd.ImageName, Visibility: cmd.Visibility, Every: cmd.Every.String()})
+		ImageName: cmd.ImageName, UpstreamKey: key, Visibility: cmd.Visibility, Every: cmd.Every.String()})
 	if err != nil {
 		return err
 	}

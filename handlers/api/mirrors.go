@@ -15,6 +15,7 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/mirrors"
+	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/incus"
 )
 
@@ -48,6 +49,7 @@ type addMirrorInput struct {
 		Architectures []string `json:"architectures,omitempty" nullable:"false" doc:"None: all" example:"[\"amd64\"]"`
 		Keep          int      `json:"keep,omitempty" doc:"How many of the newest versions of each image are mirrored; absent: 1" example:"2"`
 		ImageName     string   `json:"image_name,omitempty" doc:"Template of the images' names, with the fields {os}, {release}, {variant}, {arch} and {type}. Absent: {os}-{release}-{variant}-{arch}, and of another imgsrv the names it has there" example:"{os}-{release}-{variant}-{arch}"`
+		UpstreamKey   string   `json:"upstream_key,omitempty" doc:"OpenPGP public keys in armored form, one of which has to have signed upstream's documents (.sjson). Absent: the documents are believed as TLS brings them"`
 		Visibility    string   `json:"visibility,omitempty" enum:"public,private" doc:"Of images that aren't here yet. Absent: private where the server keeps credentials for the mirror, else public"`
 		Every         string   `json:"every,omitempty" doc:"Time between the end of a run and the next, such as 30m; absent: an hour" example:"1h"`
 	}
@@ -77,6 +79,7 @@ type mirrorStatus struct {
 	Architectures []string         `json:"architectures" nullable:"false"`
 	Keep          int              `json:"keep"`
 	ImageName     string           `json:"image_name,omitempty"`
+	Signed        bool             `json:"signed" doc:"Whether upstream's documents have to be signed by a key that the mirror was given"`
 	Visibility    string           `json:"visibility" enum:"public,private" doc:"Of images that the mirror makes"`
 	Every         string           `json:"every" example:"1h0m0s"`
 	AddedBy       string           `json:"added_by"`
@@ -135,7 +138,7 @@ func (s *server) addMirror(ctx context.Context, in *addMirrorInput) (*mirrorOutp
 	body := in.Body
 	open, secret := mirrors.Split(strings.TrimRight(body.URL, "/"), body.SecretPath)
 	mirror := events.Mirror{Name: body.Name, URL: open, Filters: orEmpty(body.Filters), Architectures: []string{}, Keep: body.Keep,
-		ImageName: body.ImageName, AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}
+		ImageName: body.ImageName, UpstreamKey: body.UpstreamKey, AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}
 	if mirror.Visibility = events.Visibility(body.Visibility); mirror.Visibility == "" && secret {
 		mirror.Visibility = events.Private // what somebody guards
 	}
@@ -156,6 +159,11 @@ func (s *server) addMirror(ctx context.Context, in *addMirrorInput) (*mirrorOutp
 			return nil, invalid(fmt.Sprintf("architectures[%d]", i), name, fmt.Errorf("an architecture is one of %s, or a synonym that Incus knows, such as x86_64", strings.Join(incus.Architectures(), ", ")))
 		}
 		mirror.Architectures = append(mirror.Architectures, canonical)
+	}
+	if body.UpstreamKey != "" {
+		if _, err := sjson.NewVerifier(body.UpstreamKey); err != nil {
+			return nil, invalid("upstream_key", "", err)
+		}
 	}
 	// The rule's words go before those about the target.
 	if _, err := events.AddMirror(mirror, events.Current[events.Mirror]{}); err != nil {
@@ -249,7 +257,7 @@ func (s *server) syncMirror(ctx context.Context, in *mirrorInput) (*mirrorOutput
 
 func (s *server) statusOfMirror(m events.Mirror) mirrorStatus {
 	status := mirrorStatus{Name: m.Name, URL: m.URL, Credentials: m.CredentialsID != "", Filters: orEmpty(m.Filters), Architectures: orEmpty(m.Architectures), Keep: m.Keep, ImageName: m.ImageName,
-		Visibility: string(cmp.Or(m.Visibility, events.Public)), Every: m.Every().String(), AddedBy: m.AddedBy, AddedAt: m.AddedAt.UTC(), State: "waiting", NextAt: timeOrNone(m.NextAt), LastSuccessAt: timeOrNone(m.LastSuccessAt),
+		Signed: m.UpstreamKey != "", Visibility: string(cmp.Or(m.Visibility, events.Public)), Every: m.Every().String(), AddedBy: m.AddedBy, AddedAt: m.AddedAt.UTC(), State: "waiting", NextAt: timeOrNone(m.NextAt), LastSuccessAt: timeOrNone(m.LastSuccessAt),
 		LagSeconds: int64(m.Lag(s.Clock()) / time.Second), Failures: m.Failures, FetchedBytes: m.FetchedBytes, SavedBytes: m.SavedBytes}
 	if m.Request != nil {
 		status.State, status.RequestedAt, status.RequestedBy, status.NextAt = "syncing", timeOrNone(m.Request.At), m.Request.By, nil

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/simplestreams"
 )
 
@@ -26,6 +27,7 @@ type run struct {
 	request   events.Sequence // of the fact that wants it
 	publisher *publisher
 	base      string            // upstream's address, with all that opens it
+	signed    *sjson.Verifier   // of the documents; nil: they needn't be signed
 	scrub     *strings.Replacer // takes what is secret in it out of texts
 
 	mu      sync.Mutex
@@ -73,6 +75,11 @@ func (r *run) do(ctx context.Context) ([]events.MirrorDocument, error) {
 	if r.publisher, err = r.newPublisher(r); err != nil {
 		return nil, err
 	}
+	if r.mirror.UpstreamKey != "" {
+		if r.signed, err = sjson.NewVerifier(r.mirror.UpstreamKey); err != nil {
+			return nil, fmt.Errorf("the key of upstream's documents: %w", err)
+		}
+	}
 	documents, images, problems, err := r.read(ctx)
 	if err != nil || images == nil {
 		return documents, err
@@ -102,7 +109,7 @@ func (r *run) read(ctx context.Context) (documents []events.MirrorDocument, imag
 			return r.mirror.Documents, nil, nil, nil
 		}
 	}
-	data, document, err := r.upstream.document(ctx, r.base, simplestreams.IndexPath, events.MirrorDocument{})
+	data, document, err := r.document(ctx, simplestreams.IndexPath)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -119,7 +126,7 @@ func (r *run) read(ctx context.Context) (documents []events.MirrorDocument, imag
 	}
 	images = []simplestreams.Image{}
 	for _, one := range listed {
-		data, document, err := r.upstream.document(ctx, r.base, one.Path, events.MirrorDocument{})
+		data, document, err := r.document(ctx, one.Path)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -134,6 +141,21 @@ func (r *run) read(ctx context.Context) (documents []events.MirrorDocument, imag
 		}
 	}
 	return documents, images, problems, nil
+}
+
+// document reads one, signed where it has to be.
+func (r *run) document(ctx context.Context, path string) ([]byte, events.MirrorDocument, error) {
+	if r.signed == nil {
+		return r.upstream.document(ctx, r.base, path, events.MirrorDocument{})
+	}
+	data, document, err := r.upstream.document(ctx, r.base, sjson.SignedPath(path), events.MirrorDocument{})
+	if err == nil {
+		data, err = r.signed.Open(data)
+	}
+	if err != nil {
+		return nil, document, fmt.Errorf("%s: %w", path, err)
+	}
+	return data, document, nil
 }
 
 // unchanged asks whether each document is as it was.

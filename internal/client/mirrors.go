@@ -18,6 +18,7 @@ type NewMirror struct {
 	Architectures []string `json:"architectures,omitempty"` // none: all
 	Keep          int      `json:"keep,omitempty"`          // 0: 1
 	ImageName     string   `json:"image_name,omitempty"`    // template; "": the mirror's own choice
+	UpstreamKey   string   `json:"upstream_key,omitempty"`  // armored; "": documents needn't be signed
 	Visibility    string   `json:"visibility,omitempty"`    // of images that aren't there yet; "": private with credentials, else public
 	Every         string   `json:"every,omitempty"`         // a duration; "": an hour
 }
@@ -25,6 +26,7 @@ type NewMirror struct {
 // Mirror follows another simplestreams server.
 type Mirror struct {
 	NewMirror
+	Signed        bool       `json:"signed"`      // upstream's documents have to be
 	Credentials   bool       `json:"credentials"` // the server keeps some, which aren't shown
 	AddedBy       string     `json:"added_by"`
 	AddedAt       time.Time  `json:"added_at"`
