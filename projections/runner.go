@@ -157,8 +157,16 @@ func (r *Runner) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
+	if _, err := conn.Exec(ctx, silenceStatement); err != nil {
+		disconnect(ctx, conn)
+		return nil, fmt.Errorf("bound the silence of a connection: %w", err)
+	}
 	return conn, nil
 }
+
+// silenceStatement has the server end the connection, and with it free the lock, of a node that hangs: one that works says something
+// each second (idleCheck). Servers before 14 don't know the first setting.
+const silenceStatement = `SELECT set_config(name, '15s', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'idle_in_transaction_session_timeout')`
 
 func disconnect(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -14,6 +15,7 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/faults"
 )
 
 // Cause says who wants an append and why; it goes into the envelope.
@@ -76,9 +78,19 @@ func (l *Log) Append(ctx context.Context, cause Cause, changes ...events.Change)
 		msg.Header[natsjs.MsgIDHeader] = []string{ids[i]}
 		msgs[i] = msg
 	}
+	if l.before != nil {
+		l.before(changes)
+	}
+	if faults.On {
+		faults.Point("before append", typesOf(changes))
+		faults.During("append", typesOf(changes))
+	}
 	sequence, err := l.publish(ctx, msgs)
 	if err != nil {
 		sequence, err = l.settle(ctx, changes, ids, err)
+	}
+	if faults.On {
+		faults.Point("after append", typesOf(changes))
 	}
 	l.meters.appended(ctx, len(changes), time.Since(started), err)
 	return sequence, err
@@ -120,6 +132,15 @@ func (l *Log) publish(ctx context.Context, msgs []*nats.Msg) (events.Sequence, e
 			return 0, err
 		}
 	}
+}
+
+// typesOf names what is appended, for the places of package faults.
+func typesOf(changes []events.Change) string {
+	names := make([]string, len(changes))
+	for i, change := range changes {
+		names[i] = strings.TrimPrefix(string(change.Fact.Type()), "imgsrv.")
+	}
+	return strings.Join(names, "+")
 }
 
 // settle finds out what a failed append left behind. The batch is atomic, so the last change stands for all.

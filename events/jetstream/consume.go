@@ -12,6 +12,7 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/faults"
 )
 
 // ackWait is how long a delivery may stay silent before another worker gets it: short, since it is what
@@ -98,7 +99,8 @@ func (r *RetryAfter) Unwrap() error { return r.Err }
 // Consume hands each event to handle, at least once, until ctx ends; then it waits for the workers and
 // returns nil. An event is acknowledged when handle returns nil; it comes again after the delay of a
 // [RetryAfter], and after a growing delay for any other error. An event that can't be decoded stays
-// unacknowledged, is logged, and comes again: a newer release will know it.
+// unacknowledged, is logged, and comes again: a newer release will know it. A handler that panics is one with an error. What goes on
+// failing is told by Stuck.
 func (l *Log) Consume(ctx context.Context, c Consumer, handle func(context.Context, Delivery) error) error {
 	consumer, err := l.ensure(ctx, c)
 	if ctx.Err() != nil {
@@ -182,11 +184,15 @@ func (l *Log) deliver(ctx context.Context, c Consumer, msg natsjs.Msg, handle fu
 	delivery.Event, err = decode(msg.Headers(), msg.Data(), msg.Subject(), meta.Sequence.Stream)
 	if err != nil {
 		l.log.Error("event can't be read; it is kept and tried again", "consumer", c.Name, "sequence", meta.Sequence.Stream, "error", err)
-		err = &RetryAfter{Delay: time.Minute, Err: err}
+		err = &RetryAfter{Delay: time.Minute, Err: fmt.Errorf("%w: %w", errUndecodable, err)}
 	} else {
-		err = l.inProgress(ctx, msg, func(ctx context.Context) error { return handle(ctx, delivery) })
+		err = l.inProgress(ctx, msg, func(ctx context.Context) error { return l.guarded(ctx, c.Name, delivery, handle) })
 	}
 	l.meters.consumed(ctx, c.Name, err)
+	if faults.On {
+		faults.Point("before ack", c.Name+" "+string(delivery.Type))
+	}
+	l.stuck.note(c.Name, delivery, l.clock(), err)
 	var later *RetryAfter
 	switch {
 	case err == nil:
@@ -199,6 +205,9 @@ func (l *Log) deliver(ctx context.Context, c Consumer, msg natsjs.Msg, handle fu
 		delay := backoff(delivery.Attempt)
 		l.log.Warn("event not handled, will be tried again", "consumer", c.Name, "sequence", delivery.Sequence, "type", delivery.Type, "in", delay, "error", err)
 		err = msg.NakWithDelay(delay)
+	}
+	if faults.On {
+		faults.Point("after ack", c.Name+" "+string(delivery.Type))
 	}
 	if err != nil {
 		l.log.Debug("acknowledgement lost; the event comes again", "consumer", c.Name, "sequence", delivery.Sequence, "error", err)

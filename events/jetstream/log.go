@@ -40,6 +40,8 @@ type Config struct {
 	Log      *slog.Logger
 	Meter    metric.Meter
 	Clock    func() time.Time // nil means time.Now
+	// Appending, where given, is called before facts are sent to be stored. It is for tests that look what is on disk by then.
+	Appending func([]events.Change)
 }
 
 // Log is the stream of facts.
@@ -50,8 +52,10 @@ type Log struct {
 	source   string
 	log      *slog.Logger
 	clock    func() time.Time
+	before   func([]events.Change)
 	batches  chan struct{} // bounds atomic batches in flight: the server takes 50 a stream
 	meters   meters
+	stuck    stuckEvents
 
 	importing atomic.Bool // nothing may be appended; see Import
 	importMu  sync.Mutex  // held by the one import
@@ -67,7 +71,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{js: js, stream: stream, source: cfg.Source, log: cfg.Log, clock: cfg.Clock, batches: make(chan struct{}, 40)}
+	l := &Log{js: js, stream: stream, source: cfg.Source, log: cfg.Log, clock: cfg.Clock, before: cfg.Appending, batches: make(chan struct{}, 40)}
 	if l.clock == nil {
 		l.clock = time.Now
 	}

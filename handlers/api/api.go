@@ -18,7 +18,9 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
+	"github.com/imgsrv/imgsrv/handlers/backup"
 	"github.com/imgsrv/imgsrv/handlers/limits"
+	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/handlers/web"
 	"github.com/imgsrv/imgsrv/internal/provenance"
@@ -68,6 +70,11 @@ type Config struct {
 
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
+
+	// Operations, optional, carries out what operators ask for and takes long; without it there are no routes for it.
+	Operations *operations.Runner
+	// Backups, optional as Operations, is what backups are made of.
+	Backups *backup.Config
 
 	// Requests, optional, limits how many requests a client may make, on all that is mounted on the router too.
 	Requests *limits.Requests
@@ -162,6 +169,7 @@ func New(cfg Config) (chi.Router, error) {
 	s.initiate()
 	s.uploads()
 	s.jobs()
+	s.status()
 	s.events(router)
 	s.history()
 	if s.Webhooks != nil {
@@ -177,6 +185,10 @@ func New(cfg Config) (chi.Router, error) {
 		s.subscribers()
 	}
 	s.projectionRoutes()
+	if s.Operations != nil {
+		s.operations(router)
+		s.backups()
+	}
 	s.principals()
 	s.tokens()
 	s.bytes(router)

@@ -145,13 +145,8 @@ func (d *Deriver) make(ctx context.Context, delivery jetstream.Delivery, file ev
 	if err != nil {
 		return err
 	}
-	for _, f := range made {
-		if err := scratch.Promote(ctx, f.Format, f.SHA256, f.Size); err != nil {
-			return err
-		}
-	}
 	_, err = d.Log.Decide(ctx, causeOf(delivery, "make"), func(ctx context.Context) ([]events.Change, error) {
-		return d.record(ctx, file, from, made)
+		return d.record(ctx, scratch, file, from, made)
 	})
 	return err
 }
@@ -183,13 +178,14 @@ func sourceOf(m *events.Manifest, variant string) (from events.ManifestFormat, d
 	return from, "", false
 }
 
-// record decides the facts of what was made. What comes with the file, and was there before, stays as it is.
-func (d *Deriver) record(ctx context.Context, file events.Derived, from events.ManifestFormat, made []convert.File) ([]events.Change, error) {
+// record keeps the bytes of what was made, and decides the facts. What comes with the file, and was there before, stays as it is.
+func (d *Deriver) record(ctx context.Context, scratch *blob.Scratch, file events.Derived, from events.ManifestFormat, made []convert.File) ([]events.Change, error) {
 	version, err := d.Log.Version(ctx, file.Image, file.Version)
 	if err != nil {
 		return nil, err
 	}
 	var changes []events.Change
+	kept := map[events.Digest]bool{}
 	for _, f := range made {
 		current, err := d.Log.Derived(ctx, file.Image, file.Version, file.Variant, f.Format)
 		if err != nil {
@@ -209,11 +205,18 @@ func (d *Deriver) record(ctx context.Context, file events.Derived, from events.M
 		if len(recorded) == 0 {
 			continue
 		}
-		known, err := d.Log.Blob(ctx, next.Digest)
-		if err != nil {
-			return nil, err
+		if !kept[next.Digest] {
+			kept[next.Digest] = true
+			known, err := d.Log.SettledBlob(ctx, next.Digest)
+			if err != nil {
+				return nil, err
+			}
+			// After the state was read, and again after each conflict: see events.PromoteBlob.
+			if err := scratch.Admit(ctx, f.Format, f.SHA256, f.Size); err != nil {
+				return nil, err
+			}
+			changes = append(changes, events.PromoteBlob(events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}, known)...)
 		}
-		changes = append(changes, events.PromoteBlob(events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}, known)...)
 		changes = append(changes, recorded...)
 	}
 	return changes, nil

@@ -5,11 +5,18 @@ import (
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/store/blob"
+)
+
+// What a node does without being told otherwise.
+const (
+	DefaultAttempts    = 10
+	DefaultStepTimeout = 2 * time.Hour
 )
 
 // Config is what publications are made with.
@@ -23,7 +30,11 @@ type Config struct {
 	// first failure, which doubles up to two minutes; 0: 500 ms.
 	Attempts int
 	Pause    time.Duration
-	Clock    func() time.Time // nil: time.Now
+	// StepTimeout bounds an attempt; 0: two hours. AbandonAfter is how long work that is told to end may take for it; 0: ten seconds.
+	StepTimeout  time.Duration
+	AbandonAfter time.Duration
+	Meter        metric.Meter     // nil: nothing is measured
+	Clock        func() time.Time // nil: time.Now
 	// StepStarted, where given, is called before a step's work. It is for tests that stop a node at a
 	// chosen place.
 	StepStarted func(job string, step events.Step)
@@ -39,27 +50,39 @@ type Publication struct {
 	pause    time.Duration
 	now      func() time.Time
 	started  func(string, events.Step)
+	meters   meters
+
+	stepTimeout  time.Duration
+	abandonAfter time.Duration
 	// unpacking has a place for each tarball that is read at once: one takes up to 128 MiB of memory, and a processor.
 	unpacking chan struct{}
 }
 
 // New makes the consumers; Run starts them.
-func New(cfg Config) *Publication {
+func New(cfg Config) (*Publication, error) {
 	p := &Publication{log: cfg.Log, store: cfg.Store, logger: cfg.Logger, workers: cfg.Workers, attempts: cfg.Attempts, pause: cfg.Pause, now: cfg.Clock, started: cfg.StepStarted,
-		unpacking: make(chan struct{}, 2)}
+		stepTimeout: cfg.StepTimeout, abandonAfter: cfg.AbandonAfter, unpacking: make(chan struct{}, 2)}
 	if p.workers == 0 {
 		p.workers = 16
 	}
 	if p.attempts == 0 {
-		p.attempts = 10
+		p.attempts = DefaultAttempts
 	}
 	if p.pause == 0 {
 		p.pause = 500 * time.Millisecond
 	}
+	if p.stepTimeout == 0 {
+		p.stepTimeout = DefaultStepTimeout
+	}
+	if p.abandonAfter == 0 {
+		p.abandonAfter = 10 * time.Second
+	}
 	if p.now == nil {
 		p.now = time.Now
 	}
-	return p
+	var err error
+	p.meters, err = newMeters(cfg.Meter)
+	return p, err
 }
 
 // Run handles facts until ctx ends, and returns when the last worker has stopped.

@@ -14,6 +14,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/internal/faults"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -122,7 +123,10 @@ func (h *Handler) finish(ctx context.Context, session string, n int) error {
 	if err != nil && !events.IsCode(err, events.CodeFileComplete) {
 		return err
 	}
-	return h.store.DropIntake(session, n)
+	faults.Point("file recorded", "")
+	err = h.store.DropIntake(session, n)
+	faults.Point("file handed over", "")
+	return err
 }
 
 // Offset says how many bytes of a session's n-th file have arrived; the error wraps fs.ErrNotExist when
@@ -175,32 +179,46 @@ func (h *Handler) Recover(ctx context.Context) error {
 	return nil
 }
 
-// Expire calls ExpireAbandoned now and then, and returns when ctx ends.
+// Expire calls ExpireAbandoned at once and then now and then, and returns when ctx ends.
 func (h *Handler) Expire(ctx context.Context, every time.Duration) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
+		if err := h.ExpireAbandoned(ctx); err != nil && ctx.Err() == nil {
+			h.logger.WarnContext(ctx, "abandoned uploads not cleaned; tried again later", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		if err := h.ExpireAbandoned(ctx); err != nil && ctx.Err() == nil {
-			h.logger.WarnContext(ctx, "abandoned uploads not cleaned; tried again later", "error", err)
-		}
 	}
 }
 
+// orphanAge is how old the folder of a session without a fact has to be before nobody is about to append the fact: many times as long
+// as that may take on any node.
+const orphanAge = 10 * time.Minute
+
 // ExpireAbandoned ends sessions without activity for longer than the handler's idle time, and removes the
-// folders of sessions that are over.
+// folders of sessions that are over, and of those that a crash kept from ever beginning.
 func (h *Handler) ExpireAbandoned(ctx context.Context) error {
 	sessions, err := h.store.Sessions()
 	if err != nil {
 		return err
 	}
 	for _, session := range sessions {
-		if h.now().Sub(session.LastActivity) < h.idle {
+		rested := h.now().Sub(session.LastActivity)
+		if rested < min(h.idle, orphanAge) {
 			continue
+		}
+		if rested < h.idle {
+			upload, err := h.log.Upload(ctx, session.ID)
+			if err != nil {
+				return fmt.Errorf("look for the session of folder %s: %w", session.ID, err)
+			}
+			if upload.Sequence > 0 {
+				continue
+			}
 		}
 		if err := h.expire(ctx, session.ID); err != nil {
 			return fmt.Errorf("expire session %s: %w", session.ID, err)
