@@ -36,7 +36,7 @@ type Derived struct {
 	Format      string         `json:"format"`
 	Kind        DerivedKind    `json:"kind"`
 	State       DerivedState   `json:"state"`
-	Optional    bool           `json:"optional,omitempty"` // skipped where there is no tool for it
+	Optional    bool           `json:"optional,omitempty"` // skipped where there is no tool for it, or nothing to make it of
 	RequestedBy string         `json:"requested_by,omitempty"`
 	RequestedAt time.Time      `json:"requested_at,omitzero"`
 	Attempts    int            `json:"attempts,omitempty"` // that failed, since it was asked for
@@ -77,7 +77,7 @@ type (
 	DerivedMade struct{ Derived }
 	// DerivedFailed says that an attempt failed; another follows at RetryAt, or none.
 	DerivedFailed struct{ Derived }
-	// DerivedSkipped says that the file was optional and its tool is absent.
+	// DerivedSkipped says that the file was optional, and that its tool is absent or that there is nothing to make it of.
 	DerivedSkipped struct{ Derived }
 	// DerivedRemoved takes the file out of its version.
 	DerivedRemoved struct{ Derived }
@@ -159,7 +159,9 @@ func (c *checker) derive(formats []string) {
 	}
 }
 
-// deriveAtPublication asks for the formats that the session or the image's policy wants of each variant with a disk.
+// deriveAtPublication asks for the formats that the session or the image's policy wants of each variant with a disk. Of others,
+// such as containers and encrypted disks, none can be made: a policy passes over them, also where it says required, for it is about what
+// can be made of a version, not about what a version has to have.
 // There was nothing to make any of it from before, so that the entities are new.
 func deriveAtPublication(m *Manifest, u Upload, policy *Policy, at time.Time) []Change {
 	var changes []Change

@@ -13,6 +13,7 @@ import (
 const (
 	MaxMirrorURLBytes  = 2048
 	MaxMirrorFilters   = 50
+	MaxMirrorKeyBytes  = 16 << 10
 	MaxMirrorKeep      = 1000
 	MinMirrorEvery     = time.Minute
 	MaxMirrorEvery     = 30 * 24 * time.Hour
@@ -25,13 +26,16 @@ const (
 
 // Mirror follows another simplestreams server: what matches there is published here.
 type Mirror struct {
-	Name          string   `json:"name"`
-	URL           string   `json:"url"`           // the server's address, as clients have it
-	Filters       []string `json:"filters"`       // of upstream's names, in which '*' stands for any characters; none: all
-	Architectures []string `json:"architectures"` // Debian's names; none: all
-	Keep          int      `json:"keep"`          // the newest versions of each image that are mirrored
-	ImageName     string   `json:"image_name"`    // template of images' names; "": the mirror's own choice
-	EverySeconds  int64    `json:"every_seconds"` // between the end of a run and the next
+	Name          string     `json:"name"`
+	URL           string     `json:"url"`                      // the server's address, as clients have it, without what is secret in it
+	CredentialsID string     `json:"credentials_id,omitempty"` // names the file in which the server keeps the whole of it; "" where nothing is secret
+	Filters       []string   `json:"filters"`                  // of upstream's names, in which '*' stands for any characters; none: all
+	Architectures []string   `json:"architectures"`            // Debian's names; none: all
+	Keep          int        `json:"keep"`                     // the newest versions of each image that are mirrored
+	ImageName     string     `json:"image_name"`               // template of images' names; "": the mirror's own choice
+	UpstreamKey   string     `json:"upstream_key,omitempty"`   // public keys, armored, one of which has to have signed the documents; "": signatures are not asked for
+	Visibility    Visibility `json:"visibility,omitempty"`     // of images that the mirror makes; "": public
+	EverySeconds  int64      `json:"every_seconds"`            // between the end of a run and the next
 
 	// Request is the run that is wanted or going on; nil between runs.
 	Request *MirrorRequest `json:"request,omitempty"`
@@ -41,6 +45,9 @@ type Mirror struct {
 	LastRun       *MirrorRun `json:"last_run,omitempty"`
 	LastSuccessAt time.Time  `json:"last_success_at,omitzero"` // when all that matches was here
 	Failures      int        `json:"failures,omitempty"`       // runs in a row since then that didn't come so far
+	// FetchedBytes and SavedBytes are the sums over all runs that have ended.
+	FetchedBytes int64 `json:"fetched_bytes,omitempty"`
+	SavedBytes   int64 `json:"saved_bytes,omitempty"`
 	// Documents are upstream's, as they were when all that matches was here: where they haven't changed, nothing has to be done.
 	Documents []MirrorDocument `json:"documents,omitempty"`
 	// Refused are versions that can't be had, and aren't tried again until upstream describes them otherwise.
@@ -71,6 +78,9 @@ type MirrorRun struct {
 	Failed    int       `json:"failed"`              // for a reason that may pass
 	Error     string    `json:"error,omitempty"`     // why the run ended early, or didn't begin
 	Problems  []string  `json:"problems,omitempty"`  // what was refused, failed or passed over, and why; the first few
+	// FetchedBytes are those of upstream's files that came, SavedBytes those that deltas spared.
+	FetchedBytes int64 `json:"fetched_bytes,omitempty"`
+	SavedBytes   int64 `json:"saved_bytes,omitempty"`
 }
 
 // MirrorDocument is a document as upstream served it.
@@ -190,6 +200,12 @@ func AddMirror(m Mirror, current Current[Mirror]) ([]Change, error) {
 		c.fail("every", "", fmt.Sprintf("from %s to %s", MinMirrorEvery, MaxMirrorEvery))
 	}
 	checkMirrorTemplate(&c, m.ImageName)
+	if len(m.UpstreamKey) > MaxMirrorKeyBytes {
+		c.fail("upstream_key", "", fmt.Sprintf("at most %d bytes", MaxMirrorKeyBytes))
+	}
+	if m.Visibility != "" && m.Visibility != Public && m.Visibility != Private {
+		c.fail("visibility", string(m.Visibility), "visibility is public or private")
+	}
 	if err := c.refusal(); err != nil {
 		return nil, err
 	}
@@ -204,11 +220,11 @@ func checkMirrorURL(c *checker, raw string) {
 	u, err := url.Parse(raw)
 	switch {
 	case len(raw) > MaxMirrorURLBytes:
-		c.fail("url", raw[:50], fmt.Sprintf("at most %d bytes", MaxMirrorURLBytes))
+		c.fail("url", "", fmt.Sprintf("at most %d bytes", MaxMirrorURLBytes))
 	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.Opaque != "":
 		c.fail("url", "", "a mirror's URL is https://HOST[:PORT][/PATH], below which streams/v1/index.json is")
 	case u.User != nil:
-		c.fail("url", "", "a mirror's URL has no user and no password: events are for many eyes, and servers that want credentials can't be mirrored yet")
+		c.fail("url", "", "user and password have no place in an event")
 	case u.RawQuery != "" || u.Fragment != "":
 		c.fail("url", "", "a mirror's URL has no query and no fragment")
 	}
@@ -266,6 +282,8 @@ func CompleteSync(current Current[Mirror], cmd EndSync) []Change {
 	for i := range next.Refused {
 		next.Refused[i].Reason = cut(next.Refused[i].Reason)
 	}
+	next.FetchedBytes += run.FetchedBytes
+	next.SavedBytes += run.SavedBytes
 	next.Documents = cmd.Documents
 	if len(next.Documents) > MaxMirrorDocuments {
 		next.Documents = nil

@@ -36,7 +36,7 @@ func TestALifeOfAMirror(t *testing.T) {
 		t.Errorf("the name is taken: %v", err)
 	}
 
-	bad := EndSync{Request: 1, Run: MirrorRun{EndedAt: time.Unix(1200, 0).UTC(), Matched: 1, Failed: 1, Problems: slices.Repeat([]string{"a\x1b[2J" + strings.Repeat("x", 1000)}, 50)}, NextAt: time.Unix(1300, 0)}
+	bad := EndSync{Request: 1, Run: MirrorRun{EndedAt: time.Unix(1200, 0).UTC(), Matched: 1, Failed: 1, FetchedBytes: 10, Problems: slices.Repeat([]string{"a\x1b[2J" + strings.Repeat("x", 1000)}, 50)}, NextAt: time.Unix(1300, 0)}
 	mirror = mirrorAfter(t, 2, CompleteSync(mirror, bad), nil)
 	if mirror.State.Failures != 1 || !mirror.State.LastSuccessAt.IsZero() || mirror.State.Lag(time.Unix(1500, 0)) != 500*time.Second {
 		t.Errorf("a run that failed: %+v", mirror.State)
@@ -53,11 +53,14 @@ func TestALifeOfAMirror(t *testing.T) {
 	if changes := CompleteSync(mirror, EndSync{Request: 1}); changes != nil {
 		t.Errorf("the end of another run: %v", changes)
 	}
-	good := EndSync{Request: 3, Run: MirrorRun{EndedAt: time.Unix(1400, 0).UTC(), Matched: 3, Published: 1, Present: 1, Refused: 1}, NextAt: time.Unix(5000, 0),
+	good := EndSync{Request: 3, Run: MirrorRun{EndedAt: time.Unix(1400, 0).UTC(), Matched: 3, Published: 1, Present: 1, Refused: 1, FetchedBytes: 20, SavedBytes: 5}, NextAt: time.Unix(5000, 0),
 		Refused: []MirrorRefusal{{Image: "debian", Version: "1", Digest: "d", Reason: "r"}}}
 	mirror = mirrorAfter(t, 4, CompleteSync(mirror, good), nil)
 	if mirror.State.Failures != 0 || mirror.State.Lag(time.Unix(1500, 0)) != 100*time.Second || mirror.State.Request != nil {
 		t.Errorf("a run that succeeded: %+v", mirror.State)
+	}
+	if mirror.State.FetchedBytes != 30 || mirror.State.SavedBytes != 5 {
+		t.Errorf("the sums of the runs: %+v", mirror.State)
 	}
 	if diff := cmp.Diff(good.Refused, mirror.State.Refused); diff != "" {
 		t.Error(diff)

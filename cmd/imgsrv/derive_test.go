@@ -78,10 +78,33 @@ func TestFurtherFormatsAreMadeAndDownloaded(t *testing.T) {
 	if after := p.call(http.MethodGet, "/api/images/debian/versions/latest", nil, new([]byte)).Header.Get("ETag"); after == before {
 		t.Error("the version's ETag stays")
 	}
-	// The signed checksums are of what was published, and so is a download without a format.
-	var sums []byte
-	if stranger.call(http.MethodGet, "/api/images/debian/versions/12.5.0/SHA256SUMS", nil, &sums); strings.Contains(string(sums), "vmdk") || !strings.Contains(string(sums), "disk.qcow2") {
-		t.Errorf("checksums: %s", sums)
+	// They are in the checksums and in the folder too, so that a verified download takes them; one without a format takes what was published.
+	const folder, name = "/images/debian/12.5.0/", "debian-12.5.0-amd64.virtual-machine.default."
+	var sums, page []byte
+	stranger.call(http.MethodGet, folder+"SHA256SUMS", nil, &sums)
+	stranger.call(http.MethodGet, folder, nil, &page)
+	for _, format := range []string{"disk.qcow2", "disk.vmdk", "disk.raw", "disk.raw.map.json", "disk.raw.zst"} {
+		f, _ := stranger.derived("debian", "12.5.0", format)
+		if line := hexOf(f.Digest) + "  " + name + format + "\n"; !strings.Contains(string(sums), line) {
+			t.Errorf("the checksums lack %s:\n%s", line, sums)
+		}
+		if !strings.Contains(string(page), `"./`+name+format+`"`) {
+			t.Errorf("the folder lacks %s:\n%s", format, page)
+		}
+		resp := stranger.call(http.MethodHead, folder+name+format, nil, nil)
+		if again := resp.Header.Get("Cache-Control") == "public, no-cache"; resp.StatusCode != http.StatusOK || again != (f.Origin == "derived") {
+			t.Errorf("%s in the folder: %d, %s", format, resp.StatusCode, resp.Header.Get("Cache-Control"))
+		}
+	}
+	if !strings.Contains(string(page), "made of disk.qcow2") {
+		t.Errorf("the folder doesn't say what is made of what:\n%s", page)
+	}
+	_, key, _ := command(t.Context(), with(flags, "signing-key")...)
+	got := filepath.Join(t.TempDir(), "got.vmdk")
+	if code, out, errs := command(t.Context(), with(flags, "download", "debian/12.5.0", "--format=disk.vmdk", "-o", got, "--public-key", strings.TrimSpace(key))...); code != 0 || !strings.Contains(out, "signed by") {
+		t.Errorf("a verified download: exit code %d, %s%s", code, out, errs)
+	} else {
+		compare(t, disk, got, "vmdk")
 	}
 	if code, out, errs := command(t.Context(), publish...); code != 0 || !strings.Contains(out, "was published before") {
 		t.Errorf("the same again: exit code %d, %s%s", code, out, errs)

@@ -25,6 +25,7 @@ type ExportCmd struct {
 	Dir      string `arg:"" help:"Folder of the tree; it is made if it isn't there. A second export only fetches what is new." type:"path"`
 	Delete   bool   `help:"Remove files from the tree that are no longer offered."`
 	Private  bool   `help:"Export also the private images that the token may read. Whoever can read the folder can then read them."`
+	Folders  bool   `help:"Export also the folders /images/IMAGE/VERSION/, as cloud images have them: all files of each version, formats and deltas that were made of it, and SHA256SUMS; aliases are symbolic links."`
 	Check    bool   `help:"Read the files that are there already, and fetch those again whose bytes have changed."`
 	Parallel int    `help:"So many downloads at once." default:"4" placeholder:"N"`
 }
@@ -33,7 +34,7 @@ type ExportCmd struct {
 type exported struct {
 	Dir        string `json:"dir"`
 	Products   int    `json:"products"`
-	Files      int    `json:"files"`      // all that the documents name
+	Files      int    `json:"files"`      // all that the documents and the folders name
 	Downloaded int    `json:"downloaded"` // of them
 	Bytes      int64  `json:"bytes"`      // downloaded
 	Linked     int    `json:"linked"`     // have the bytes of another file
@@ -66,7 +67,15 @@ func (cmd *ExportCmd) Run(ctx context.Context, t Terminal) error {
 	if err != nil {
 		return interrupted(ctx, err, "nothing was exported")
 	}
-	run := &exportRun{dir: cmd.Dir, client: c, progress: p, parallel: cmd.Parallel, check: cmd.Check, result: exported{Dir: cmd.Dir, Products: set.products, Files: len(set.files), Signed: set.signed}}
+	var plain *folders
+	if cmd.Folders {
+		if plain, err = readFolders(ctx, c); err != nil {
+			return interrupted(ctx, err, "nothing was exported")
+		}
+		set.files = append(set.files, plain.files...)
+	}
+	run := &exportRun{dir: cmd.Dir, client: c, progress: p, parallel: cmd.Parallel, check: cmd.Check, folders: plain,
+		result: exported{Dir: cmd.Dir, Products: set.products, Files: len(set.files), Signed: set.signed}}
 	if err := run.run(ctx, set, cmd.Delete); err != nil {
 		return interrupted(ctx, err, "the tree is as it was, beside files that the next run goes on from: "+resumeHint)
 	}

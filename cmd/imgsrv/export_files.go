@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,6 +36,7 @@ type exportRun struct {
 	progress *progress
 	parallel int
 	check    bool
+	folders  *folders                      // nil: none are wanted, and those that are there stay
 	known    map[string]simplestreams.File // what the folder's own documents say of its files, by path
 
 	mu     sync.Mutex // guards what is below while downloads run
@@ -48,14 +50,26 @@ func (run *exportRun) run(ctx context.Context, set *documents, remove bool) erro
 		return fmt.Errorf("make the folder of the tree: %w", err)
 	}
 	run.known, run.active = run.documented(), map[string]int64{}
+	if run.folders != nil {
+		maps.Copy(run.known, run.knownFolders())
+	}
 	if err := run.files(ctx, set.files); err != nil {
 		return err
+	}
+	if run.folders != nil {
+		if err := run.folders.finish(run); err != nil {
+			return err
+		}
 	}
 	if err := run.documents(set); err != nil {
 		return err
 	}
 	if remove {
-		if err := run.remove(set.files); err != nil {
+		offered := set.files
+		if run.folders != nil {
+			offered = slices.Concat(offered, run.folders.kept())
+		}
+		if err := run.remove(offered); err != nil {
 			return err
 		}
 	}

@@ -92,10 +92,10 @@ const defaultTemplate nameTemplate = "{os}-{release}{-variant}"
 // exportedAs reads the names off a product of imgsrv's: its key is IMAGE:VERSION:ARCHITECTURE:TYPE:FLAVOUR, and among its aliases is
 // IMAGE/VERSION, with /FLAVOUR at the end of all aliases where that is not the default one.
 func exportedAs(i simplestreams.Image) (target, bool) {
-	parts := strings.Split(i.Product, ":")
-	if len(parts) != 5 || parts[1] != i.Version || parts[2] != i.Architecture || parts[3] != i.Type || parts[4] != i.Variant {
+	if !i.ByImgsrv() {
 		return target{}, false
 	}
+	parts := strings.Split(i.Product, ":")
 	t := target{image: parts[0], version: parts[1], flavour: parts[4], aliases: []string{}}
 	suffix := ""
 	if t.flavour != defaultFlavour {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/imgsrv/imgsrv/internal/client"
-	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/internal/incus/tree"
 	"github.com/imgsrv/imgsrv/internal/simplestreams"
 )
@@ -21,24 +20,10 @@ import (
 type plannedVersion struct {
 	request client.NewImage
 	images  []simplestreams.Image
-	named   bool // the tree says which aliases it has
+	traits  simplestreams.Traits // what the tree says of them
+	named   bool                 // the tree says which aliases it has
 	state   string
 	url     string // once it is published
-}
-
-// formatOf is the name that a file of a tree has with us. Its bytes, and so the fingerprint, stay what they are.
-func formatOf(fileType string) string {
-	switch fileType {
-	case incus.FileIncusMetadata, incus.FileLXDMetadata:
-		return incus.FileIncusMetadata
-	case incus.FileIncusCombined, incus.FileLXDCombined:
-		return incus.FileIncusCombined
-	case incus.FileSquashfs:
-		return "rootfs.squashfs"
-	case incus.FileRootTarXZ:
-		return incus.FileRootTarXZ
-	}
-	return "disk.qcow2" // disk-kvm.img, disk1.img, uefi1.img
 }
 
 // plan gathers images to versions, sorted by image and age. Two images that would be one variant are an error, since only a
@@ -61,12 +46,13 @@ func (run *treeImport) plan(contents *tree.Contents, template nameTemplate) ([]*
 		v, there := planned[key]
 		if !there {
 			v = &plannedVersion{state: importPlanned, request: client.NewImage{Image: as.image, Version: as.version, OS: strings.ToLower(image.OS), Release: image.Release,
-				Description: strings.TrimSpace(image.OS + " " + cmp.Or(image.ReleaseTitle, image.Release)), Visibility: run.cmd.Visibility, Traits: traitsOf(image)}}
+				Description: strings.TrimSpace(image.OS + " " + cmp.Or(image.ReleaseTitle, image.Release)), Visibility: run.cmd.Visibility}}
 			planned[key] = v
 		}
 		if err := v.add(image, as.flavour); err != nil {
 			return nil, err
 		}
+		v.traits = v.traits.With(image.Traits())
 		v.named = v.named || as.aliases != nil
 		for _, alias := range as.aliases {
 			if !slices.Contains(v.request.Aliases, alias) {
@@ -76,6 +62,7 @@ func (run *treeImport) plan(contents *tree.Contents, template nameTemplate) ([]*
 	}
 	var versions []*plannedVersion
 	for _, v := range planned {
+		v.request.Traits = client.Traits(v.traits.At(time.Now()))
 		versions = append(versions, v)
 	}
 	slices.SortFunc(versions, func(a, b *plannedVersion) int {
@@ -87,15 +74,6 @@ func (run *treeImport) plan(contents *tree.Contents, template nameTemplate) ([]*
 // versionPattern is the server's rule for names of versions, mostly.
 var versionPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]{0,126}$`)
 
-// traitsOf is what a tree says of an image beside its names; of several variants of a version the first one speaks.
-func traitsOf(image simplestreams.Image) client.Traits {
-	traits := client.Traits{ReleaseTitle: image.ReleaseTitle, Codename: image.Codename, SupportEOL: image.EOLAfter(time.Now()), Requirements: image.Requirements}
-	if image.Supported {
-		traits.Supported = &image.Supported
-	}
-	return traits
-}
-
 // add takes an image in as a variant. One that is there already is an error.
 func (v *plannedVersion) add(image simplestreams.Image, flavour string) error {
 	variant := client.NewVariant{Architecture: image.Architecture, Type: image.Type, Flavour: flavour, Fingerprint: image.Fingerprint}
@@ -106,7 +84,7 @@ func (v *plannedVersion) add(image simplestreams.Image, flavour string) error {
 		}
 	}
 	for _, f := range tree.Files(image) {
-		variant.Files = append(variant.Files, client.NewFile{Format: formatOf(f.FileType), Size: f.Size, SHA256: f.SHA256})
+		variant.Files = append(variant.Files, client.NewFile{Format: f.Format(), Size: f.Size, SHA256: f.SHA256})
 	}
 	v.request.Variants = append(v.request.Variants, variant)
 	v.images = append(v.images, image)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -48,23 +49,35 @@ func newHandTree(t *testing.T) *handTree {
 
 // add offers a container of a product OS:RELEASE:ARCH:VARIANT: lxd.tar.xz and a squashfs, or what the change makes of it.
 func (h *handTree) add(product, serial string, meta, root []byte, change func(items map[string]map[string]any)) (fingerprint string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	parts := strings.Split(product, ":")
-	dir := "images/" + strings.Join(parts, "/") + "/" + serial + "/"
+	dir := treeDir(product, serial)
 	fingerprint = digestOf(append(bytes.Clone(meta), root...))
 	items := map[string]map[string]any{
 		"lxd.tar.xz":    {"ftype": "lxd.tar.xz", "path": dir + "lxd.tar.xz", "sha256": digestOf(meta), "size": len(meta), "combined_squashfs_sha256": fingerprint},
 		"root.squashfs": {"ftype": "squashfs", "path": dir + "rootfs.squashfs", "sha256": digestOf(root), "size": len(root)},
 	}
-	h.files[dir+"lxd.tar.xz"], h.files[dir+"rootfs.squashfs"] = meta, root
 	if change != nil {
 		change(items)
 	}
+	h.offer(product, serial, items, map[string][]byte{dir + "lxd.tar.xz": meta, dir + "rootfs.squashfs": root}, nil)
+	return fingerprint
+}
+
+// treeDir is where the files of a version are.
+func treeDir(product, serial string) string {
+	return "images/" + strings.ReplaceAll(product, ":", "/") + "/" + serial + "/"
+}
+
+// offer puts a version into the documents, and files by their paths; says are further fields of the product.
+func (h *handTree) offer(product, serial string, items map[string]map[string]any, files map[string][]byte, says map[string]any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	parts := strings.Split(product, ":")
+	maps.Copy(h.files, files)
 	if h.products[product] == nil {
 		h.products[product] = map[string]any{"aliases": parts[0] + "/" + parts[1] + "/" + parts[3], "arch": parts[2], "os": strings.ToUpper(parts[0][:1]) + parts[0][1:], "release": parts[1],
 			"release_title": parts[1], "variant": parts[3], "requirements": map[string]string{}, "versions": map[string]any{}}
 	}
+	maps.Copy(h.products[product], says)
 	h.products[product]["versions"].(map[string]any)[serial] = map[string]any{"items": items}
 	keys := []string{}
 	for key := range h.products {
@@ -73,7 +86,6 @@ func (h *handTree) add(product, serial string, meta, root []byte, change func(it
 	h.files["streams/v1/index.json"] = h.encode(map[string]any{"format": "index:1.0", "index": map[string]any{"images": map[string]any{"datatype": "image-downloads",
 		"path": "streams/v1/images.json", "format": "products:1.0", "products": keys}}})
 	h.files["streams/v1/images.json"] = h.encode(map[string]any{"content_id": "images", "datatype": "image-downloads", "format": "products:1.0", "products": h.products})
-	return fingerprint
 }
 
 func (h *handTree) encode(v any) []byte {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/imgsrv/imgsrv/internal/client"
@@ -43,11 +45,14 @@ type MirrorsAddCmd struct {
 	clientFlags `embed:""`
 
 	Name         string        `arg:"" help:"Name of the mirror: lower-case letters, digits, '_' and '-'."`
-	URL          string        `arg:"" name:"url" help:"Address of the server, as Incus has it: https://images.linuxcontainers.org."`
+	URL          string        `arg:"" name:"url" help:"Address of the server, as Incus has it: https://images.linuxcontainers.org. User and password in it, and the token of /r/TOKEN, are kept by the server and shown to nobody. -: read it from standard input, so that it is in no list of processes."`
+	SecretPath   bool          `help:"The path of the address is as secret as a password."`
 	Filter       []string      `sep:"none" help:"What to mirror: a pattern of upstream's aliases or products, with * for any characters: 'debian/*'; may be repeated. Default: all." placeholder:"PATTERN"`
 	Architecture []string      `help:"Architecture to mirror; may be repeated. Default: all." placeholder:"ARCH"`
 	Keep         int           `help:"How many of the newest versions of each image to mirror." default:"1" placeholder:"N"`
 	ImageName    string        `help:"Names of the images, with the fields {os}, {release}, {variant}, {arch} and {type}. Default: {os}-{release}-{variant}-{arch}, and of another imgsrv the names it has there." placeholder:"TEMPLATE"`
+	UpstreamKey  string        `help:"File with OpenPGP public keys, armored, one of which has to have signed upstream's documents (.sjson). Without it the documents are believed as TLS brings them." type:"existingfile" placeholder:"FILE"`
+	Visibility   string        `help:"public or private, of images that aren't here yet. Default: private where the address has a user, a password or a secret path, else public." enum:",public,private" default:"" placeholder:"WHO"`
 	Every        time.Duration `help:"Time between the end of a run and the next." default:"1h" placeholder:"DURATION"`
 	Wait         bool          `help:"Wait for the end of the first run."`
 }
@@ -58,8 +63,24 @@ func (cmd *MirrorsAddCmd) Run(ctx context.Context, t Terminal) error {
 	if err != nil {
 		return err
 	}
-	mirror, err := c.AddMirror(ctx, client.NewMirror{Name: cmd.Name, URL: cmd.URL, Filters: cmd.Filter, Architectures: cmd.Architecture, Keep: cmd.Keep,
-		ImageName: cmd.ImageName, Every: cmd.Every.String()})
+	address := cmd.URL
+	if address == "-" {
+		text, err := io.ReadAll(io.LimitReader(t.In, 64<<10))
+		if err != nil {
+			return fmt.Errorf("read the address from standard input: %w", err)
+		}
+		address = strings.TrimSpace(string(text))
+	}
+	key := ""
+	if cmd.UpstreamKey != "" {
+		text, err := os.ReadFile(cmd.UpstreamKey)
+		if err != nil {
+			return fmt.Errorf("read upstream's key: %w", err)
+		}
+		key = string(text)
+	}
+	mirror, err := c.AddMirror(ctx, client.NewMirror{Name: cmd.Name, URL: address, SecretPath: cmd.SecretPath, Filters: cmd.Filter, Architectures: cmd.Architecture, Keep: cmd.Keep,
+		ImageName: cmd.ImageName, UpstreamKey: key, Visibility: cmd.Visibility, Every: cmd.Every.String()})
 	if err != nil {
 		return err
 	}
@@ -141,7 +162,7 @@ func firstOf(texts []string) string {
 
 func printMirrors(w io.Writer, mirrors []client.Mirror) error {
 	t := newTable(w)
-	t.row("MIRROR\tURL\tSTATE\tMATCHED\tBEHIND\tREFUSED\tLAG\tNEXT\tLAST ERROR")
+	t.row("MIRROR\tURL\tSTATE\tMATCHED\tBEHIND\tREFUSED\tFETCHED\tSAVED\tLAG\tNEXT\tLAST ERROR")
 	for _, m := range mirrors {
 		last := client.MirrorRun{}
 		if m.LastRun != nil {
@@ -155,7 +176,7 @@ func printMirrors(w io.Writer, mirrors []client.Mirror) error {
 		if !m.NextAt.IsZero() {
 			next = localTime(m.NextAt)
 		}
-		t.row("%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s", m.Name, m.URL, m.State, last.Matched, m.Behind, last.Refused,
+		t.row("%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s", m.Name, m.URL, m.State, last.Matched, m.Behind, last.Refused, size(m.FetchedBytes), size(m.SavedBytes),
 			time.Duration(m.LagSeconds)*time.Second, next, orDash(text))
 	}
 	return t.flush()

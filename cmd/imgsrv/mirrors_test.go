@@ -392,7 +392,7 @@ func TestMirrorsThatMeanNothingAreRefused(t *testing.T) {
 		args []string
 		text string
 	}{
-		"credentials":    {[]string{"up", "https://user:secret@127.0.0.1:1"}, "no user and no password"},
+		"credentials":    {[]string{"up", "https://user:secret@10.0.0.1"}, "--mirror-allow"},
 		"private target": {[]string{"up", "https://10.0.0.1"}, "--mirror-allow"},
 		"no TLS":         {[]string{"up", "http://8.8.8.8"}, "--mirror-allow"},
 		"no URL":         {[]string{"up", "images"}, "https://HOST"},

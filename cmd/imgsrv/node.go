@@ -214,7 +214,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		uploads.Expire(ctx, time.Minute)
 		return nil
 	})
-	mirrors, err := n.newMirrors(flags, events, tele, hooks)
+	mirrors, err := n.newMirrors(flags, dataDir, events, blobs, tele, hooks)
 	if err != nil {
 		return err
 	}

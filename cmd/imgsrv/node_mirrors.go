@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/mirrors"
 	"github.com/imgsrv/imgsrv/handlers/targets"
 	"github.com/imgsrv/imgsrv/internal/telemetry"
+	"github.com/imgsrv/imgsrv/internal/vcdiff"
+	"github.com/imgsrv/imgsrv/store/blob"
 )
 
 // mirrorFlags say where mirrors may lead, and how.
@@ -21,7 +24,7 @@ type mirrorFlags struct {
 }
 
 // newMirrors makes what follows other servers; startMirrors lets it begin.
-func (n *Node) newMirrors(flags ServerFlags, log *jetstream.Log, tele *telemetry.Telemetry, hooks testHooks) (*mirrors.Manager, error) {
+func (n *Node) newMirrors(flags ServerFlags, dataDir string, log *jetstream.Log, store *blob.Store, tele *telemetry.Telemetry, hooks testHooks) (*mirrors.Manager, error) {
 	to, err := targets.Parse("--mirror-allow", flags.MirrorAllow)
 	if err != nil {
 		return nil, fmt.Errorf("--mirror-allow: %w", err)
@@ -42,7 +45,11 @@ func (n *Node) newMirrors(flags ServerFlags, log *jetstream.Log, tele *telemetry
 			return nil, fmt.Errorf("read the authorities of --mirror-ca-file: %s has no certificate in PEM form", flags.MirrorCAFile)
 		}
 	}
-	return mirrors.New(mirrors.Config{Log: log, Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/mirrors"), Targets: to, Roots: roots,
+	tool, err := vcdiff.Find()
+	if err == nil {
+		tool.Foreign = true
+	} // else whole files are fetched
+	return mirrors.New(mirrors.Config{Log: log, Store: store, Tool: tool, Credentials: mirrors.NewCredentials(filepath.Join(dataDir, "mirror-credentials")), Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/mirrors"), Targets: to, Roots: roots,
 		UserAgent: "imgsrv-mirror/" + version(), BytesPerSecond: flags.MirrorRate, Tick: hooks.mirrorTick, Pause: hooks.mirrorPause})
 }
 

@@ -65,20 +65,33 @@ func (cmd *PolicySetCmd) Run(ctx context.Context, t Terminal) error {
 	if err != nil {
 		return err
 	}
-	policy, err := c.Policy(ctx, cmd.Image)
+	policy, err := cmd.set(ctx, c)
 	if err != nil {
-		return err
-	}
-	if err := cmd.change(policy); err != nil {
-		return err
-	}
-	if policy, err = c.SetPolicy(ctx, cmd.Image, *policy); err != nil {
 		return err
 	}
 	if cmd.JSON {
 		return writeJSON(t.Out, policy)
 	}
 	return printPolicy(t.Out, policy)
+}
+
+// set changes what the flags name in the policy that there is. Should somebody change it at the same time, what they have changed
+// stays, and the flags' part is set in theirs.
+func (cmd *PolicySetCmd) set(ctx context.Context, c *client.Client) (*client.Policy, error) {
+	const attempts = 10
+	for attempt := 1; ; attempt++ {
+		policy, err := c.Policy(ctx, cmd.Image)
+		if err != nil {
+			return nil, err
+		}
+		if err := cmd.change(policy); err != nil {
+			return nil, err
+		}
+		policy, err = c.SetPolicy(ctx, cmd.Image, *policy)
+		if !client.IsProblem(err, client.CodePrecondition) || attempt == attempts {
+			return policy, err
+		}
+	}
 }
 
 func (cmd *PolicySetCmd) change(p *client.Policy) error {

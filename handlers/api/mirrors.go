@@ -1,7 +1,9 @@
 package api
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -12,6 +14,8 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/handlers/mirrors"
+	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/incus"
 )
 
@@ -31,16 +35,22 @@ type Mirrors interface {
 	CheckTarget(ctx context.Context, url string) error
 	// List are those there are.
 	List(ctx context.Context) ([]events.Mirror, error)
+	// Keep writes an address that no event may have down, and names it; Forget undoes that.
+	Keep(address string) (id string, err error)
+	Forget(id string) error
 }
 
 type addMirrorInput struct {
 	Body struct {
 		Name          string   `json:"name" doc:"Lower-case letters, digits, '_' and '-'" example:"linuxcontainers"`
-		URL           string   `json:"url" doc:"The simplestreams server's address, as clients have it: below it is streams/v1/index.json. Without user and password" example:"https://images.linuxcontainers.org"`
+		URL           string   `json:"url" doc:"The simplestreams server's address, as clients have it: below it is streams/v1/index.json. User and password in it, and the token of /r/TOKEN, are kept by the server and shown to nobody" example:"https://images.linuxcontainers.org"`
+		SecretPath    bool     `json:"secret_path,omitempty" doc:"Whether the URL's path is as secret as a password"`
 		Filters       []string `json:"filters,omitempty" nullable:"false" doc:"Patterns of upstream's aliases, or of the keys of its products with slashes for colons; * stands for any characters. None: all" example:"[\"debian/*\"]"`
 		Architectures []string `json:"architectures,omitempty" nullable:"false" doc:"None: all" example:"[\"amd64\"]"`
 		Keep          int      `json:"keep,omitempty" doc:"How many of the newest versions of each image are mirrored; absent: 1" example:"2"`
 		ImageName     string   `json:"image_name,omitempty" doc:"Template of the images' names, with the fields {os}, {release}, {variant}, {arch} and {type}. Absent: {os}-{release}-{variant}-{arch}, and of another imgsrv the names it has there" example:"{os}-{release}-{variant}-{arch}"`
+		UpstreamKey   string   `json:"upstream_key,omitempty" doc:"OpenPGP public keys in armored form, one of which has to have signed upstream's documents (.sjson). Absent: the documents are believed as TLS brings them"`
+		Visibility    string   `json:"visibility,omitempty" enum:"public,private" doc:"Of images that aren't here yet. Absent: private where the server keeps credentials for the mirror, else public"`
 		Every         string   `json:"every,omitempty" doc:"Time between the end of a run and the next, such as 30m; absent: an hour" example:"1h"`
 	}
 }
@@ -64,10 +74,13 @@ type mirrorsOutput struct {
 type mirrorStatus struct {
 	Name          string           `json:"name"`
 	URL           string           `json:"url" format:"uri"`
+	Credentials   bool             `json:"credentials" doc:"Whether the server keeps a user and password, or a path, that aren't shown"`
 	Filters       []string         `json:"filters" nullable:"false"`
 	Architectures []string         `json:"architectures" nullable:"false"`
 	Keep          int              `json:"keep"`
 	ImageName     string           `json:"image_name,omitempty"`
+	Signed        bool             `json:"signed" doc:"Whether upstream's documents have to be signed by a key that the mirror was given"`
+	Visibility    string           `json:"visibility" enum:"public,private" doc:"Of images that the mirror makes"`
 	Every         string           `json:"every" example:"1h0m0s"`
 	AddedBy       string           `json:"added_by"`
 	AddedAt       time.Time        `json:"added_at"`
@@ -79,20 +92,24 @@ type mirrorStatus struct {
 	LagSeconds    int64            `json:"lag_seconds" doc:"Seconds since then, or since the mirror was added"`
 	Behind        int              `json:"behind" doc:"Versions that the last run has found and that aren't here"`
 	Failures      int              `json:"failures" doc:"Runs in a row since the last success"`
+	FetchedBytes  int64            `json:"fetched_bytes" doc:"Bytes of upstream's files that all runs have fetched"`
+	SavedBytes    int64            `json:"saved_bytes" doc:"Bytes that didn't have to be fetched, for they were made of upstream's deltas"`
 	LastRun       *mirrorRunStatus `json:"last_run,omitempty"`
 }
 
 type mirrorRunStatus struct {
-	StartedAt time.Time `json:"started_at"`
-	EndedAt   time.Time `json:"ended_at"`
-	Unchanged bool      `json:"unchanged" doc:"Upstream's documents were those of the last success"`
-	Matched   int       `json:"matched" doc:"Versions that are wanted"`
-	Published int       `json:"published" doc:"By this run"`
-	Present   int       `json:"present" doc:"Before it"`
-	Refused   int       `json:"refused" doc:"That can't be had as upstream offers them; not tried again until it offers something else"`
-	Failed    int       `json:"failed" doc:"That the next run tries again"`
-	Error     string    `json:"error,omitempty" doc:"Why the run ended early, or couldn't begin"`
-	Problems  []string  `json:"problems" nullable:"false" doc:"What was refused, failed or passed over, and why; the first few"`
+	StartedAt    time.Time `json:"started_at"`
+	EndedAt      time.Time `json:"ended_at"`
+	Unchanged    bool      `json:"unchanged" doc:"Upstream's documents were those of the last success"`
+	Matched      int       `json:"matched" doc:"Versions that are wanted"`
+	Published    int       `json:"published" doc:"By this run"`
+	Present      int       `json:"present" doc:"Before it"`
+	Refused      int       `json:"refused" doc:"That can't be had as upstream offers them; not tried again until it offers something else"`
+	Failed       int       `json:"failed" doc:"That the next run tries again"`
+	FetchedBytes int64     `json:"fetched_bytes"`
+	SavedBytes   int64     `json:"saved_bytes"`
+	Error        string    `json:"error,omitempty" doc:"Why the run ended early, or couldn't begin"`
+	Problems     []string  `json:"problems" nullable:"false" doc:"What was refused, failed or passed over, and why; the first few"`
 }
 
 // mirrors registers, all for operators of the server, so each with 401, 403 and 503:
@@ -119,8 +136,12 @@ func (s *server) addMirror(ctx context.Context, in *addMirrorInput) (*mirrorOutp
 		return nil, err
 	}
 	body := in.Body
-	mirror := events.Mirror{Name: body.Name, URL: strings.TrimRight(body.URL, "/"), Filters: orEmpty(body.Filters), Architectures: []string{}, Keep: body.Keep,
-		ImageName: body.ImageName, AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}
+	open, secret := mirrors.Split(strings.TrimRight(body.URL, "/"), body.SecretPath)
+	mirror := events.Mirror{Name: body.Name, URL: open, Filters: orEmpty(body.Filters), Architectures: []string{}, Keep: body.Keep,
+		ImageName: body.ImageName, UpstreamKey: body.UpstreamKey, AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}
+	if mirror.Visibility = events.Visibility(body.Visibility); mirror.Visibility == "" && secret {
+		mirror.Visibility = events.Private // what somebody guards
+	}
 	if mirror.Keep == 0 {
 		mirror.Keep = 1
 	}
@@ -139,12 +160,23 @@ func (s *server) addMirror(ctx context.Context, in *addMirrorInput) (*mirrorOutp
 		}
 		mirror.Architectures = append(mirror.Architectures, canonical)
 	}
+	if body.UpstreamKey != "" {
+		if _, err := sjson.NewVerifier(body.UpstreamKey); err != nil {
+			return nil, invalid("upstream_key", "", err)
+		}
+	}
 	// The rule's words go before those about the target.
 	if _, err := events.AddMirror(mirror, events.Current[events.Mirror]{}); err != nil {
 		return nil, err
 	}
 	if err := s.Mirrors.CheckTarget(ctx, mirror.URL); err != nil {
 		return nil, err
+	}
+	if secret {
+		var err error
+		if mirror.CredentialsID, err = s.Mirrors.Keep(strings.TrimRight(body.URL, "/")); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := s.Events.Decide(ctx, jetstream.Cause{Actor: mirror.AddedBy}, func(ctx context.Context) ([]events.Change, error) {
 		current, err := s.Events.Mirror(ctx, mirror.Name)
@@ -153,6 +185,9 @@ func (s *server) addMirror(ctx context.Context, in *addMirrorInput) (*mirrorOutp
 		}
 		return events.AddMirror(mirror, current)
 	}); err != nil {
+		if refusal := (*events.Error)(nil); errors.As(err, &refusal) { // else the event may be there
+			err = errors.Join(err, s.Mirrors.Forget(mirror.CredentialsID))
+		}
 		return nil, err
 	}
 	return s.mirrorOf(ctx, mirror.Name)
@@ -187,16 +222,20 @@ func (s *server) mirrorOf(ctx context.Context, name string) (*mirrorOutput, erro
 }
 
 func (s *server) removeMirror(ctx context.Context, in *mirrorInput) (*removedOutput, error) {
-	who := access.From(ctx).Name
+	who, credentials := access.From(ctx).Name, ""
 	sequence, err := s.Events.Decide(ctx, jetstream.Cause{Actor: who}, func(ctx context.Context) ([]events.Change, error) {
 		current, err := s.Events.Mirror(ctx, in.Name)
 		if err != nil {
 			return nil, err
 		}
+		credentials = current.State.CredentialsID
 		return events.RemoveMirror(current, in.Name, who, s.Clock().UTC())
 	})
 	if err != nil {
 		return nil, err
+	}
+	if err := s.Mirrors.Forget(credentials); err != nil { // mirrors look for such files too
+		s.Log.WarnContext(ctx, "the credentials of a removed mirror stay for now", "mirror", in.Name, "error", err)
 	}
 	return &removedOutput{Sequence: uint64(sequence)}, nil
 }
@@ -217,16 +256,16 @@ func (s *server) syncMirror(ctx context.Context, in *mirrorInput) (*mirrorOutput
 }
 
 func (s *server) statusOfMirror(m events.Mirror) mirrorStatus {
-	status := mirrorStatus{Name: m.Name, URL: m.URL, Filters: orEmpty(m.Filters), Architectures: orEmpty(m.Architectures), Keep: m.Keep, ImageName: m.ImageName,
-		Every: m.Every().String(), AddedBy: m.AddedBy, AddedAt: m.AddedAt.UTC(), State: "waiting", NextAt: timeOrNone(m.NextAt), LastSuccessAt: timeOrNone(m.LastSuccessAt),
-		LagSeconds: int64(m.Lag(s.Clock()) / time.Second), Failures: m.Failures}
+	status := mirrorStatus{Name: m.Name, URL: m.URL, Credentials: m.CredentialsID != "", Filters: orEmpty(m.Filters), Architectures: orEmpty(m.Architectures), Keep: m.Keep, ImageName: m.ImageName,
+		Signed: m.UpstreamKey != "", Visibility: string(cmp.Or(m.Visibility, events.Public)), Every: m.Every().String(), AddedBy: m.AddedBy, AddedAt: m.AddedAt.UTC(), State: "waiting", NextAt: timeOrNone(m.NextAt), LastSuccessAt: timeOrNone(m.LastSuccessAt),
+		LagSeconds: int64(m.Lag(s.Clock()) / time.Second), Failures: m.Failures, FetchedBytes: m.FetchedBytes, SavedBytes: m.SavedBytes}
 	if m.Request != nil {
 		status.State, status.RequestedAt, status.RequestedBy, status.NextAt = "syncing", timeOrNone(m.Request.At), m.Request.By, nil
 	}
 	if last := m.LastRun; last != nil {
 		status.Behind = max(0, last.Matched-last.Published-last.Present)
 		status.LastRun = &mirrorRunStatus{StartedAt: last.StartedAt.UTC(), EndedAt: last.EndedAt.UTC(), Unchanged: last.Unchanged, Matched: last.Matched, Published: last.Published,
-			Present: last.Present, Refused: last.Refused, Failed: last.Failed, Error: last.Error, Problems: orEmpty(last.Problems)}
+			Present: last.Present, Refused: last.Refused, Failed: last.Failed, FetchedBytes: last.FetchedBytes, SavedBytes: last.SavedBytes, Error: last.Error, Problems: orEmpty(last.Problems)}
 	}
 	return status
 }

@@ -111,13 +111,13 @@ func (s *server) pageOfVersion(w http.ResponseWriter, r *http.Request) error {
 		page.Text = append(page.Text, fmt.Sprintf("%s is version %s now. An alias may move: fetch what belongs together from the folder of the version.", param(r, "version"), m.Version))
 	}
 	for _, name := range s.sumNames() {
-		page.Entries = append(page.Entries, web.Entry{Name: name, Link: "./" + name, Modified: row.PublishedAt, Size: int64(len(checksums(m)))})
+		page.Entries = append(page.Entries, web.Entry{Name: name, Link: "./" + name, Modified: row.PublishedAt, Size: int64(len(checksums(row)))})
 	}
 	if len(page.Entries) > 1 {
 		page.Entries[1].Size = int64(len(s.signatureOf(row, param(r, "version"))))
 	}
-	for _, f := range namedFiles(m, row.PublishedAt) {
-		page.Entries = append(page.Entries, web.Entry{Name: f.name, Link: "./" + url.PathEscape(f.name), Modified: f.modified, Size: f.size})
+	for _, f := range namedFiles(row) {
+		page.Entries = append(page.Entries, web.Entry{Name: f.name, Link: "./" + url.PathEscape(f.name), Modified: f.modified, Size: f.size, Note: f.note})
 	}
 	return s.sendPage(w, r, page, cacheOf(row.Visibility, true))
 }
@@ -137,29 +137,52 @@ func (s *server) serveNamedFile(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	asked := param(r, "file")
-	files := namedFiles(row.Manifest, row.PublishedAt)
-	at := slices.IndexFunc(files, func(d download) bool { return d.name == asked })
+	files := namedFiles(row)
+	at := slices.IndexFunc(files, func(d namedFile) bool { return d.name == asked })
 	if at < 0 {
 		return missing("image %q has no file %q in version %q", param(r, "image"), asked, param(r, "version"))
 	}
-	files[at].cache = cacheOf(row.Visibility, row.ResolvedBy == catalog.ByAlias)
-	return s.send(w, r, files[at])
+	files[at].cache = cacheOf(row.Visibility, row.ResolvedBy == catalog.ByAlias || files[at].derived)
+	return s.send(w, r, files[at].download)
 }
 
-// namedFiles are all files of a version under the names that they are downloaded under, sorted.
-func namedFiles(m events.Manifest, published time.Time) []download {
-	var files []download
+// namedFile is a file of a version. What was made later may be made anew, with other bytes.
+type namedFile struct {
+	download
+	derived bool
+	note    string // what it was made of; "" for what was published
+}
+
+// namedFiles are all files of a version under the names that they are downloaded under, sorted: what was published, and what has been
+// made of that.
+func namedFiles(row catalog.VersionRow) []namedFile {
+	var files []namedFile
+	m := row.Manifest
 	for _, v := range m.Variants {
 		for _, f := range v.Formats {
-			files = append(files, download{digest: f.Digest, size: f.Size, mediaType: f.MediaType, modified: published,
-				name: provenance.FileName(m.Image, m.Version, v.Name(), f.Format)})
+			files = append(files, namedFile{download: download{digest: f.Digest, size: f.Size, mediaType: f.MediaType, modified: row.PublishedAt,
+				name: provenance.FileName(m.Image, m.Version, v.Name(), f.Format)}})
 		}
 	}
-	for _, a := range m.Attachments {
-		files = append(files, download{digest: a.Digest, size: a.Size, mediaType: a.MediaType, modified: published,
-			name: provenance.AttachmentName(m.Image, m.Version, a.Name)})
+	for _, d := range row.Derived {
+		if d.State != events.DerivedIsMade {
+			continue
+		}
+		file := namedFile{derived: true, download: download{digest: d.Digest, size: d.Size, mediaType: d.MediaType, modified: d.MadeAt,
+			name: provenance.FileName(m.Image, m.Version, d.Variant, d.Format)}}
+		switch {
+		case d.BaseVersion != "":
+			file.note = "delta from " + d.BaseVersion
+		case d.From != nil:
+			file.note = "made of " + d.From.Format
+		}
+		files = append(files, file)
 	}
-	slices.SortFunc(files, func(a, b download) int { return strings.Compare(a.name, b.name) })
+	for _, a := range m.Attachments {
+		files = append(files, namedFile{download: download{digest: a.Digest, size: a.Size, mediaType: a.MediaType, modified: row.PublishedAt,
+			name: provenance.AttachmentName(m.Image, m.Version, a.Name)}})
+	}
+	slices.SortFunc(files, func(a, b namedFile) int { return strings.Compare(a.name, b.name) })
 	return files
 }
 

@@ -2,6 +2,9 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/http"
 
@@ -10,6 +13,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/internal/convert"
 )
 
@@ -18,11 +22,13 @@ type policyInput struct {
 }
 
 type setPolicyInput struct {
-	Image string `path:"image" example:"debian-bookworm"`
-	Body  imagePolicy
+	Image   string `path:"image" example:"debian-bookworm"`
+	IfMatch string `header:"If-Match" doc:"ETag of the policy that this one is to replace; should there be another by now, the answer is 412"`
+	Body    imagePolicy
 }
 
 type policyOutput struct {
+	ETag     string `header:"ETag" doc:"Of this policy; send it as If-Match to replace just this one"`
 	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event; send it as Imgsrv-Min-Sequence to read your own write"`
 	Body     imagePolicy
 }
@@ -62,7 +68,8 @@ type imageVisibility struct {
 }
 
 // policies registers GET /api/images/{image}/policy: 200 the policy, an empty one where none was set, 401, 403, 404,
-// 503; PUT: 200 with Imgsrv-Sequence, 400, 401, 403, 404, 413, 415, 422, 503; and PUT
+// 503; PUT: 200 with Imgsrv-Sequence, 400, 401, 403, 404, 412 it isn't
+// the policy of If-Match any more, 413, 415, 422, 503, both with ETag; and PUT
 // /api/images/{image}/visibility: as that.
 func (s *server) policies() {
 	changes := []int{http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
@@ -72,8 +79,8 @@ func (s *server) policies() {
 	}, s.getPolicy)
 	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "set-policy", Method: http.MethodPut, Path: pathPolicy, Tags: []string{tagImages}, Summary: "Set an image's policy",
-		Description: "In place of the one before. Versions that the retention doesn't keep are withdrawn soon after; the newest, those that an alias names and those that were restored stay. The image must have been published to.",
-		Errors:      changes,
+		Description: "In place of the one before; with `If-Match`, only of that one. Versions that the retention doesn't keep are withdrawn soon after; the newest, those that an alias names and those that were restored stay. The image must have been published to.",
+		Errors:      append([]int{http.StatusPreconditionFailed}, changes...),
 	}, s.setPolicy)
 	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "change-visibility", Method: http.MethodPut, Path: pathVisibility, Tags: []string{tagImages}, Summary: "Make an image public or private",
@@ -87,7 +94,7 @@ func (s *server) getPolicy(ctx context.Context, in *policyInput) (*policyOutput,
 	if err != nil {
 		return nil, err
 	}
-	return &policyOutput{Sequence: uint64(image.Sequence), Body: policyOf(image.State)}, nil
+	return policyAnswer(image.State, image.Sequence)
 }
 
 func (s *server) setPolicy(ctx context.Context, in *setPolicyInput) (*policyOutput, error) {
@@ -99,12 +106,39 @@ func (s *server) setPolicy(ctx context.Context, in *setPolicyInput) (*policyOutp
 		policy.Formats = append(policy.Formats, events.PolicyFormat(f))
 	}
 	image, sequence, err := s.changeImage(ctx, in.Image, func(image events.Current[events.Image]) ([]events.Change, error) {
+		if in.IfMatch != "" {
+			before, err := policyETag(image.State)
+			if err != nil {
+				return nil, err
+			}
+			if !etagMatches(in.IfMatch, before) {
+				return nil, events.Refuse(problem.CodePrecondition, "the policy of image %s isn't the one that If-Match names: read it again", image.State.Name)
+			}
+		}
 		return events.SetPolicy(image, policy)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &policyOutput{Sequence: uint64(sequence), Body: policyOf(image)}, nil
+	return policyAnswer(image, sequence)
+}
+
+func policyAnswer(image events.Image, sequence events.Sequence) (*policyOutput, error) {
+	etag, err := policyETag(image)
+	if err != nil {
+		return nil, err
+	}
+	return &policyOutput{ETag: etag, Sequence: uint64(sequence), Body: policyOf(image)}, nil
+}
+
+// policyETag tells policies apart, and nothing else of an image.
+func policyETag(image events.Image) (string, error) {
+	text, err := json.Marshal(policyOf(image))
+	if err != nil {
+		return "", fmt.Errorf("make the ETag of a policy: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	return `"` + hex.EncodeToString(sum[:16]) + `"`, nil
 }
 
 func (s *server) changeVisibility(ctx context.Context, in *visibilityInput) (*visibilityOutput, error) {

@@ -26,28 +26,27 @@ func (s *server) provenance() map[string]func(http.ResponseWriter, *http.Request
 	return routes
 }
 
-// checksums lists all files of a version, by the names that they are downloaded under.
-func checksums(m events.Manifest) []byte {
+// checksums lists all files of a version that there are now, by the names that they are downloaded under.
+func checksums(row catalog.VersionRow) []byte {
 	var files []provenance.File
-	for _, f := range namedFiles(m, time.Time{}) {
+	for _, f := range namedFiles(row) {
 		files = append(files, provenance.File{Name: f.name, SHA256: f.digest.Hex()})
 	}
 	return provenance.Checksums(files)
 }
 
 // serveChecksums is GET and HEAD /api/images/{image}/versions/{version or alias}/SHA256SUMS: 200, 206, 304, 401, 404, 410, 412,
-// 416, 503; cached as the files are.
+// 416, 503; to be revalidated, since further formats and deltas are made later.
 func (s *server) serveChecksums(w http.ResponseWriter, r *http.Request) error {
 	row, err := s.askedVersion(r)
 	if err != nil {
 		return err
 	}
-	s.sendText(w, r, checksums(row.Manifest), row.PublishedAt, cacheOf(row.Visibility, row.ResolvedBy == catalog.ByAlias))
+	s.sendText(w, r, checksums(row), time.Time{}, cacheOf(row.Visibility, true))
 	return nil
 }
 
-// serveSignature is GET and HEAD …/SHA256SUMS.minisig: as serveChecksums, but always to be revalidated, since another key of the
-// server means another signature.
+// serveSignature is GET and HEAD …/SHA256SUMS.minisig: as serveChecksums; another key of the server means another signature.
 func (s *server) serveSignature(w http.ResponseWriter, r *http.Request) error {
 	row, err := s.askedVersion(r)
 	if err != nil {
@@ -63,7 +62,7 @@ func (s *server) signatureOf(row catalog.VersionRow, asked string) []byte {
 	if row.ResolvedBy == catalog.ByAlias {
 		statement.Alias = asked
 	}
-	return s.SigningKey.Sign(checksums(row.Manifest), statement)
+	return s.SigningKey.Sign(checksums(row), statement)
 }
 
 // serveSigningKey is GET and HEAD /api/signing-key: 200, 304, 401.

@@ -80,7 +80,7 @@ func TestChecksumsAndSignatureHoldForRealTools(t *testing.T) {
 	}
 }
 
-func TestChecksumsListEveryFileAndAreCachedAsFilesAre(t *testing.T) {
+func TestChecksumsListEveryFileAndAreAskedForAgain(t *testing.T) {
 	t.Parallel()
 	change, key := signing(t)
 	n := newNode(t, change)
@@ -90,12 +90,13 @@ func TestChecksumsListEveryFileAndAreCachedAsFilesAre(t *testing.T) {
 	for _, file := range []string{"amd64.virtual-machine.default.disk.qcow2", "arm64.virtual-machine.default.disk.qcow2", "arm64.virtual-machine.default.disk.raw.zst"} {
 		want.WriteString(sha(data) + "  debian-12.5.0-" + file + "\n")
 	}
-	for version, cache := range map[string]string{"12.5.0": "public, max-age=31536000, immutable", "latest": "public, no-cache"} {
+	for _, version := range []string{"12.5.0", "latest"} {
 		sums := n.do(http.MethodGet, sumsPath("debian", version), nil, anonymous)
 		if sums.StatusCode != 200 || string(sums.body) != want.String() {
 			t.Errorf("%s: %d\n%s", version, sums.StatusCode, sums.body)
 		}
-		if got := sums.Header.Get("Cache-Control"); got != cache || sums.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
+		// Deltas and further formats come later.
+		if got := sums.Header.Get("Cache-Control"); got != "public, no-cache" || sums.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
 			t.Errorf("%s: Cache-Control %q, Content-Type %q", version, got, sums.Header.Get("Content-Type"))
 		}
 		signature := n.do(http.MethodGet, sumsPath("debian", version)+".minisig", nil, anonymous)
@@ -131,10 +132,8 @@ func TestChecksumsOfPrivateImagesAreForReaders(t *testing.T) {
 	body["visibility"] = "private"
 	n.publish(body, []byte("hush"))
 	for _, end := range []string{"", ".minisig"} {
-		for version, cache := range map[string]string{"1": "private, max-age=31536000, immutable", "latest": "private, no-cache"} {
-			if end != "" {
-				cache = "private, no-cache"
-			}
+		for _, version := range []string{"1", "latest"} {
+			const cache = "private, no-cache"
 			path := sumsPath("secret", version) + end
 			n.problem(n.do(http.MethodGet, path, nil, anonymous), 404, "not-found")
 			if a := n.do(http.MethodGet, path, nil); a.StatusCode != 200 || a.Header.Get("Cache-Control") != cache {

@@ -217,6 +217,17 @@ func TestAPolicyIsSetReadAndTold(t *testing.T) {
 	if again := n.do(http.MethodPut, path, policy); again.Header.Get("Imgsrv-Sequence") != set.Header.Get("Imgsrv-Sequence") {
 		t.Errorf("setting it again made event %s", again.Header.Get("Imgsrv-Sequence"))
 	}
+	// Only the policy that somebody has seen is replaced, where they say which.
+	etag := set.Header.Get("ETag")
+	if read := n.do(http.MethodGet, path, nil).Header.Get("ETag"); etag == "" || read != etag {
+		t.Errorf("the ETag is %q, set was %q", read, etag)
+	}
+	n.problem(n.do(http.MethodPut, path, map[string]any{"deltas": 1}, withHeader("If-Match", `"another"`)), http.StatusPreconditionFailed, "precondition-failed")
+	if next := n.do(http.MethodPut, path, map[string]any{"deltas": 1}, withHeader("If-Match", etag)); next.StatusCode != 200 || next.Header.Get("ETag") == etag {
+		t.Errorf("the right ETag: %d, and then %q", next.StatusCode, next.Header.Get("ETag"))
+	}
+	n.problem(n.do(http.MethodPut, path, policy, withHeader("If-Match", etag)), http.StatusPreconditionFailed, "precondition-failed")
+	n.want(n.do(http.MethodPut, path, policy, withHeader("If-Match", "*")), 200)
 	for _, bad := range []any{map[string]any{"deltas": -1}, map[string]any{"deltas": 99}, map[string]any{"formats": []any{map[string]any{"format": "a/b"}}},
 		map[string]any{"retention": map[string]any{"keep_last": -1}}, map[string]any{"unknown": 1}} {
 		n.problem(n.do(http.MethodPut, path, bad), http.StatusUnprocessableEntity, "invalid-request")

@@ -264,7 +264,8 @@ func (d *Deriver) failed(ctx context.Context, delivery jetstream.Delivery, file 
 	if again && file.Attempts+1 < most {
 		retryAt = d.Clock().UTC().Add(d.Pause << (2 * min(file.Attempts, attempts)))
 	}
-	skip := file.Optional && (problem.Code == convert.CodeToolAbsent || problem.Code == codeUnknown)
+	// What can't be made here, or of this disk, is no failure where nobody insists. A disk that could be made but wasn't is one.
+	skip := file.Optional && (problem.Code == convert.CodeToolAbsent || problem.Code == codeUnknown || problem.Code == codeNoSource)
 	result := resultFailed
 	if skip {
 		result = resultSkipped

@@ -17,6 +17,8 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/targets"
+	"github.com/imgsrv/imgsrv/internal/vcdiff"
+	"github.com/imgsrv/imgsrv/store/blob"
 )
 
 // Config is what mirrors work with.
@@ -25,6 +27,9 @@ type Config struct {
 	Logger         *slog.Logger
 	Meter          metric.Meter
 	Targets        *targets.Targets
+	Store          *blob.Store      // where deltas find their bases, and room to be applied; nil: whole files alone
+	Tool           *vcdiff.Tool     // as above
+	Credentials    Credentials      // of servers that want some
 	Roots          *x509.CertPool   // that servers' certificates come from; nil: the system's
 	UserAgent      string           // sent with each request
 	BytesPerSecond int64            // of all mirrors of this node together; 0: no limit
@@ -37,15 +42,20 @@ type Config struct {
 
 // Manager runs the mirrors there are.
 type Manager struct {
+	Credentials
 	log      *jetstream.Log
 	logger   *slog.Logger
 	targets  *targets.Targets
 	upstream *fetcher
+	store    *blob.Store
+	tool     *vcdiff.Tool
 	handler  http.Handler // of the node's own API; set by Run
 	tick     time.Duration
 	retry    time.Duration
 	now      func() time.Time
 	meter    metric.Meter
+
+	savedBytes metric.Int64Counter
 
 	mu    sync.Mutex
 	known []events.Mirror // the living ones, as the last look found them; for the meter
@@ -56,7 +66,8 @@ const parallelMirrors = 2
 
 // New makes the manager; Run starts it.
 func New(cfg Config) (*Manager, error) {
-	m := &Manager{log: cfg.Log, logger: cfg.Logger, targets: cfg.Targets, tick: cfg.Tick, retry: cfg.Retry, now: cfg.Clock, meter: cfg.Meter}
+	m := &Manager{Credentials: cfg.Credentials, log: cfg.Log, logger: cfg.Logger, targets: cfg.Targets, tick: cfg.Tick, retry: cfg.Retry, now: cfg.Clock, meter: cfg.Meter,
+		store: cfg.Store, tool: cfg.Tool}
 	if m.tick == 0 {
 		m.tick = 15 * time.Second
 	}
@@ -75,6 +86,9 @@ func New(cfg Config) (*Manager, error) {
 	m.upstream = newFetcher(cfg.Targets, cfg.Roots, cfg.UserAgent, cfg.BytesPerSecond, cfg.Stall, cfg.Pause)
 	received, err := m.meter.Int64Counter("imgsrv.mirrors.received", metric.WithUnit("By"), metric.WithDescription("Bytes of files that came from other servers"))
 	if err != nil {
+		return nil, fmt.Errorf("make meters: %w", err)
+	}
+	if m.savedBytes, err = m.meter.Int64Counter("imgsrv.mirrors.saved", metric.WithUnit("By"), metric.WithDescription("Bytes of files that were made of deltas and didn't have to come")); err != nil {
 		return nil, fmt.Errorf("make meters: %w", err)
 	}
 	m.upstream.count = func(n int) { received.Add(context.Background(), int64(n)) }
@@ -174,6 +188,9 @@ func (m *Manager) ask(ctx context.Context) error {
 	m.mu.Lock()
 	m.known = mirrors
 	m.mu.Unlock()
+	if err := m.sweep(mirrors, m.now()); err != nil {
+		return err
+	}
 	for _, mirror := range mirrors {
 		if !mirror.Due(m.now()) {
 			continue

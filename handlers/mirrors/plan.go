@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/internal/simplestreams"
 )
 
@@ -24,6 +23,7 @@ const defaultImageName = "{os}-{release}-{variant}-{arch}"
 type wanted struct {
 	Image, Version           string
 	OS, Release, Description string
+	Traits                   simplestreams.Traits `json:",omitzero"` // as upstream says: an end of support that passes changes nothing
 	Variants                 []wantedVariant
 	Aliases                  []string `json:",omitempty"` // that lead to it
 
@@ -36,6 +36,9 @@ type wantedVariant struct {
 	events.Variant
 	Fingerprint string // hex
 	Files       []wantedFile
+
+	root   string                // its path at upstream
+	deltas []simplestreams.Delta // that make the root; upstream makes them when it likes, so they are not part of what is wanted
 }
 
 // wantedFile is a file of upstream's, under the name of a format.
@@ -73,10 +76,6 @@ func plan(m events.Mirror, images []simplestreams.Image) (versions []wanted, pro
 		if !matches(m, image) {
 			continue
 		}
-		if image.Unified() {
-			problems = append(problems, fmt.Sprintf("%s %s: unified images are not mirrored yet", image.Product, image.Serial))
-			continue
-		}
 		at, variant := place(m, image)
 		n := name{at.Image, at.Version}
 		if err := cmp.Or(events.CheckImageName(at.Image), events.CheckVersionName(at.Version)); err != nil {
@@ -92,6 +91,7 @@ func plan(m events.Mirror, images []simplestreams.Image) (versions []wanted, pro
 			continue
 		}
 		w.Variants = append(w.Variants, variant)
+		w.Traits = w.Traits.With(image.Traits())
 		w.serial = max(w.serial, image.Serial)
 		for _, alias := range at.Aliases {
 			if !slices.Contains(w.Aliases, alias) {
@@ -138,8 +138,12 @@ func matches(m events.Mirror, image simplestreams.Image) bool {
 func place(m events.Mirror, image simplestreams.Image) (wanted, wantedVariant) {
 	w := wanted{Version: clean(image.Serial), OS: image.OS, Release: image.Release}
 	variant := wantedVariant{Variant: events.Variant{Architecture: image.Architecture, Type: events.VariantType(image.Type), Flavour: events.DefaultFlavour},
-		Fingerprint: image.Fingerprint,
-		Files:       []wantedFile{{image.Metadata.FileType, image.Metadata}, {rootFormat(image.Root.FileType), image.Root}}}
+		Fingerprint: image.Fingerprint, root: image.Root.Path, deltas: image.Deltas}
+	for _, f := range []simplestreams.File{image.Metadata, image.Root} { // of a unified image the root is all
+		if f.Path != "" {
+			variant.Files = append(variant.Files, wantedFile{f.Format(), f})
+		}
+	}
 	template := cmp.Or(m.ImageName, defaultImageName)
 	if name, version, flavour, ok := ofImgsrv(image); ok {
 		w.Version, variant.Flavour = version, flavour
@@ -158,10 +162,10 @@ func place(m events.Mirror, image simplestreams.Image) (wanted, wantedVariant) {
 
 // ofImgsrv reads the products of another imgsrv: NAME:VERSION:ARCHITECTURE:TYPE:FLAVOUR, each with its parts in fields of its own.
 func ofImgsrv(image simplestreams.Image) (name, version, flavour string, ok bool) {
-	parts := strings.Split(image.Product, ":")
-	if len(parts) != 5 || parts[1] != image.Version || parts[2] != image.Architecture || parts[3] != image.Type || parts[4] != image.Variant {
+	if !image.ByImgsrv() {
 		return "", "", "", false
 	}
+	parts := strings.Split(image.Product, ":")
 	return parts[0], parts[1], parts[4], events.CheckFlavour(parts[4]) == nil
 }
 
@@ -182,17 +186,6 @@ func aliasesOf(image simplestreams.Image, name, version, flavour string) (aliase
 		}
 	}
 	return aliases
-}
-
-// rootFormat is imgsrv's name for a root.
-func rootFormat(fileType string) string {
-	switch fileType {
-	case incus.FileSquashfs:
-		return "rootfs.squashfs"
-	case incus.FileRootTarXZ:
-		return "rootfs.tar.xz"
-	}
-	return "disk.qcow2" // disk-kvm.img, disk1.img and uefi1.img
 }
 
 // clean makes a name of a text: what names can't have becomes a dash, and none is left at the ends or beside another.

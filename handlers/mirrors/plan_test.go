@@ -32,6 +32,9 @@ func lines(versions []wanted) (out []string) {
 		line := w.String() + " [" + strings.Join(w.Aliases, " ") + "]"
 		for _, v := range w.Variants {
 			line += " " + v.Name()
+			if len(v.Files) == 1 {
+				line += "=" + v.Files[0].Format
+			}
 		}
 		out = append(out, line)
 	}
@@ -56,7 +59,7 @@ func TestWhatAMirrorWants(t *testing.T) {
 		ofImage("deb", "12.6", "amd64", "container", "default", "20260102_000000", "deb/12.6"),
 	}
 	unified := offered("Debian:sid:amd64:default", "20260102", "container")
-	unified.Metadata = simplestreams.File{}
+	unified.Metadata, unified.Root = simplestreams.File{}, simplestreams.File{FileType: "incus_combined.tar.gz", Path: "whole.tar.xz"}
 	for name, tt := range map[string]struct {
 		mirror   events.Mirror
 		images   []simplestreams.Image
@@ -76,7 +79,8 @@ func TestWhatAMirrorWants(t *testing.T) {
 		"another imgsrv": {events.Mirror{Keep: 2}, imgsrvs, []string{
 			"deb 12.5 [edge latest stable] amd64.container.default amd64.virtual-machine.cloud arm64.container.default",
 			"deb 12.6 [] amd64.container.default"}, 0},
-		"a unified image":   {events.Mirror{Keep: 1}, []simplestreams.Image{unified}, nil, 1},
+		"a unified image": {events.Mirror{Keep: 1}, []simplestreams.Image{unified}, []string{
+			"debian-sid-default-amd64 20260102 [latest] amd64.container.default=incus_combined.tar.xz"}, 0},
 		"a name of nothing": {events.Mirror{Keep: 1, ImageName: "{os}"}, []simplestreams.Image{offered("…:x:amd64:default", "20260101", "container")}, nil, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -112,5 +116,28 @@ func TestKeysAreOfWhatIsPublished(t *testing.T) {
 	other.Variants[0].Fingerprint = "x"
 	if a.key() == other.key() || a.digest() == other.digest() {
 		t.Error("another fingerprint is another version")
+	}
+}
+
+// What upstream says of a version is carried as it stands there: the day on which support ends changes neither key nor digest.
+func TestWhatUpstreamSaysOfAVersionIsCarried(t *testing.T) {
+	t.Parallel()
+	vm := offered("Debian:bookworm:amd64:default", "20260103", "virtual-machine")
+	vm.Requirements, vm.SupportEOL, vm.ReleaseTitle, vm.Codename, vm.Label = map[string]string{"secureboot": "false"}, "2026-06-30", "12 (bookworm)", "bookworm", "daily"
+	container := offered("Debian:bookworm:amd64:default", "20260103", "container")
+	container.Requirements = map[string]string{"secureboot": "true", "nesting": "true"}
+	versions, problems := plan(events.Mirror{Keep: 1}, []simplestreams.Image{vm, container})
+	if len(versions) != 1 || len(problems) != 0 {
+		t.Fatal(versions, problems)
+	}
+	want := simplestreams.Traits{ReleaseTitle: "12 (bookworm)", Codename: "bookworm", SupportEOL: "2026-06-30", Labels: map[string]string{"label": "daily"},
+		Requirements: map[string]string{"secureboot": "false", "nesting": "true"}}
+	if diff := cmp.Diff(want, versions[0].Traits); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	vm.Requirements = nil
+	other, _ := plan(events.Mirror{Keep: 1}, []simplestreams.Image{vm, container})
+	if other[0].key() == versions[0].key() || other[0].digest() == versions[0].digest() {
+		t.Error("a version that requires something else has the same key")
 	}
 }

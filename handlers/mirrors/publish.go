@@ -13,6 +13,9 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/internal/client"
+	"github.com/imgsrv/imgsrv/internal/simplestreams"
+	"github.com/imgsrv/imgsrv/internal/vcdiff"
+	"github.com/imgsrv/imgsrv/store/blob"
 )
 
 // refusedError says that a version can't be had as upstream offers it.
@@ -41,17 +44,31 @@ type publisher struct {
 	log      *jetstream.Log
 	api      *client.Client
 	upstream *fetcher
+	address  string       // upstream's
+	store    *blob.Store  // nil: whole files alone
+	tool     *vcdiff.Tool // as above
 	mirror   events.Mirror
+	now      func() time.Time
+
+	fetched func(bytes int)   // of upstream's files
+	saved   func(bytes int64) // that didn't have to be fetched
+	noted   func(problem string)
 }
 
-func (m *Manager) newPublisher(mirror events.Mirror) (*publisher, error) {
-	principal := access.NewPrincipal(mirror.Actor(), events.Grant{Role: events.RolePublisher})
+func (m *Manager) newPublisher(r *run) (*publisher, error) {
+	principal := access.NewPrincipal(r.mirror.Actor(), events.Grant{Role: events.RolePublisher})
 	// Nobody listens at the address: inProcess leads to the node's own handler. Patience with upstream is remoteFile's business.
 	api, err := client.New("http://mirror", "", client.Options{Transport: &inProcess{m.handler, principal}, UserAgent: "imgsrv-mirror", StallTimeout: time.Hour})
 	if err != nil {
 		return nil, err
 	}
-	return &publisher{log: m.log, api: api, upstream: m.upstream, mirror: mirror}, nil
+	return &publisher{log: m.log, api: api, upstream: m.upstream, address: r.base, store: m.store, tool: m.tool, mirror: r.mirror, now: m.now,
+		fetched: func(n int) { r.note(func(run *events.MirrorRun) { run.FetchedBytes += int64(n) }, "") },
+		saved: func(n int64) {
+			m.savedBytes.Add(context.Background(), n)
+			r.note(func(run *events.MirrorRun) { run.SavedBytes += n }, "")
+		},
+		noted: func(problem string) { r.note(func(*events.MirrorRun) {}, problem) }}, nil
 }
 
 // ensure makes a version be here, with its aliases. The error is a [*refusedError], an [*upstreamError], or another that may pass.
@@ -163,7 +180,17 @@ func failure(job events.Job) error {
 
 // open opens the session of a version, or finds the one that an earlier run has opened.
 func (p *publisher) open(ctx context.Context, w wanted) (*client.Session, error) {
-	image := client.NewImage{Image: w.Image, Version: w.Version, OS: w.OS, Release: w.Release, Description: w.Description, Aliases: w.Aliases}
+	image := client.NewImage{Image: w.Image, Version: w.Version, OS: w.OS, Release: w.Release, Description: w.Description, Aliases: w.Aliases,
+		Traits: client.Traits(w.Traits.At(p.now()))}
+	if p.mirror.Visibility != "" {
+		there, err := p.log.Image(ctx, w.Image)
+		if err != nil {
+			return nil, err
+		}
+		if there.Sequence == 0 { // later on it is as somebody has decided
+			image.Visibility = string(p.mirror.Visibility)
+		}
+	}
 	for _, v := range w.Variants {
 		variant := client.NewVariant{Architecture: v.Architecture, Type: string(v.Type), Flavour: v.Flavour, Fingerprint: v.Fingerprint}
 		for _, f := range v.Files {
@@ -172,8 +199,8 @@ func (p *publisher) open(ctx context.Context, w wanted) (*client.Session, error)
 		image.Variants = append(image.Variants, variant)
 	}
 	session, err := p.api.CreateUploadAs(ctx, image, w.key())
-	if problem := (*client.Problem)(nil); errors.As(err, &problem) && problem.Code == client.CodeVersionInProgress {
-		// A session of ours for what upstream offered, or what its aliases were, before.
+	if problem := inTheWay(err); problem != nil {
+		// A session of ours for what upstream offered, or what its aliases were, before; or of a day when support hadn't ended.
 		ended, abortErr := p.abortOwn(ctx, problem)
 		if abortErr != nil {
 			return nil, abortErr
@@ -186,6 +213,15 @@ func (p *publisher) open(ctx context.Context, w wanted) (*client.Session, error)
 		return nil, asRefusal(err, false)
 	}
 	return session, nil
+}
+
+// inTheWay is the problem of a session that holds the version for something else; nil for another error, or none.
+func inTheWay(err error) *client.Problem {
+	var problem *client.Problem
+	if errors.As(err, &problem) && (problem.Code == client.CodeVersionInProgress || problem.Code == client.CodeIdempotencyReuse) {
+		return problem
+	}
+	return nil
 }
 
 // abortOwn ends the session that stands in the way, if it is this mirror's and still takes files.
@@ -201,31 +237,70 @@ func (p *publisher) abortOwn(ctx context.Context, problem *client.Problem) (bool
 	return true, p.api.AbortUpload(ctx, id)
 }
 
+// transfer brings a file into its upload: made of a delta where there is one for what is here, else as upstream has it.
 func (p *publisher) transfer(ctx context.Context, w wanted, session *client.Session, file client.SessionFile) error {
 	for _, v := range w.Variants {
 		for _, f := range v.Files {
 			if v.Name() != file.Variant || f.Format != file.Format {
 				continue
 			}
-			remote := &remoteFile{ctx: ctx, from: p.upstream, base: p.mirror.URL, path: f.Path, size: f.Size}
-			defer remote.close()
-			return p.api.UploadFile(ctx, client.TusFile{Target: *file.Tus, Content: remote, Size: f.Size, ChunkBytes: chunkBytes, Status: func(ctx context.Context) (client.UploadFile, error) {
+			upload := client.TusFile{Target: *file.Tus, Size: f.Size, ChunkBytes: chunkBytes, Status: func(ctx context.Context) (client.UploadFile, error) {
 				upload, err := p.api.Upload(ctx, session.ID)
 				if err != nil {
 					return client.UploadFile{}, err
 				}
 				status, _ := upload.File(file.Variant, file.Format)
 				return status, nil
-			}})
+			}}
+			if len(v.deltas) > 0 && f.Path == v.root {
+				done, err := p.transferDelta(ctx, w, v, f.File, upload)
+				if done || err != nil {
+					return err
+				}
+			}
+			remote := p.remote(ctx, f.File)
+			defer remote.close()
+			upload.Content = remote
+			return p.api.UploadFile(ctx, upload)
 		}
 	}
 	return fmt.Errorf("the session wants %s %s, which nobody has declared", file.Variant, file.Format)
 }
 
+// transferDelta brings a root by a delta. Not done and no error: it has to come whole.
+func (p *publisher) transferDelta(ctx context.Context, w wanted, v wantedVariant, root simplestreams.File, upload client.TusFile) (done bool, err error) {
+	status, err := upload.Status(ctx)
+	if err != nil {
+		return false, err
+	}
+	missing := root.Size - status.Offset
+	b, err := p.build(ctx, w, v, root, missing)
+	switch {
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
+	case errors.Is(err, errNoDelta):
+		return false, nil
+	case err != nil:
+		p.noted(fmt.Sprintf("%s: a delta is of no use, and the whole file is fetched: %v", w, err))
+		return false, nil
+	}
+	defer b.close() //nolint:errcheck // a folder that stays is swept by the next start
+	upload.Content = b.file
+	if err := p.api.UploadFile(ctx, upload); err != nil {
+		return false, err
+	}
+	p.saved(missing - b.fetched)
+	return true, nil
+}
+
+func (p *publisher) remote(ctx context.Context, f simplestreams.File) *remoteFile {
+	return &remoteFile{ctx: ctx, from: p.upstream, base: p.address, path: f.Path, size: f.Size, count: p.fetched}
+}
+
 // asRefusal tells what the rules say no to from what may pass: too many sessions, no room, a session of somebody else's.
 func asRefusal(err error, remember bool) error {
 	var problem *client.Problem
-	if errors.As(err, &problem) && problem.Code != client.CodeVersionInProgress &&
+	if errors.As(err, &problem) && inTheWay(err) == nil &&
 		(problem.Status == http.StatusConflict || problem.Status == http.StatusUnprocessableEntity || problem.Status == http.StatusRequestEntityTooLarge) {
 		return &refusedError{err, remember}
 	}

@@ -19,6 +19,8 @@ type remoteFile struct {
 	path string
 	size int64
 
+	count func(bytes int) // is told what came; nil: nobody asks
+
 	etag   string // as the first answer had it
 	body   io.ReadCloser
 	cancel context.CancelFunc
@@ -69,6 +71,9 @@ func (f *remoteFile) read(p []byte, offset int64) (int, error) {
 	stopped := stalled.Stop()
 	f.at += int64(n)
 	f.from.count(n)
+	if f.count != nil {
+		f.count(n)
+	}
 	switch {
 	case err == nil, errors.Is(err, io.EOF) && f.at == f.size:
 		return n, nil

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/simplestreams"
 )
 
@@ -24,6 +26,9 @@ type run struct {
 	mirror    events.Mirror
 	request   events.Sequence // of the fact that wants it
 	publisher *publisher
+	base      string            // upstream's address, with all that opens it
+	signed    *sjson.Verifier   // of the documents; nil: they needn't be signed
+	scrub     *strings.Replacer // takes what is secret in it out of texts
 
 	mu      sync.Mutex
 	result  events.MirrorRun
@@ -35,13 +40,9 @@ type run struct {
 func (m *Manager) sync(ctx context.Context, mirror events.Mirror, request events.Sequence) (events.EndSync, error) {
 	r := &run{Manager: m, mirror: mirror, request: request, result: events.MirrorRun{StartedAt: m.now().UTC()}}
 	var err error
-	if r.publisher, err = m.newPublisher(mirror); err != nil {
-		return events.EndSync{}, err
-	}
-	documents, images, problems, err := r.read(ctx)
-	if err == nil && images != nil {
-		r.result.Problems = problems
-		err = r.mirrorAll(ctx, images)
+	var documents []events.MirrorDocument
+	if r.base, err = m.address(mirror); err == nil {
+		documents, err = r.do(ctx)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -49,7 +50,7 @@ func (m *Manager) sync(ctx context.Context, mirror events.Mirror, request events
 	case errors.Is(err, errSuperseded):
 		return events.EndSync{}, err
 	case err != nil:
-		r.result.Error = err.Error()
+		r.result.Error = r.clean(err.Error())
 	}
 	r.result.EndedAt = m.now().UTC()
 	end := events.EndSync{Request: request, Run: r.result, Documents: documents, Refused: r.refused}
@@ -65,6 +66,36 @@ func (m *Manager) sync(ctx context.Context, mirror events.Mirror, request events
 	return end, nil
 }
 
+// do reads upstream's documents, and publishes what is wanted of them.
+func (r *run) do(ctx context.Context) ([]events.MirrorDocument, error) {
+	if r.mirror.CredentialsID != "" {
+		r.scrub = scrubber(r.base)
+	}
+	var err error
+	if r.publisher, err = r.newPublisher(r); err != nil {
+		return nil, err
+	}
+	if r.mirror.UpstreamKey != "" {
+		if r.signed, err = sjson.NewVerifier(r.mirror.UpstreamKey); err != nil {
+			return nil, fmt.Errorf("the key of upstream's documents: %w", err)
+		}
+	}
+	documents, images, problems, err := r.read(ctx)
+	if err != nil || images == nil {
+		return documents, err
+	}
+	r.result.Problems = problems
+	return documents, r.mirrorAll(ctx, images)
+}
+
+// clean makes a text fit for an event and a log.
+func (r *run) clean(text string) string {
+	if r.scrub == nil {
+		return text
+	}
+	return r.scrub.Replace(text)
+}
+
 // read fetches upstream's documents. Images are nil where nothing has changed since all that matches was here.
 func (r *run) read(ctx context.Context) (documents []events.MirrorDocument, images []simplestreams.Image, problems []string, err error) {
 	if last := r.mirror.LastRun; len(r.mirror.Documents) > 0 && last != nil {
@@ -78,7 +109,7 @@ func (r *run) read(ctx context.Context) (documents []events.MirrorDocument, imag
 			return r.mirror.Documents, nil, nil, nil
 		}
 	}
-	data, document, err := r.upstream.document(ctx, r.mirror.URL, simplestreams.IndexPath, events.MirrorDocument{})
+	data, document, err := r.document(ctx, simplestreams.IndexPath)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -95,7 +126,7 @@ func (r *run) read(ctx context.Context) (documents []events.MirrorDocument, imag
 	}
 	images = []simplestreams.Image{}
 	for _, one := range listed {
-		data, document, err := r.upstream.document(ctx, r.mirror.URL, one.Path, events.MirrorDocument{})
+		data, document, err := r.document(ctx, one.Path)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -112,13 +143,28 @@ func (r *run) read(ctx context.Context) (documents []events.MirrorDocument, imag
 	return documents, images, problems, nil
 }
 
+// document reads one, signed where it has to be.
+func (r *run) document(ctx context.Context, path string) ([]byte, events.MirrorDocument, error) {
+	if r.signed == nil {
+		return r.upstream.document(ctx, r.base, path, events.MirrorDocument{})
+	}
+	data, document, err := r.upstream.document(ctx, r.base, sjson.SignedPath(path), events.MirrorDocument{})
+	if err == nil {
+		data, err = r.signed.Open(data)
+	}
+	if err != nil {
+		return nil, document, fmt.Errorf("%s: %w", path, err)
+	}
+	return data, document, nil
+}
+
 // unchanged asks whether each document is as it was.
 func (r *run) unchanged(ctx context.Context) (bool, error) {
 	for _, known := range r.mirror.Documents {
 		if known.ETag == "" && known.LastModified == "" {
 			return false, nil
 		}
-		data, _, err := r.upstream.document(ctx, r.mirror.URL, known.Path, known)
+		data, _, err := r.upstream.document(ctx, r.base, known.Path, known)
 		if err != nil || data != nil {
 			return false, err
 		}
@@ -179,7 +225,7 @@ func (r *run) mirrorOne(ctx context.Context, w wanted) error {
 	var broken *upstreamError
 	switch {
 	case errors.As(err, &refused):
-		r.logger.WarnContext(ctx, "a mirror can't have a version", "mirror", r.mirror.Name, "image", w.Image, "version", w.Version, "error", err)
+		r.logger.WarnContext(ctx, "a mirror can't have a version", "mirror", r.mirror.Name, "image", w.Image, "version", w.Version, "error", r.clean(err.Error()))
 		r.note(func(result *events.MirrorRun) { result.Refused++ }, fmt.Sprintf("%s: %v", w, err))
 		if refused.remember {
 			r.remember(events.MirrorRefusal{Image: w.Image, Version: w.Version, Digest: w.digest(), Reason: err.Error()})
@@ -187,7 +233,7 @@ func (r *run) mirrorOne(ctx context.Context, w wanted) error {
 	case errors.As(err, &broken) && !broken.gone:
 		return fmt.Errorf("%s: %w", w, err) // upstream, or the way there: the others would meet the same
 	case err != nil:
-		r.logger.WarnContext(ctx, "a mirror couldn't publish a version; the next run tries again", "mirror", r.mirror.Name, "image", w.Image, "version", w.Version, "error", err)
+		r.logger.WarnContext(ctx, "a mirror couldn't publish a version; the next run tries again", "mirror", r.mirror.Name, "image", w.Image, "version", w.Version, "error", r.clean(err.Error()))
 		r.note(func(result *events.MirrorRun) { result.Failed++ }, fmt.Sprintf("%s: %v", w, err))
 	case outcome == published:
 		r.note(func(result *events.MirrorRun) { result.Published++ }, "")
@@ -198,6 +244,7 @@ func (r *run) mirrorOne(ctx context.Context, w wanted) error {
 }
 
 func (r *run) note(count func(*events.MirrorRun), problem string) {
+	problem = r.clean(problem)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	count(&r.result)
@@ -208,6 +255,7 @@ func (r *run) note(count func(*events.MirrorRun), problem string) {
 }
 
 func (r *run) remember(refusal events.MirrorRefusal) {
+	refusal.Reason = r.clean(refusal.Reason)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.refused = append(r.refused, refusal)

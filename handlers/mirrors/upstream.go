@@ -62,6 +62,7 @@ func newFetcher(to *targets.Targets, roots *x509.CertPool, agent string, bytesPe
 				MaxResponseHeaderBytes: 64 << 10, DisableCompression: true, // files come as they are; documents are unpacked here
 			},
 			CheckRedirect: func(r *http.Request, via []*http.Request) error {
+				r.Header.Del("Referer") // its path may open upstream
 				if len(via) > maxRedirects {
 					return errors.New("the server redirects in circles")
 				}

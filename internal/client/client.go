@@ -233,39 +233,47 @@ func discard(answer *http.Response) {
 
 // call makes a request with a JSON body (nil for none) and reads a JSON answer into out (nil to ignore it).
 func (c *Client) call(ctx context.Context, method, ref string, in, out any, headers ...string) error {
+	_, err := c.callForHeader(ctx, method, ref, in, out, headers...)
+	return err
+}
+
+// callForHeader is call for who needs the answer's header too. A header of the request without a value isn't sent.
+func (c *Client) callForHeader(ctx context.Context, method, ref string, in, out any, headers ...string) (http.Header, error) {
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
 		if err != nil {
-			return fmt.Errorf("encode the request: %w", err)
+			return nil, fmt.Errorf("encode the request: %w", err)
 		}
 		body = bytes.NewReader(data)
 	}
 	r, err := c.request(ctx, method, ref, body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.Header.Set("Accept", "application/json")
 	if in != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
 	for i := 0; i+1 < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
+		if headers[i+1] != "" {
+			r.Header.Set(headers[i], headers[i+1])
+		}
 	}
 	answer, err := c.send(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer discard(answer)
 	if out == nil {
-		return nil
+		return answer.Header, nil
 	}
 	data, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswerBytes))
 	if err != nil {
-		return &ConnectionError{Server: c.base.Scheme + "://" + c.base.Host, Err: err}
+		return nil, &ConnectionError{Server: c.base.Scheme + "://" + c.base.Host, Err: err}
 	}
 	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("%s %s: the answer is not imgsrv's: %w", method, ref, err)
+		return nil, fmt.Errorf("%s %s: the answer is not imgsrv's: %w", method, ref, err)
 	}
-	return nil
+	return answer.Header, nil
 }

@@ -20,9 +20,11 @@ import (
 const (
 	CodeVersionExists     = "version-exists"
 	CodeVersionInProgress = "version-in-progress"
+	CodeIdempotencyReuse  = "idempotency-key-reused" // the session of another request, which StatusURL names
 	CodeFileComplete      = "file-complete"
 	CodeUnauthorized      = "unauthorized"
 	CodeNotFound          = "not-found"
+	CodePrecondition      = "precondition-failed" // what was to be changed is otherwise by now
 	CodeBlobDamaged       = "blob-damaged"
 )
 

@@ -28,6 +28,10 @@ type Policy struct {
 	Formats   []PolicyFormat `json:"formats"`
 	Deltas    *int           `json:"deltas,omitempty"` // nil: as many as the server makes by default
 	Retention Retention      `json:"retention"`
+
+	// ETag names the state that was read, and is what SetPolicy replaces: a policy that somebody has changed meanwhile stays as it is. "" replaces
+	// any.
+	ETag string `json:"-"`
 }
 
 // PolicyFormat is a format to be made of each version.
@@ -62,22 +66,24 @@ func (c *Client) Restore(ctx context.Context, image, version string) (*VersionSt
 
 // Policy reads an image's policy.
 func (c *Client) Policy(ctx context.Context, image string) (*Policy, error) {
-	var p Policy
-	if err := c.call(ctx, http.MethodGet, route("api", "images", image, "policy"), nil, &p); err != nil {
-		return nil, err
-	}
-	return &p, nil
+	return c.policy(ctx, http.MethodGet, image, nil, "")
 }
 
-// SetPolicy gives an image a policy, in place of the one before.
+// SetPolicy gives an image a policy, in place of the one before: see [Policy.ETag]. CodePrecondition says that it is another by now.
 func (c *Client) SetPolicy(ctx context.Context, image string, p Policy) (*Policy, error) {
 	if p.Formats == nil {
 		p.Formats = []PolicyFormat{} // a list, also where it is empty
 	}
+	return c.policy(ctx, http.MethodPut, image, p, p.ETag)
+}
+
+func (c *Client) policy(ctx context.Context, method, image string, in any, ifMatch string) (*Policy, error) {
 	var out Policy
-	if err := c.call(ctx, http.MethodPut, route("api", "images", image, "policy"), p, &out); err != nil {
+	header, err := c.callForHeader(ctx, method, route("api", "images", image, "policy"), in, &out, "If-Match", ifMatch)
+	if err != nil {
 		return nil, err
 	}
+	out.ETag = header.Get("ETag")
 	return &out, nil
 }
 

@@ -1,7 +1,9 @@
 package client
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,7 +30,17 @@ func (c *Client) SigningKey(ctx context.Context) (provenance.PublicKey, error) {
 // SignedChecksums reads the checksums of a version, by its name or an alias, and checks them against a key that the caller trusts:
 // SHA-256 in hex by the files' names (provenance.FileName), and what the signature says they are of. Errors wrap
 // provenance.ErrSignature where they aren't signed by that key, or are those of another version.
-func (c *Client) SignedChecksums(ctx context.Context, key provenance.PublicKey, image, versionOrAlias string) (provenance.Statement, map[string]string, error) {
+func (c *Client) SignedChecksums(ctx context.Context, key provenance.PublicKey, image, versionOrAlias string) (said provenance.Statement, files map[string]string, err error) {
+	// A file that is made of the version between the two requests makes signature and checksums differ: once more.
+	for range 3 {
+		if said, files, err = c.signedChecksums(ctx, key, image, versionOrAlias); !errors.Is(err, provenance.ErrSignature) {
+			break
+		}
+	}
+	return said, files, err
+}
+
+func (c *Client) signedChecksums(ctx context.Context, key provenance.PublicKey, image, versionOrAlias string) (provenance.Statement, map[string]string, error) {
 	none := provenance.Statement{}
 	version := func(name, file string) string { return route("api", "images", image, "versions", name, file) }
 	signature, err := c.text(ctx, version(versionOrAlias, provenance.SignatureName))
@@ -53,6 +65,32 @@ func (c *Client) SignedChecksums(ctx context.Context, key provenance.PublicKey, 
 	}
 	files, err := provenance.ParseChecksums(sums)
 	return said, files, err
+}
+
+// ChecksumsAndSignature reads both files as they are, of a version by its name; a server without a key has no signature. Nothing is checked but that
+// they belong together: a caller that needs more has a key.
+func (c *Client) ChecksumsAndSignature(ctx context.Context, image, version string) (sums, signature []byte, err error) {
+	file := func(name string) string { return route("api", "images", image, "versions", version, name) }
+	for range 5 {
+		if sums, err = c.text(ctx, file(provenance.ChecksumsName)); err != nil {
+			return nil, nil, err
+		}
+		signature, err = c.text(ctx, file(provenance.SignatureName))
+		if IsProblem(err, CodeNotFound) {
+			signature, err = nil, nil
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		again, err := c.text(ctx, file(provenance.ChecksumsName))
+		if err != nil {
+			return nil, nil, err
+		}
+		if bytes.Equal(again, sums) {
+			return sums, signature, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("the checksums of %s %s change with each request", image, version)
 }
 
 // text reads a short text.

@@ -24,7 +24,7 @@ func (h *History) mirror(t *rapid.T) error {
 	case "sync":
 		return h.decide(t)(events.RequestSync(before, name, "test", h.now))
 	case "end":
-		run := events.MirrorRun{StartedAt: h.now, EndedAt: h.now, Matched: 1, Failed: rapid.IntRange(0, 1).Draw(t, "failed")}
+		run := events.MirrorRun{StartedAt: h.now, EndedAt: h.now, Matched: 1, Failed: rapid.IntRange(0, 1).Draw(t, "failed"), FetchedBytes: 1000, SavedBytes: 500}
 		h.Append(t, events.CompleteSync(before, events.EndSync{Request: before.Sequence, Run: run, NextAt: h.now.Add(time.Hour)})...)
 		return nil
 	}

@@ -51,6 +51,7 @@ type item struct {
 	Combined         string `json:"combined_sha256"`
 	CombinedSquashfs string `json:"combined_squashfs_sha256"`
 	CombinedType     string `json:"combined_type"`
+	DeltaBase        string `json:"delta_base"`
 	FileType         string `json:"ftype"`
 	Path             string `json:"path"`
 	SHA256           string `json:"sha256"`
@@ -140,9 +141,39 @@ func (p product) images(key string) (images []Image, problems []Problem) {
 		image := common
 		image.Serial, image.CreatedAt, image.Label = serial, created, v.Label
 		found, wrong := v.images(image, where)
+		for i := range found {
+			found[i].Deltas = p.deltas(v, found[i].Root.FileType)
+		}
 		images, problems = append(images, found...), append(problems, wrong...)
 	}
 	return images, problems
+}
+
+// deltas finds those that make a root of this type, as clients do: the base is another version of the product, known by what its
+// metadata promises. One that can't be read is passed over, since the whole file is there too.
+func (p product) deltas(v version, rootType string) (deltas []Delta) {
+	for _, i := range v.Items {
+		if i.FileType != rootType+".vcdiff" || i.DeltaBase == "" || check(i.file(), i.SHA256) != nil {
+			continue
+		}
+		delta := Delta{File: i.file()}
+		for _, meta := range p.Versions[i.DeltaBase].Items {
+			if meta.FileType != incus.FileIncusMetadata && meta.FileType != incus.FileLXDMetadata {
+				continue
+			}
+			for _, fingerprint := range []string{meta.CombinedSquashfs, meta.fingerprintWith(rootType)} {
+				if hexDigest.MatchString(fingerprint) && !slices.Contains(delta.Bases, fingerprint) {
+					delta.Bases = append(delta.Bases, fingerprint)
+				}
+			}
+		}
+		if len(delta.Bases) > 0 {
+			slices.Sort(delta.Bases)
+			deltas = append(deltas, delta)
+		}
+	}
+	slices.SortFunc(deltas, func(a, b Delta) int { return strings.Compare(a.Path, b.Path) })
+	return deltas
 }
 
 // images makes one image of each type of what a version offers.

@@ -36,6 +36,15 @@ type Image struct {
 	Fingerprint string
 	Metadata    File // zero for a unified image
 	Root        File
+	Deltas      []Delta // that make the root of another one
+}
+
+// Delta is a VCDIFF file that makes an image's root of the root of an earlier image.
+type Delta struct {
+	File
+	// Bases are the fingerprints by which the earlier image may be known: clients read the one that is for squashfs, whatever the root
+	// is, and a server that keeps to the names of the fields has that of a virtual machine in another.
+	Bases []string
 }
 
 // Unified says that the image is one tarball with metadata and root in it.
@@ -122,14 +131,4 @@ func checkPath(p string) error {
 		return fmt.Errorf("the path %q is not a clean relative path", p)
 	}
 	return nil
-}
-
-// EOLAfter is the last day of support, YYYY-MM-DD, where it lies behind a time; else "": what has expired can't be published as an end
-// that is still to come.
-func (i Image) EOLAfter(now time.Time) string {
-	day, err := time.Parse(time.DateOnly, i.SupportEOL)
-	if err != nil || !day.After(now) {
-		return ""
-	}
-	return i.SupportEOL
 }

@@ -35,6 +35,8 @@ type Tool struct {
 	Memory  int64         // bytes of address space; 0: 1 GiB
 	Timeout time.Duration // 0: 30 minutes
 	Nice    int           // added to this process's niceness; 0: 10
+	// Foreign deltas are somebody else's: no other program is started for what they say of compressed files.
+	Foreign bool
 }
 
 const (
@@ -112,7 +114,11 @@ func (t *Tool) Encode(ctx context.Context, base, target *os.File, out io.Writer,
 // Decode applies a delta to its base as the clients do, and writes what comes out, at most maxBytes (ErrTooLarge).
 func (t *Tool) Decode(ctx context.Context, base, delta *os.File, out io.Writer, maxBytes int64) error {
 	capped := &cappedWriter{w: out, left: maxBytes}
-	if err := t.run(ctx, capped, []string{"-f", "-d", "-c", "-s", base.Name(), delta.Name()}); err != nil {
+	arguments := []string{"-f", "-d", "-c", "-s", base.Name(), delta.Name()}
+	if t.Foreign {
+		arguments = append([]string{"-D", "-R"}, arguments...)
+	}
+	if err := t.run(ctx, capped, arguments); err != nil {
 		return fmt.Errorf("apply a delta: %w", err)
 	}
 	return nil
