@@ -85,6 +85,7 @@ func (r *Runner) commit(ctx context.Context, conn *pgx.Conn, position, last even
 	r.moved(last)
 	r.healthy(last)
 	r.meters.applied(ctx, len(applied), time.Since(started))
+	r.traced(ctx, applied, started)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -30,9 +31,10 @@ const (
 
 // Config says how a [Runner] works.
 type Config struct {
-	Log   *slog.Logger
-	Meter metric.Meter
-	Batch int // most events in one transaction; 0 means 500
+	Log    *slog.Logger
+	Meter  metric.Meter
+	Tracer trace.Tracer // nil: no traces
+	Batch  int          // most events in one transaction; 0 means 500
 }
 
 // Runner keeps one projection up to date, or stands by while another node does. All its methods may be
@@ -44,6 +46,7 @@ type Runner struct {
 	log       *slog.Logger
 	batch     int
 	meters    meters
+	tracer    trace.Tracer // nil: none
 
 	mu      sync.Mutex
 	state   state
@@ -57,7 +60,7 @@ type Runner struct {
 // says which database, and answers WaitFor on a node that stands by; the work is done on a connection of the
 // runner's own.
 func NewRunner(pool *pgxpool.Pool, log *jetstream.Log, p Projector, cfg Config) (*Runner, error) {
-	r := &Runner{pool: pool, events: log, projector: p, log: cfg.Log.With("projection", p.Name()), batch: cfg.Batch,
+	r := &Runner{pool: pool, events: log, projector: p, log: cfg.Log.With("projection", p.Name()), batch: cfg.Batch, tracer: cfg.Tracer,
 		changed: make(chan struct{}), wake: make(chan struct{}, 1), polling: make(chan struct{}, 1)}
 	if r.batch <= 0 {
 		r.batch = defaultBatch

@@ -17,6 +17,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/internal/client"
 	"github.com/imgsrv/imgsrv/internal/incus"
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
 // Exit codes, as shells and make expect them.
@@ -48,6 +49,7 @@ type grammar struct {
 	Events      EventsCmd      `cmd:"" help:"Follow what happens, look at an event, move a history between servers."`
 	History     HistoryCmd     `cmd:"" help:"Tell what happened to an image, or to one version."`
 	Projections ProjectionsCmd `cmd:"" help:"For operators: status of the projections, rebuild, verify, replay, skip."`
+	Fsck        FsckCmd        `cmd:"" help:"For operators: read all files in the storage again, and find those that the disk has changed or lost."`
 	Operations  OperationsCmd  `cmd:"" help:"For operators: list, follow and cancel what the server does at length."`
 	Principals  PrincipalsCmd  `cmd:"" help:"For admins: who may do what: people and services, and their roles."`
 	Tokens      TokensCmd      `cmd:"" help:"For admins: issue, list, rotate and revoke tokens; and for everybody: rotate one's own."`
@@ -70,6 +72,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal ends the command in order; after it signals are again what they are to any program.
 	context.AfterFunc(ctx, stop)
+	ctx = tracecontext.With(ctx, os.Getenv("TRACEPARENT")) // as CI systems and otel-cli give it
 	t := Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Fancy: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb"}
 	code := run(ctx, os.Args[1:], t)
 	stop()

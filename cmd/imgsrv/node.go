@@ -77,6 +77,7 @@ type testHooks struct {
 	certInterval      time.Duration // 0: certs.Interval
 	mirrorTick        time.Duration // between looks for mirrors that are due; 0: as always
 	mirrorPause       time.Duration // before a mirror makes a request again; 0: as always
+	scrubRepairEvery  time.Duration // between questions for damaged blobs; 0: as always; negative: none by itself
 }
 
 // StartNode starts every part, in order, and returns when the node serves. Where a part fails, those
@@ -121,6 +122,9 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	n.onStop("telemetry", func() error { return tele.Shutdown(context.Background()) })
+	if err := tele.TraceTo(ctx, os.Getenv, version(), n.log); err != nil {
+		return err
+	}
 	token, made, err := access.AdminToken(filepath.Join(dataDir, "admin.token"))
 	if err != nil {
 		return err
@@ -142,7 +146,8 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
-	events, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv", Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/events/jetstream")})
+	events, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv", Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/events/jetstream"),
+		Tracer: tele.Tracer("github.com/imgsrv/imgsrv/events/jetstream")})
 	if err != nil {
 		return err
 	}
@@ -178,7 +183,8 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		if err := migrations.Apply(ctx, pool, projector.Name(), projector.Migrations()); err != nil {
 			return fmt.Errorf("migrate the projection %s: %w", projector.Name(), err)
 		}
-		runners[i], err = projections.NewRunner(pool, events, projector, projections.Config{Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/projections")})
+		runners[i], err = projections.NewRunner(pool, events, projector, projections.Config{Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/projections"),
+			Tracer: tele.Tracer("github.com/imgsrv/imgsrv/projections")})
 		if err != nil {
 			return err
 		}
@@ -207,6 +213,15 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		uploads.Expire(ctx, time.Minute)
 		return nil
 	})
+	mirrors, err := n.newMirrors(flags, events, tele, hooks)
+	if err != nil {
+		return err
+	}
+	// Before anything reads blobs: what is known to be damaged is not served.
+	scrubber, err := n.startScrub(ctx, flags, dataDir, events, blobs, mirrors, tele, hooks)
+	if err != nil {
+		return err
+	}
 	publications, err := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/publication"),
 		Attempts: flags.JobAttempts, StepTimeout: flags.StepTimeout, StepStarted: hooks.stepStarted})
 	if err != nil {
@@ -223,21 +238,21 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
-	mirrors, err := n.newMirrors(flags, events, tele, hooks)
-	if err != nil {
-		return err
-	}
 	keys, err := n.signingKeys(flags, dataDir)
 	if err != nil {
 		return err
 	}
 	works := operations.NewRunner(n.log, time.Now)
 	n.onStop("operations", func() error { works.Close(); return nil })
+	tables := catalog.New(pool)
+	if err := n.observe(tele, blobs, tables); err != nil {
+		return err
+	}
 	router, err := api.New(api.Config{
-		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Known: files, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
+		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Tracer: tele.Tracer("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: tables, Known: files, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
-		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Load: limited.load, Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Backups: n.backups(flags, dataDir, events, blobs, hooks),
+		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Load: limited.load, Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Backups: n.backups(flags, dataDir, events, blobs, hooks), Scrub: scrubber,
 	})
 	if err != nil {
 		return err
@@ -284,6 +299,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 	}
 	if err := f.DeriveFlags.check(); err != nil {
 		return err
+	}
+	if _, err := f.ScrubRate.bytes(); err != nil {
+		return fmt.Errorf("--scrub-rate: %w", err)
 	}
 	addresses := []struct{ flag, addr string }{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}
 	if f.NATSURL == "" {

@@ -35,6 +35,8 @@ type childSpec struct {
 	OpenFiles uint64
 	// KillInBackup makes the process kill itself when it has copied some bytes of the blobs to a backup.
 	KillInBackup bool
+	// Env is added to the environment of the process.
+	Env []string
 	// CertInterval, where not 0, is how often the certificates' files are looked at.
 	CertInterval time.Duration
 }
@@ -134,7 +136,7 @@ func startChild(t *testing.T, spec childSpec) *child {
 		t.Fatal(err)
 	}
 	c := &child{cmd: exec.Command(os.Args[0]), done: make(chan struct{})}
-	c.cmd.Env = append(os.Environ(), childVariable+"="+string(encoded))
+	c.cmd.Env = append(append(os.Environ(), childVariable+"="+string(encoded)), spec.Env...)
 	c.cmd.Stderr = os.Stderr
 	out, err := c.cmd.StdoutPipe()
 	if err != nil {

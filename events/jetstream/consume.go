@@ -10,9 +10,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/internal/faults"
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
 // ackWait is how long a delivery may stay silent before another worker gets it: short, since it is what
@@ -31,7 +34,9 @@ type Consumer struct {
 	Subjects []string
 	From     events.Sequence
 	InOrder  bool
-	Forget   time.Duration // the server forgets a consumer that nobody reads for so long; 0: never
+	// Span names what is done about an event, for traces; "", or no function: it is nothing to speak of.
+	Span   func(events.Event) string
+	Forget time.Duration // the server forgets a consumer that nobody reads for so long; 0: never
 }
 
 // config is the consumer as the server keeps it.
@@ -199,7 +204,12 @@ func (l *Log) deliver(ctx context.Context, c Consumer, msg natsjs.Msg, handle fu
 		l.log.Error("event can't be read; it is kept and tried again", "consumer", c.Name, "sequence", meta.Sequence.Stream, "error", err)
 		err = &RetryAfter{Delay: time.Minute, Err: fmt.Errorf("%w: %w", errUndecodable, err)}
 	} else {
-		err = l.inProgress(ctx, msg, func(ctx context.Context) error { return l.guarded(ctx, c.Name, delivery, handle) })
+		err = l.inProgress(ctx, msg, func(ctx context.Context) error {
+			ctx, end := l.startHandling(ctx, c, delivery)
+			err := l.guarded(ctx, c.Name, delivery, handle)
+			end(err)
+			return err
+		})
 	}
 	l.meters.consumed(ctx, c.Name, err)
 	if faults.On {
@@ -224,6 +234,27 @@ func (l *Log) deliver(ctx context.Context, c Consumer, msg natsjs.Msg, handle fu
 	}
 	if err != nil {
 		l.log.Debug("acknowledgement lost; the event comes again", "consumer", c.Name, "sequence", delivery.Sequence, "error", err)
+	}
+}
+
+// startHandling goes on in the trace of the event, with a span where there is something to do.
+func (l *Log) startHandling(ctx context.Context, c Consumer, d Delivery) (context.Context, func(error)) {
+	ctx = tracecontext.With(ctx, d.TraceParent)
+	if l.tracer == nil || c.Span == nil {
+		return ctx, func(error) {}
+	}
+	name := c.Span(d.Event)
+	if name == "" {
+		return ctx, func(error) {}
+	}
+	ctx, ended := tracecontext.Start(ctx, l.tracer, name, trace.SpanKindConsumer, attribute.String("imgsrv.consumer", c.Name), attribute.String("imgsrv.event.type", string(d.Type)),
+		attribute.Int64("imgsrv.event.sequence", int64(d.Sequence)), attribute.String("imgsrv.event.subject", d.Subject), attribute.Int("imgsrv.attempt", d.Attempt))
+	return ctx, func(err error) {
+		var later *RetryAfter
+		if errors.As(err, &later) && later.Err == nil {
+			err = nil // it only waits
+		}
+		ended(err)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
@@ -23,6 +24,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/handlers/scrub"
 	"github.com/imgsrv/imgsrv/handlers/web"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/projections"
@@ -42,6 +44,7 @@ type Offsets interface {
 type Config struct {
 	Log     *slog.Logger
 	Meter   metric.Meter
+	Tracer  trace.Tracer // nil: no traces; a client's goes on all the same
 	Guard   *access.Guard
 	Events  *jetstream.Log
 	Catalog *catalog.Catalog
@@ -87,6 +90,8 @@ type Config struct {
 	// Intake, optional, admits upload sessions; without it they are held against the free space of the storage only.
 	Intake *limits.Intake
 
+	// Scrub, optional, looks at blobs that couldn't be read, and is shown by /readyz.
+	Scrub *scrub.Scrubber
 	// Deltas, optional, is shown by /readyz.
 	Deltas *Deltas
 	// PingPostgres is asked by /readyz.
@@ -129,7 +134,7 @@ type server struct {
 }
 
 // New makes the router with all routes of the package and the middlewares that every request passes:
-// RequestID, AccessLog, Metrics, Recover and the limits of requests. Other handlers may be mounted on it; they then have the same
+// RequestID, Trace, AccessLog, Metrics, Recover and the limits of requests. Other handlers may be mounted on it; they then have the same
 // middlewares and problem documents for what isn't routed.
 func New(cfg Config) (chi.Router, error) {
 	if cfg.MinSequenceWait == 0 {
@@ -152,7 +157,7 @@ func New(cfg Config) (chi.Router, error) {
 		return nil, err
 	}
 	router := chi.NewRouter()
-	router.Use(RequestID, AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Load.Middleware, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
+	router.Use(RequestID, Trace(cfg.Tracer), AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Load.Middleware, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
 	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, cfg.Log, access.NothingHere())
 	})
@@ -195,6 +200,9 @@ func New(cfg Config) (chi.Router, error) {
 	s.projectionRoutes()
 	if s.Operations != nil {
 		s.operations(router)
+		if s.Scrub != nil {
+			s.fsck()
+		}
 		s.backups()
 	}
 	s.principals()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/promotion"
 	"github.com/imgsrv/imgsrv/internal/vcdiff"
 )
 
@@ -123,7 +124,7 @@ func (d *Deltas) verify(ctx context.Context, job string, base *os.File, p planne
 // record keeps the bytes, and then says so.
 func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job string, p planned, result made) error {
 	cause := jetstream.Cause{Key: "delta " + p.format + " " + delivery.ID, Actor: "imgsrv", Correlation: delivery.Correlation,
-		Causation: delivery.ID, TraceParent: delivery.TraceParent}
+		Causation: delivery.ID}
 	_, err := d.Log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
 		version, err := d.Log.Version(ctx, p.image, p.version)
 		if err != nil {
@@ -133,12 +134,11 @@ func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job st
 		if err != nil {
 			return nil, err
 		}
-		bytes, err := d.Log.SettledBlob(ctx, result.digest)
+		b := events.Blob{Digest: result.digest, Size: result.size, MediaType: MediaType}
+		promoted, err := promotion.Blob(ctx, d.Log, d.Store, b, func(ctx context.Context, _ events.Blob) error {
+			return d.Store.Admit(ctx, job, deltaFile, result.digest.Hex(), result.size)
+		})
 		if err != nil {
-			return nil, err
-		}
-		// After the state was read, and again after each conflict: see events.PromoteBlob.
-		if err := d.Store.Admit(ctx, job, deltaFile, result.digest.Hex(), result.size); err != nil {
 			return nil, err
 		}
 		changes, err := events.RecordDerived(events.Derived{
@@ -154,7 +154,7 @@ func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job st
 		if err != nil || len(changes) == 0 {
 			return nil, err
 		}
-		return append(events.PromoteBlob(events.Blob{Digest: result.digest, Size: result.size, MediaType: MediaType}, bytes), changes...), nil
+		return append(promoted, changes...), nil
 	})
 	if events.IsCode(err, events.CodeNotFound) {
 		return nil // withdrawn meanwhile

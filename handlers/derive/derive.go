@@ -23,6 +23,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/promotion"
 	"github.com/imgsrv/imgsrv/internal/convert"
 	"github.com/imgsrv/imgsrv/internal/imagefile"
 	"github.com/imgsrv/imgsrv/store/blob"
@@ -85,8 +86,16 @@ func (d *Deriver) Run(ctx context.Context) error {
 	} else if n > 0 {
 		d.Logger.InfoContext(ctx, "removed what an earlier process was making", "folders", n)
 	}
-	consumer := jetstream.Consumer{Name: jetstream.ConsumerDerive, Subject: events.SubjectOfKind(events.KindDerived), Workers: d.Workers}
+	consumer := jetstream.Consumer{Name: jetstream.ConsumerDerive, Subject: events.SubjectOfKind(events.KindDerived), Workers: d.Workers, Span: spanOf}
 	return d.Log.Consume(ctx, consumer, d.handle)
+}
+
+// spanOf names what is worth a span in a trace.
+func spanOf(e events.Event) string {
+	if f, ok := e.Fact.(events.DerivedFact); ok && f.DerivedState().Kind == events.DerivedFormat && f.DerivedState().Pending() {
+		return "derive " + f.DerivedState().Format
+	}
+	return ""
 }
 
 func (d *Deriver) handle(ctx context.Context, delivery jetstream.Delivery) error {
@@ -214,15 +223,14 @@ func (d *Deriver) record(ctx context.Context, scratch *blob.Scratch, file events
 		}
 		if !kept[next.Digest] {
 			kept[next.Digest] = true
-			known, err := d.Log.SettledBlob(ctx, next.Digest)
+			b := events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}
+			promoted, err := promotion.Blob(ctx, d.Log, d.Store, b, func(ctx context.Context, _ events.Blob) error {
+				return scratch.Admit(ctx, f.Format, f.SHA256, f.Size)
+			})
 			if err != nil {
 				return nil, err
 			}
-			// After the state was read, and again after each conflict: see events.PromoteBlob.
-			if err := scratch.Admit(ctx, f.Format, f.SHA256, f.Size); err != nil {
-				return nil, err
-			}
-			changes = append(changes, events.PromoteBlob(events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}, known)...)
+			changes = append(changes, promoted...)
 		}
 		changes = append(changes, recorded...)
 	}
@@ -281,5 +289,5 @@ func (d *Deriver) failed(ctx context.Context, delivery jetstream.Delivery, file 
 
 // causeOf is the cause of what a delivery leads to.
 func causeOf(d jetstream.Delivery, key string) jetstream.Cause {
-	return jetstream.Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID, TraceParent: d.TraceParent}
+	return jetstream.Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID}
 }

@@ -89,10 +89,10 @@ func New(cfg Config) (*Publication, error) {
 func (p *Publication) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return p.log.Consume(ctx, jetstream.Consumer{Name: jetstream.ConsumerIntake, Subject: events.SubjectOfKind(events.KindUpload), Workers: 4}, p.handleUpload)
+		return p.log.Consume(ctx, jetstream.Consumer{Name: jetstream.ConsumerIntake, Subject: events.SubjectOfKind(events.KindUpload), Workers: 4, Span: spanOfUpload}, p.handleUpload)
 	})
 	group.Go(func() error {
-		return p.log.Consume(ctx, jetstream.Consumer{Name: jetstream.ConsumerPublication, Subject: events.SubjectOfKind(events.KindJob), Workers: p.workers}, p.handleJob)
+		return p.log.Consume(ctx, jetstream.Consumer{Name: jetstream.ConsumerPublication, Subject: events.SubjectOfKind(events.KindJob), Workers: p.workers, Span: spanOfJob}, p.handleJob)
 	})
 	group.Go(func() error {
 		p.sweepIngress(ctx)
@@ -103,5 +103,24 @@ func (p *Publication) Run(ctx context.Context) error {
 
 // causeOf is the cause of what a delivery leads to.
 func causeOf(d jetstream.Delivery, key string) jetstream.Cause {
-	return jetstream.Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID, TraceParent: d.TraceParent}
+	return jetstream.Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID}
+}
+
+// spanOfUpload and spanOfJob name what is worth a span in a trace.
+func spanOfUpload(e events.Event) string {
+	if f, ok := e.Fact.(events.UploadFact); ok && f.UploadState().Complete && f.UploadState().State == events.SessionOpen {
+		return "hand over"
+	}
+	return ""
+}
+
+func spanOfJob(e events.Event) string {
+	switch f := e.Fact.(type) {
+	case events.JobStepStarted:
+		step, _ := f.Next()
+		return "step " + string(step)
+	case events.JobSucceeded, events.JobFailed, events.JobCancelled:
+		return "clean up"
+	}
+	return ""
 }

@@ -11,10 +11,13 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/internal/faults"
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -93,6 +96,7 @@ func (h *Handler) finish(ctx context.Context, session string, n int) error {
 	if err != nil {
 		return err
 	}
+	linkTrace(ctx, upload.Event)
 	ref, file, ok := upload.State.FileAt(n)
 	if !ok {
 		return events.Refuse(events.CodeNotFound, "upload session %s has no file %d", session, n)
@@ -127,6 +131,15 @@ func (h *Handler) finish(ctx context.Context, session string, n int) error {
 	err = h.store.DropIntake(session, n)
 	faults.Point("file handed over", "")
 	return err
+}
+
+// linkTrace leads from the trace of a request to that of what it goes on with: a client that sends no traceparent has a trace for
+// each of its requests.
+func linkTrace(ctx context.Context, e events.Event) {
+	span, before := trace.SpanFromContext(ctx), tracecontext.SpanOf(e.TraceParent)
+	if before.IsValid() && span.SpanContext().TraceID() != before.TraceID() {
+		span.AddLink(trace.Link{SpanContext: before})
+	}
 }
 
 // Offset says how many bytes of a session's n-th file have arrived; the error wraps fs.ErrNotExist when
