@@ -77,6 +77,7 @@ type testHooks struct {
 	certInterval      time.Duration // 0: certs.Interval
 	mirrorTick        time.Duration // between looks for mirrors that are due; 0: as always
 	mirrorPause       time.Duration // before a mirror makes a request again; 0: as always
+	noGrace           bool          // garbage is collected at once
 	scrubRepairEvery  time.Duration // between questions for damaged blobs; 0: as always; negative: none by itself
 }
 
@@ -242,6 +243,10 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
+	collector, err := n.startGarbage(flags.garbageFlags, events, blobs, tele, hooks)
+	if err != nil {
+		return err
+	}
 	works := operations.NewRunner(n.log, time.Now)
 	n.onStop("operations", func() error { works.Close(); return nil })
 	tables := catalog.New(pool)
@@ -252,7 +257,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Tracer: tele.Tracer("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: tables, Known: files, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
-		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Load: limited.load, Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Backups: n.backups(flags, dataDir, events, blobs, hooks), Scrub: scrubber,
+		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Load: limited.load, Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Backups: n.backups(flags, dataDir, events, blobs, hooks), Scrub: scrubber, Garbage: collector,
 	})
 	if err != nil {
 		return err
@@ -298,6 +303,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 		return errors.New("--step-timeout is a time from one second, such as 2h")
 	}
 	if err := f.DeriveFlags.check(); err != nil {
+		return err
+	}
+	if err := f.garbageFlags.check(); err != nil {
 		return err
 	}
 	if _, err := f.ScrubRate.bytes(); err != nil {

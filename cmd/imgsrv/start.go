@@ -54,6 +54,7 @@ type ServerFlags struct {
 	natsFlags         `embed:""`
 	LimitFlags
 	DeriveFlags
+	garbageFlags `embed:""`
 	ScrubFlags
 }
 

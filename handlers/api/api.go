@@ -21,6 +21,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
 	"github.com/imgsrv/imgsrv/handlers/backup"
+	"github.com/imgsrv/imgsrv/handlers/garbage"
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/problem"
@@ -82,6 +83,8 @@ type Config struct {
 	Load *limits.Load
 	// Operations, optional, carries out what operators ask for and takes long; without it there are no routes for it.
 	Operations *operations.Runner
+	// Garbage, optional, collects garbage on request; without it there is no route for that.
+	Garbage *garbage.Collector
 	// Backups, optional as Operations, is what backups are made of.
 	Backups *backup.Config
 
@@ -200,6 +203,9 @@ func New(cfg Config) (chi.Router, error) {
 	s.projectionRoutes()
 	if s.Operations != nil {
 		s.operations(router)
+		if s.Garbage != nil {
+			s.garbage()
+		}
 		if s.Scrub != nil {
 			s.fsck()
 		}
