@@ -90,3 +90,33 @@ func TestTheStorageTakesNoBytes(t *testing.T) {
 	}
 	node.stop(t)
 }
+
+// The file system of the events is full: what would need an event is put off, and goes on when there is room.
+// Not parallel, as above.
+func TestTheEventsHaveNoRoom(t *testing.T) {
+	root := t.TempDir()
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "size=24m"); err != nil {
+		t.Skipf("needs the right to mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	flags := nodeFlags(t)
+	flags.DataDir, flags.StorageDir, flags.TLSListen = root, t.TempDir(), ""
+	node := startChild(t, childSpec{Flags: flags})
+	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	f := file{format: "rootfs.squashfs", data: []byte("hsqs 1")}
+	p.publish(request("debian", "0", "container", nil, f), f)
+	ballast := filepath.Join(root, "ballast")
+	_ = os.WriteFile(ballast, make([]byte, 64<<20), 0o600) // as much as there is room for
+	if resp := p.call("POST", "/api/images", request("debian", "1", "container", nil, f), nil); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("a session without room for its event: %d, Retry-After %q, want 503", resp.StatusCode, resp.Header.Get("Retry-After"))
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	p.publish(request("debian", "1", "container", nil, f), f)
+	node.stop(t)
+}

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -292,17 +291,6 @@ func TestItsOwnPostgresIsStartedAgain(t *testing.T) {
 		t.Errorf("the node ended with %v", err)
 	default:
 	}
-}
-
-// freePort is one that nobody listens on now.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close() //nolint:errcheck // only looked at
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // factsOf counts the facts of a type in the server's whole history.
