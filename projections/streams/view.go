@@ -121,26 +121,31 @@ func (v *View) replaceLines(t *Tables) (stale map[string]bool) {
 		if v.reads(known.of) {
 			names = assign(known.of, func(fingerprint string) *listing { return v.sharing[fingerprint][0] })
 		}
-		for fingerprint := range known.names {
-			stale[fingerprint] = true
+		for fingerprint, were := range known.names {
+			if !slices.Equal(were, names[fingerprint]) {
+				stale[fingerprint] = true
+			}
 		}
 		for fingerprint := range names {
-			stale[fingerprint] = true
+			if known.names[fingerprint] == nil {
+				stale[fingerprint] = true
+			}
 		}
 		known.names = names
 	}
 	return stale
 }
 
-// replaceProducts puts the products of a line in the place of those it had before; nil for none. It returns the fingerprints of both.
+// replaceProducts puts the products of a line in the place of those it had before; nil for none. It returns the fingerprints of those
+// that may be listed otherwise, for another reason than their names.
 func (v *View) replaceProducts(before, line *Line) (touched []string) {
 	old := map[*listing]bool{}
+	// What all products of the image say, or what a delta starts from, may be another.
+	all := before != nil && (before.image.OS != line.image.OS || before.image.Release != line.image.Release)
 	if before != nil {
+		old = make(map[*listing]bool, len(before.products))
 		for _, p := range before.products {
-			if p.shown() {
-				old[p] = true
-				touched = append(touched, p.Fingerprint)
-			}
+			old[p] = p.shown()
 		}
 	}
 	if v.reads(line) {
@@ -148,7 +153,9 @@ func (v *View) replaceProducts(before, line *Line) (touched []string) {
 			if !p.shown() {
 				continue
 			}
-			touched = append(touched, p.Fingerprint)
+			if all || !old[p] || len(p.Deltas) > 0 {
+				touched = append(touched, p.Fingerprint)
+			}
 			if old[p] {
 				delete(old, p)
 				continue
@@ -158,7 +165,11 @@ func (v *View) replaceProducts(before, line *Line) (touched []string) {
 			v.sharing[p.Fingerprint] = with
 		}
 	}
-	for p := range old {
+	for p, shown := range old {
+		if !shown {
+			continue
+		}
+		touched = append(touched, p.Fingerprint)
 		if rest := slices.DeleteFunc(slices.Clone(v.sharing[p.Fingerprint]), func(other *listing) bool { return other == p }); len(rest) > 0 {
 			v.sharing[p.Fingerprint] = rest
 		} else {
