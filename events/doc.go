@@ -11,7 +11,7 @@
 //
 //	entity    id                      facts
 //	upload    UUIDv7                  initiated file_completed completed aborted expired
-//	job       UUIDv7 of the upload    queued step_started step_completed step_failed succeeded failed retried
+//	job       UUIDv7 of the upload    queued step_started step_completed step_failed succeeded failed retried cancelled
 //	blob      sha256:<64 hex>         promoted
 //	version   <image>.<version>       reserved released published
 //	image     <image>                 described

@@ -23,6 +23,7 @@ const (
 	CodeFileComplete      Code = "file-complete"      // the file is there already
 	CodePublishing        Code = "publishing"         // too late to abort
 	CodeJobNotFailed      Code = "job-not-failed"     // only failed jobs can be retried
+	CodeJobEnded          Code = "job-ended"          // too late to cancel it
 	CodeJobRefused        Code = "job-refused"        // the content itself was refused: a retry can't help
 	CodeFormatExists      Code = "format-exists"      // the version was published with it
 	CodePrincipalExists   Code = "principal-exists"   // names of principals are unique
@@ -30,6 +31,7 @@ const (
 	CodeStepOutOfOrder    Code = "step-out-of-order"  // the job is not where the step belongs
 	CodeAliasInUse        Code = "alias-in-use"       // aliases name the version
 	CodeWithdrawn         Code = "withdrawn"          // the version is, and can't be had
+	CodeCollected         Code = "bytes-collected"    // what was withdrawn for long can't be restored
 	CodeSubscriberExists  Code = "subscriber-exists"  // its key can't be given out again
 	CodeMirrorExists      Code = "mirror-exists"      // names of mirrors are unique
 )

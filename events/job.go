@@ -133,8 +133,11 @@ type (
 	JobSucceeded struct{ Job }
 	// JobFailed ends a job; in one batch with VersionReleased.
 	JobFailed struct{ Job }
-	// JobRetried begins a failed job again at the step that failed; in one batch with VersionReserved.
+	// JobRetried begins a failed job again at the step that failed, or at promote, if it had come further; in one batch
+	// with VersionReserved.
 	JobRetried struct{ Job }
+	// JobCancelled ends a job because somebody wants so; in one batch with VersionReleased, where it still held its version.
+	JobCancelled struct{ Job }
 )
 
 // JobFact is any fact of a job.
@@ -169,6 +172,9 @@ func (JobFailed) Type() Type { return "imgsrv.job.failed.v1" }
 
 // Type names the fact's type.
 func (JobRetried) Type() Type { return "imgsrv.job.retried.v1" }
+
+// Type names the fact's type.
+func (JobCancelled) Type() Type { return "imgsrv.job.cancelled.v1" }
 
 // FoldJob is the job after one more fact.
 func FoldJob(state Job, fact Fact) Job {
@@ -270,6 +276,8 @@ func RetryJob(job Current[Job], upload Current[Upload], version Current[Version]
 	switch {
 	case job.Sequence == 0:
 		return nil, Refuse(CodeNotFound, "there is no such job")
+	case j.State == JobStateCancelled:
+		return nil, Refuse(CodeJobNotFailed, "job %s was cancelled and its files are removed: publish them again", j.ID)
 	case j.State != JobStateFailed:
 		return nil, Refuse(CodeJobNotFailed, "job %s is %s: only failed jobs can be retried", j.ID, j.State)
 	case j.Problem != nil && j.Problem.Final:
@@ -282,7 +290,8 @@ func RetryJob(job Current[Job], upload Current[Upload], version Current[Version]
 		return nil, &Error{Code: CodeVersionInProgress, Upload: version.State.UploadID, Text: fmt.Sprintf("version %s of image %s is being published by upload session %s", j.Version, j.Image, version.State.UploadID)}
 	}
 	for i := range j.Steps {
-		if j.Steps[i].State != StepSucceeded {
+		// The files are promoted once more: nothing has held their blobs since the job failed.
+		if j.Steps[i].State != StepSucceeded || j.Steps[i].Name == StepPromote {
 			j.Steps[i] = JobStep{Name: j.Steps[i].Name, State: StepPending}
 		}
 	}
@@ -292,6 +301,39 @@ func RetryJob(job Current[Job], upload Current[Upload], version Current[Version]
 		{Fact: JobRetried{j}, Expect: job.Sequence},
 		{Fact: VersionReserved{reserve(version.State, upload.State)}, Expect: version.Sequence},
 	}, nil
+}
+
+// CodeCancelled is the code of a cancelled job's problem.
+const CodeCancelled = "cancelled"
+
+// CancelJob decides to end a job before it has published: one that waits, one that runs, and one that failed and whose files wait for
+// a retry. A cancelled job can't be retried, since its files are removed. Cancelling twice is once: then there are no changes.
+func CancelJob(job Current[Job], version Current[Version], by, reason string, at time.Time) ([]Change, error) {
+	j := job.State.clone()
+	switch {
+	case job.Sequence == 0:
+		return nil, Refuse(CodeNotFound, "there is no such job")
+	case j.State == JobStateCancelled:
+		return nil, nil
+	case j.State == JobStateSucceeded:
+		return nil, Refuse(CodeJobEnded, "job %s has published version %s of image %s, which can be withdrawn, but not cancelled", j.ID, j.Version, j.Image)
+	case j.State == JobStateFailed && j.Problem != nil && j.Problem.Final:
+		return nil, Refuse(CodeJobEnded, "job %s has failed for good already: %s", j.ID, j.Problem.Detail)
+	}
+	detail := "cancelled by " + by
+	if reason != "" {
+		detail += ": " + reason
+	}
+	if step, ok := j.Next(); ok {
+		if s := j.Step(step); s.State == StepRunning {
+			s.State, s.FinishedAt, s.Error = StepFailed, at, CodeCancelled
+		}
+	}
+	for i := range j.Steps {
+		j.Steps[i].RetryAt = time.Time{}
+	}
+	j.State, j.Problem, j.EndedAt = JobStateCancelled, &Problem{Code: CodeCancelled, Detail: detail, Final: true}, at
+	return append([]Change{{Fact: JobCancelled{j}, Expect: job.Sequence}}, release(j.UploadID, version)...), nil
 }
 
 // PublishVersion is the command of the publish step, with all that the batch depends on.

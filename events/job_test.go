@@ -209,7 +209,7 @@ func TestAFailedJobFreesItsVersionAndCanBeRetriedUnlessRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		again := FoldJob(failed.State, retry[0].Fact)
-		if next, ok := again.Next(); !ok || next != StepPublish || again.Retries != 1 {
+		if next, ok := again.Next(); !ok || next != StepPromote || again.Retries != 1 {
 			t.Errorf("retried job goes on at %s (%v), retries %d", next, ok, again.Retries)
 		}
 		if v := FoldVersion(free.State, retry[1].Fact); v.State != StateReserved || retry[1].Expect != 51 {
@@ -281,5 +281,55 @@ func TestAliasesAreMovedAndRemovedByHand(t *testing.T) {
 	removed := Current[Alias]{State: FoldAlias(current.State, changes[0].Fact), Sequence: 10}
 	if _, err := RemoveAlias(removed, "a", "stable"); !IsCode(err, CodeNotFound) {
 		t.Errorf("removing twice: %v", err)
+	}
+}
+
+func TestAJobIsCancelledUntilItHasPublished(t *testing.T) {
+	t.Parallel()
+	job, version, upload := publishing(t, testSession())
+	changes, err := CancelJob(job, version, "operator", "wrong file", testTime)
+	if err != nil || len(changes) != 2 {
+		t.Fatalf("%v %v", changes, err)
+	}
+	cancelled := Current[Job]{State: FoldJob(job.State, changes[0].Fact), Sequence: 50}
+	free := Current[Version]{State: FoldVersion(version.State, changes[1].Fact), Sequence: 51}
+	if j := cancelled.State; j.State != JobStateCancelled || j.Problem.Detail != "cancelled by operator: wrong file" || !j.Problem.Final || free.State.State != StateReleased {
+		t.Errorf("job %s, problem %+v, version %s", j.State, j.Problem, free.State.State)
+	}
+	if _, ok := cancelled.State.Next(); ok {
+		t.Error("a cancelled job goes on")
+	}
+	if changes, err := CancelJob(cancelled, free, "operator", "", testTime); err != nil || len(changes) != 0 {
+		t.Errorf("cancelling twice: %v %v", changes, err)
+	}
+	if _, err := RetryJob(cancelled, Current[Upload]{State: upload}, free); !IsCode(err, CodeJobNotFailed) {
+		t.Errorf("retry of a cancelled job: %v", err)
+	}
+	if _, err := CancelJob(Current[Job]{}, free, "operator", "", testTime); !IsCode(err, CodeNotFound) {
+		t.Errorf("cancelling what isn't there: %v", err)
+	}
+	for final, code := range map[bool]Code{true: CodeJobEnded, false: ""} {
+		changes, err := FailJob(job, version, StepPublish, Problem{Code: "x", Detail: "y", Final: final}, testTime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		failed := Current[Job]{State: FoldJob(job.State, changes[0].Fact), Sequence: 50}
+		// Another session may have taken the name meanwhile: it keeps it.
+		others := Current[Version]{State: Version{State: StateReserved, UploadID: laterID}, Sequence: 60}
+		changes, err = CancelJob(failed, others, "operator", "", testTime)
+		if code == "" && (err != nil || len(changes) != 1) || code != "" && !IsCode(err, code) {
+			t.Errorf("cancelling a failed job, final %v: %v %v", final, changes, err)
+		}
+	}
+	published, err := Publish(PublishVersion{Job: job, Upload: upload, Version: version, At: testTime, Aliases: map[string]Current[Alias]{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range published {
+		if f, ok := c.Fact.(JobSucceeded); ok {
+			if _, err := CancelJob(Current[Job]{State: f.Job, Sequence: 70}, version, "operator", "", testTime); !IsCode(err, CodeJobEnded) {
+				t.Errorf("cancelling a published job: %v", err)
+			}
+		}
 	}
 }

@@ -238,6 +238,8 @@ type InitiateUpload struct {
 	VersionOfAliasName map[string]Current[Version]
 	// AliasOfFlavour holds, for each variant's flavour, the state of the alias that has its name.
 	AliasOfFlavour map[string]Current[Alias]
+	// Present holds the state of each blob that the session is told of by a FilePresent: they are held for it.
+	Present map[Digest]Current[Blob]
 	// IsArchitecture tells whether Incus knows a name as an architecture.
 	IsArchitecture func(string) bool
 }
@@ -279,10 +281,20 @@ func Initiate(cmd InitiateUpload) ([]Change, error) {
 	u.JobID = JobIDFor(u.ID)
 	u.State = SessionOpen
 	u.Complete = u.complete()
-	return []Change{
-		{Fact: UploadInitiated{u}},
-		{Fact: VersionReserved{reserve(version.State, u)}, Expect: version.Sequence},
-	}, nil
+	changes := []Change{{Fact: UploadInitiated{u}}}
+	held := map[Digest]bool{}
+	for ref, f := range u.Files() {
+		blob := cmd.Present[f.Digest]
+		switch {
+		case f.State != FilePresent || held[f.Digest]:
+			continue
+		case blob.Sequence == 0 || blob.State.State != BlobIsPresent:
+			return nil, fmt.Errorf("open upload session %s: %s is said to be there, and its blob isn't", u.ID, ref)
+		}
+		held[f.Digest] = true
+		changes = append(changes, RetainBlob(blob)...)
+	}
+	return append(changes, Change{Fact: VersionReserved{reserve(version.State, u)}, Expect: version.Sequence}), nil
 }
 
 // CompleteFile is the command that records a file's arrival.

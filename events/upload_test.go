@@ -47,7 +47,13 @@ func manyAttached(n int) (files []UploadFile) {
 func noArchitecture(string) bool { return false }
 
 func initiate(u Upload) ([]Change, error) {
-	return Initiate(InitiateUpload{Session: u, IsArchitecture: noArchitecture})
+	present := map[Digest]Current[Blob]{}
+	for _, f := range u.Files() {
+		if f.State == FilePresent {
+			present[f.Digest] = Current[Blob]{State: Blob{Digest: f.Digest, Size: f.Size}, Sequence: 3}
+		}
+	}
+	return Initiate(InitiateUpload{Session: u, Present: present, IsArchitecture: noArchitecture})
 }
 
 // after gives the state that a list of changes leaves of one kind of entity.

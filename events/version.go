@@ -125,10 +125,12 @@ type (
 	// the version's publication. The state is as before: the fact makes whoever withdraws the version in the same
 	// moment decide anew.
 	VersionNamed struct{ Version }
-	// VersionWithdrawn takes the version out of lists and streams; its bytes stay.
+	// VersionWithdrawn takes the version out of lists and streams; its bytes stay, for a time.
 	VersionWithdrawn struct{ Version }
 	// VersionRestored undoes a withdrawal.
 	VersionRestored struct{ Version }
+	// VersionCollected ends the time in which a withdrawn version can be restored: it needs its bytes no more.
+	VersionCollected struct{ Version }
 )
 
 // VersionFact is any fact of a version.
@@ -183,3 +185,6 @@ func release(uploadID string, version Current[Version]) []Change {
 	v.State = StateReleased
 	return []Change{{Fact: VersionReleased{v}, Expect: version.Sequence}}
 }
+
+// Type names the fact's type.
+func (VersionCollected) Type() Type { return "imgsrv.version.collected.v1" }

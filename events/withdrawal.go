@@ -14,6 +14,8 @@ type Withdrawal struct {
 	Reason string    `json:"reason"`
 	By     string    `json:"by"` // a principal's name, or imgsrv for retention
 	At     time.Time `json:"at"`
+	// CollectedAt is since when the version can't be restored: it needs its bytes no more, and they may be gone.
+	CollectedAt time.Time `json:"collected_at,omitzero"`
 }
 
 // Restoration says who undid a withdrawal.
@@ -99,15 +101,32 @@ func checkWithdrawal(cmd WithdrawVersion) error {
 	return nil
 }
 
-// Restore decides to undo a withdrawal. Where the version is published nothing has to happen.
+// Restore decides to undo a withdrawal. Where the version is published nothing has to happen; where its bytes have been
+// collected nothing can.
 func Restore(version Current[Version], by string, at time.Time) ([]Change, error) {
 	v := version.State
 	switch v.State {
 	case StatePublished:
 		return nil, nil
 	case StateWithdrawn:
+		if v.Withdrawal != nil && !v.Withdrawal.CollectedAt.IsZero() {
+			return nil, Refuse(CodeCollected, "version %s of image %s can't be restored: its bytes have been collected since %s: publish it under another version name", v.Version, v.Image, v.Withdrawal.CollectedAt.UTC().Format(time.RFC3339))
+		}
 		v.State, v.Withdrawal, v.Restoration = StatePublished, nil, &Restoration{By: by, At: at}
 		return []Change{{Fact: VersionRestored{v}, Expect: version.Sequence}}, nil
 	}
 	return nil, Refuse(CodeNotFound, "there is no such withdrawn version")
+}
+
+// CollectVersion decides that a withdrawn version needs its bytes no more. Whoever restores it in the same moment is
+// right, or is refused: both are facts of the version. No change for a version that isn't withdrawn, or was collected.
+func CollectVersion(version Current[Version], at time.Time) []Change {
+	v := version.State
+	if v.State != StateWithdrawn || v.Withdrawal == nil || !v.Withdrawal.CollectedAt.IsZero() {
+		return nil
+	}
+	withdrawal := *v.Withdrawal
+	withdrawal.CollectedAt = at
+	v.Withdrawal = &withdrawal
+	return []Change{{Fact: VersionCollected{v}, Expect: version.Sequence}}
 }

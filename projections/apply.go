@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/faults"
 	"github.com/imgsrv/imgsrv/store/postgres"
 )
 
@@ -65,6 +66,7 @@ func blamesEvents(ctx context.Context, conn *pgx.Conn, err error) bool {
 func (r *Runner) commit(ctx context.Context, conn *pgx.Conn, position, last events.Sequence, batch []events.Event) error {
 	started := time.Now()
 	applied := r.withoutSkipped(ctx, batch)
+	faults.Point("before transaction", r.Name())
 	err := r.transact(ctx, conn, func(tx pgx.Tx) error {
 		if err := movePosition(ctx, tx, r.events.Identity(), position, last); err != nil {
 			return err
@@ -72,14 +74,18 @@ func (r *Runner) commit(ctx context.Context, conn *pgx.Conn, position, last even
 		if len(applied) == 0 {
 			return nil
 		}
-		return guarded(ctx, r.log, func(ctx context.Context) error { return r.projector.Apply(ctx, tx, applied) })
+		err := guarded(ctx, r.log, func(ctx context.Context) error { return r.projector.Apply(ctx, tx, applied) })
+		faults.Point("before commit", r.Name())
+		return err
 	})
+	faults.Point("after commit", r.Name())
 	if err != nil {
 		return err
 	}
 	r.moved(last)
 	r.healthy(last)
 	r.meters.applied(ctx, len(applied), time.Since(started))
+	r.traced(ctx, applied, started)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -30,9 +31,10 @@ const (
 
 // Config says how a [Runner] works.
 type Config struct {
-	Log   *slog.Logger
-	Meter metric.Meter
-	Batch int // most events in one transaction; 0 means 500
+	Log    *slog.Logger
+	Meter  metric.Meter
+	Tracer trace.Tracer // nil: no traces
+	Batch  int          // most events in one transaction; 0 means 500
 }
 
 // Runner keeps one projection up to date, or stands by while another node does. All its methods may be
@@ -44,6 +46,7 @@ type Runner struct {
 	log       *slog.Logger
 	batch     int
 	meters    meters
+	tracer    trace.Tracer // nil: none
 
 	mu      sync.Mutex
 	state   state
@@ -57,7 +60,7 @@ type Runner struct {
 // says which database, and answers WaitFor on a node that stands by; the work is done on a connection of the
 // runner's own.
 func NewRunner(pool *pgxpool.Pool, log *jetstream.Log, p Projector, cfg Config) (*Runner, error) {
-	r := &Runner{pool: pool, events: log, projector: p, log: cfg.Log.With("projection", p.Name()), batch: cfg.Batch,
+	r := &Runner{pool: pool, events: log, projector: p, log: cfg.Log.With("projection", p.Name()), batch: cfg.Batch, tracer: cfg.Tracer,
 		changed: make(chan struct{}), wake: make(chan struct{}, 1), polling: make(chan struct{}, 1)}
 	if r.batch <= 0 {
 		r.batch = defaultBatch
@@ -157,8 +160,16 @@ func (r *Runner) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
+	if _, err := conn.Exec(ctx, silenceStatement); err != nil {
+		disconnect(ctx, conn)
+		return nil, fmt.Errorf("bound the silence of a connection: %w", err)
+	}
 	return conn, nil
 }
+
+// silenceStatement has the server end the connection, and with it free the lock, of a node that hangs: one that works says something
+// each second (idleCheck). Servers before 14 don't know the first setting.
+const silenceStatement = `SELECT set_config(name, '15s', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'idle_in_transaction_session_timeout')`
 
 func disconnect(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)

@@ -9,10 +9,11 @@ import (
 	"github.com/imgsrv/imgsrv/internal/client"
 )
 
-// JobsCmd shows publication jobs and retries failed ones.
+// JobsCmd shows publication jobs, retries failed ones and cancels those that haven't published.
 type JobsCmd struct {
-	List  JobsListCmd  `cmd:"" default:"withargs" help:"List jobs, newest first, or show one in full. What imgsrv jobs means by itself."`
-	Retry JobsRetryCmd `cmd:"" help:"Begin a failed job again at the step that failed."`
+	List   JobsListCmd   `cmd:"" default:"withargs" help:"List jobs, newest first, or show one in full. What imgsrv jobs means by itself."`
+	Retry  JobsRetryCmd  `cmd:"" help:"Begin a failed job again at the step that failed."`
+	Cancel JobsCancelCmd `cmd:"" help:"End a job that has not published: its version is free again and its files are removed, for good."`
 }
 
 // JobsListCmd lists jobs or shows one.
@@ -84,6 +85,33 @@ func (cmd *JobsRetryCmd) Run(ctx context.Context, t Terminal) error {
 		if job.State != client.JobSucceeded {
 			return failureOf(job)
 		}
+	}
+	if cmd.JSON {
+		return writeJSON(t.Out, job)
+	}
+	return printJob(t.Out, job)
+}
+
+// JobsCancelCmd cancels a job.
+type JobsCancelCmd struct {
+	clientFlags `embed:""`
+
+	ID     string `arg:"" help:"Job to cancel."`
+	Reason string `help:"Why; whoever looks at the job is told." placeholder:"TEXT"`
+}
+
+// Run cancels.
+func (cmd *JobsCancelCmd) Run(ctx context.Context, t Terminal) error {
+	if err := cmd.needToken(); err != nil {
+		return err
+	}
+	c, err := cmd.connect(newProgress(t, cmd.Quiet))
+	if err != nil {
+		return err
+	}
+	job, err := c.CancelJob(ctx, cmd.ID, cmd.Reason)
+	if err != nil {
+		return err
 	}
 	if cmd.JSON {
 		return writeJSON(t.Out, job)

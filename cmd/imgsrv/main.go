@@ -17,6 +17,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/internal/client"
 	"github.com/imgsrv/imgsrv/internal/incus"
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
 // Exit codes, as shells and make expect them.
@@ -34,17 +35,21 @@ type grammar struct {
 	Publish     PublishCmd     `cmd:"" help:"Upload image files and publish them as a version of an image."`
 	Derive      DeriveCmd      `cmd:"" help:"Have the server make a further format of a published disk, or try again."`
 	Images      ImagesCmd      `cmd:"" help:"List images, or the versions of one; make an image public or private."`
+	Alias       AliasCmd       `cmd:"" help:"Point an alias, such as latest or stable, at a version, or remove one."`
 	Withdraw    WithdrawCmd    `cmd:"" help:"Take a version out of lists and streams, with a reason."`
-	Restore     RestoreCmd     `cmd:"" help:"Undo a withdrawal."`
+	Backup      BackupCmd      `cmd:"" help:"Have the server copy its events and images to a folder on its machine, or to S3, while it runs."`
+	Restore     RestoreCmd     `cmd:"" help:"Make a server's data folder from a backup."`
 	Policy      PolicyCmd      `cmd:"" help:"What is made of an image's versions, and how long they are kept."`
 	Import      ImportCmd      `cmd:"" help:"Take over images that another program keeps: an existing simplestreams tree."`
 	Export      ExportCmd      `cmd:"" help:"Write what Incus and LXD are offered as a static tree, for any web server to serve."`
 	Download    DownloadCmd    `cmd:"" help:"Download a file of a published version, and check it."`
 	SigningKey  SigningKeyCmd  `cmd:"" help:"Print the public key that the server signs checksums with, for download --public-key."`
-	Jobs        JobsCmd        `cmd:"" help:"Show publication jobs, or retry a failed one."`
+	Status      StatusCmd      `cmd:"" help:"For operators: how a server is doing, and all that it has given up."`
+	Jobs        JobsCmd        `cmd:"" help:"Show publication jobs, retry a failed one, cancel one that has not published."`
 	Events      EventsCmd      `cmd:"" help:"Follow what happens, look at an event, move a history between servers."`
 	History     HistoryCmd     `cmd:"" help:"Tell what happened to an image, or to one version."`
 	Projections ProjectionsCmd `cmd:"" help:"For operators: status of the projections, rebuild, verify, replay, skip."`
+	Operations  OperationsCmd  `cmd:"" help:"For operators: list, follow and cancel what the server does at length."`
 	Principals  PrincipalsCmd  `cmd:"" help:"For admins: who may do what: people and services, and their roles."`
 	Tokens      TokensCmd      `cmd:"" help:"For admins: issue, list, rotate and revoke tokens; and for everybody: rotate one's own."`
 	Trust       TrustCmd       `cmd:"" help:"For admins: whose OIDC tokens are taken, so that CI publishes without a stored secret."`
@@ -66,6 +71,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal ends the command in order; after it signals are again what they are to any program.
 	context.AfterFunc(ctx, stop)
+	ctx = tracecontext.With(ctx, os.Getenv("TRACEPARENT")) // as CI systems and otel-cli give it
 	t := Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Fancy: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb"}
 	code := run(ctx, os.Args[1:], t)
 	stop()

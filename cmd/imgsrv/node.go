@@ -17,12 +17,15 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/api"
+	"github.com/imgsrv/imgsrv/handlers/backup"
+	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/publication"
 	"github.com/imgsrv/imgsrv/handlers/retention"
 	"github.com/imgsrv/imgsrv/handlers/streams"
 	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/certs"
 	"github.com/imgsrv/imgsrv/internal/datadir"
+	"github.com/imgsrv/imgsrv/internal/secretfile"
 	"github.com/imgsrv/imgsrv/internal/telemetry"
 	"github.com/imgsrv/imgsrv/migrations"
 	"github.com/imgsrv/imgsrv/projections"
@@ -65,6 +68,7 @@ type closer struct {
 type testHooks struct {
 	stepStarted       func(job string, step events.Step)
 	deriveStarted     func(events.Derived)
+	backupTold        func(backup.Progress)
 	readHeaderTimeout time.Duration // 0: as always
 	certInterval      time.Duration // 0: certs.Interval
 	mirrorTick        time.Duration // between looks for mirrors that are due; 0: as always
@@ -99,11 +103,22 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	n.onStop("data folder", lock.Close)
+	if err := backup.CheckFinished(dataDir); err != nil {
+		return err
+	}
+	for _, folder := range []string{dataDir, filepath.Join(dataDir, "tls")} {
+		if err := secretfile.Sweep(folder); err != nil {
+			return err
+		}
+	}
 	tele, err := telemetry.New()
 	if err != nil {
 		return err
 	}
 	n.onStop("telemetry", func() error { return tele.Shutdown(context.Background()) })
+	if err := tele.TraceTo(ctx, os.Getenv, version(), n.log); err != nil {
+		return err
+	}
 	token, made, err := access.AdminToken(filepath.Join(dataDir, "admin.token"))
 	if err != nil {
 		return err
@@ -125,7 +140,8 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
-	events, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv", Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/events/jetstream")})
+	events, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv", Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/events/jetstream"),
+		Tracer: tele.Tracer("github.com/imgsrv/imgsrv/events/jetstream")})
 	if err != nil {
 		return err
 	}
@@ -160,7 +176,8 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		if err := migrations.Apply(ctx, pool, projector.Name(), projector.Migrations()); err != nil {
 			return fmt.Errorf("migrate the projection %s: %w", projector.Name(), err)
 		}
-		runners[i], err = projections.NewRunner(pool, events, projector, projections.Config{Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/projections")})
+		runners[i], err = projections.NewRunner(pool, events, projector, projections.Config{Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/projections"),
+			Tracer: tele.Tracer("github.com/imgsrv/imgsrv/projections")})
 		if err != nil {
 			return err
 		}
@@ -189,7 +206,11 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		uploads.Expire(ctx, time.Minute)
 		return nil
 	})
-	publications := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, StepStarted: hooks.stepStarted})
+	publications, err := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/publication"),
+		Attempts: flags.JobAttempts, StepTimeout: flags.StepTimeout, StepStarted: hooks.stepStarted})
+	if err != nil {
+		return err
+	}
 	n.background("publications", publications.Run)
 	deltas := n.startDeltas(flags.Deltas, events, blobs)
 	if err := n.startDerive(flags.DeriveFlags, events, blobs, tele, hooks); err != nil {
@@ -209,11 +230,17 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
+	works := operations.NewRunner(n.log, time.Now)
+	n.onStop("operations", func() error { works.Close(); return nil })
+	tables := catalog.New(pool)
+	if err := n.observe(tele, blobs, tables); err != nil {
+		return err
+	}
 	router, err := api.New(api.Config{
-		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: catalog.New(pool), Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
+		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Tracer: tele.Tracer("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: tables, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
-		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas,
+		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Backups: n.backups(flags, dataDir, events, blobs, hooks),
 	})
 	if err != nil {
 		return err
@@ -247,6 +274,12 @@ func (f ServerFlags) check(ctx context.Context) error {
 	}
 	if err := checkDeltas(f.Deltas); err != nil {
 		return err
+	}
+	if f.JobAttempts < 0 {
+		return errors.New("--job-attempts is a number from 1")
+	}
+	if f.StepTimeout != 0 && f.StepTimeout < time.Second {
+		return errors.New("--step-timeout is a time from one second, such as 2h")
 	}
 	if err := f.DeriveFlags.check(); err != nil {
 		return err

@@ -14,8 +14,9 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 )
 
-// natsFlags say how imgsrv shows a NATS server of somebody else's who it is.
+// natsFlags say when the embedded NATS server syncs, and how imgsrv shows one of somebody else's who it is.
 type natsFlags struct {
+	EventsSync string `name:"events-sync" help:"When the embedded NATS server syncs events to disk: always, before one is acknowledged, or every so often, such as 1s. Then a power failure may take the last ones, with what was published by them. Ignored with --nats-url." default:"always" placeholder:"WHEN"`
 	NATSCreds string `name:"nats-creds" help:"Credentials for --nats-url: a .creds file (JWT and seed), or a file with the seed of an nkey user." placeholder:"FILE"`
 	NATSCA    string `name:"nats-ca" help:"PEM file of the authorities that the certificate of --nats-url may come from, instead of the system's. Asks for TLS." placeholder:"FILE"`
 	NATSCert  string `name:"nats-cert" help:"Client certificate for --nats-url, PEM file. Asks for TLS." placeholder:"FILE"`
@@ -34,7 +35,14 @@ func (n *Node) connectNATS(ctx context.Context, flags ServerFlags, dataDir strin
 		nc, err := n.connectNATSURL(flags, options)
 		return nc, nil, err
 	}
-	server, err = jetstream.StartServer(ctx, jetstream.ServerConfig{StoreDir: filepath.Join(dataDir, "nats"), Listen: flags.NATSListen, Log: n.log})
+	every, err := flags.syncEvery()
+	if err != nil {
+		return nil, nil, err
+	}
+	if every > 0 {
+		n.log.Warn("a power failure may take events that were acknowledged", "--events-sync", every)
+	}
+	server, err = jetstream.StartServer(ctx, jetstream.ServerConfig{StoreDir: filepath.Join(dataDir, "nats"), Listen: flags.NATSListen, SyncEvery: every, Log: n.log})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -97,8 +105,26 @@ func (f natsFlags) options(natsURL string) ([]nats.Option, error) {
 	return options, nil
 }
 
+// syncAlways is the value of --events-sync that loses nothing.
+const syncAlways = "always"
+
+// syncEvery is how often the embedded server syncs; 0: before each acknowledgement.
+func (f natsFlags) syncEvery() (time.Duration, error) {
+	if f.EventsSync == "" || f.EventsSync == syncAlways {
+		return 0, nil
+	}
+	every, err := time.ParseDuration(f.EventsSync)
+	if err != nil || every < time.Millisecond {
+		return 0, fmt.Errorf("--events-sync is %s or a duration from 1ms, not %q", syncAlways, f.EventsSync)
+	}
+	return every, nil
+}
+
 // checkNATS refuses flags that can't be meant so.
 func (f natsFlags) check(natsURL string) error {
+	if _, err := f.syncEvery(); err != nil {
+		return err
+	}
 	switch {
 	case (f.NATSCert == "") != (f.NATSKey == ""):
 		return errors.New("--nats-cert and --nats-key go together")

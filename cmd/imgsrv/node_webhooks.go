@@ -15,7 +15,7 @@ func (n *Node) startWebhooks(flags ServerFlags, dataDir string, log *jetstream.L
 	if err != nil {
 		return nil, fmt.Errorf("--webhook-allow: %w", err)
 	}
-	manager, err := webhooks.New(webhooks.Config{Log: log, Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/webhooks"),
+	manager, err := webhooks.New(webhooks.Config{Log: log, Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/webhooks"), Tracer: tele.Tracer("github.com/imgsrv/imgsrv/handlers/webhooks"),
 		Keys: webhooks.NewKeys(filepath.Join(dataDir, "webhook.key")), Targets: targets})
 	if err != nil {
 		return nil, err

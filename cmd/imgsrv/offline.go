@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/backup"
 	"github.com/imgsrv/imgsrv/internal/datadir"
 	"github.com/imgsrv/imgsrv/migrations"
 	"github.com/imgsrv/imgsrv/projections"
@@ -51,6 +52,9 @@ func openOffline(ctx context.Context, flags ServerFlags, log *slog.Logger) (_ *j
 			return nil, nil, nil, err
 		}
 		n.onStop("data folder", lock.Close)
+		if err := backup.CheckFinished(flags.DataDir); err != nil {
+			return nil, nil, nil, err
+		}
 	}
 	nc, _, err := n.connectNATS(ctx, flags, flags.DataDir)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/backup"
 )
 
 // childVariable turns the test binary into a node of a process of its own, which can be killed.
@@ -25,8 +26,15 @@ type childSpec struct {
 	Flags ServerFlags
 	// KillAt, where not empty, makes the process kill itself when a job reaches that step for the first time.
 	KillAt events.Step
+	// HoldAt, where not empty, makes the first process of a storage folder that reaches this step wait there until the test lets it go
+	// on; see [hold].
+	HoldAt events.Step
 	// KillWhenDeriving makes the process kill itself when a tool is writing a further format.
 	KillWhenDeriving bool
+	// KillInBackup makes the process kill itself when it has copied some bytes of the blobs to a backup.
+	KillInBackup bool
+	// Env is added to the environment of the process.
+	Env []string
 	// CertInterval, where not 0, is how often the certificates' files are looked at.
 	CertInterval time.Duration
 }
@@ -65,6 +73,17 @@ func runChild(encoded string) error {
 			}
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // the signal is on its way
+		}
+	}
+	if spec.HoldAt != "" {
+		hooks.stepStarted = func(_ string, step events.Step) { hold(spec, step) }
+	}
+	if spec.KillInBackup {
+		hooks.backupTold = func(p backup.Progress) {
+			if p.Stage == "blobs" && p.Done > 0 {
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {} // the signal is on its way
+			}
 		}
 	}
 	if spec.KillWhenDeriving {
@@ -106,7 +125,7 @@ func startChild(t *testing.T, spec childSpec) *child {
 		t.Fatal(err)
 	}
 	c := &child{cmd: exec.Command(os.Args[0]), done: make(chan struct{})}
-	c.cmd.Env = append(os.Environ(), childVariable+"="+string(encoded))
+	c.cmd.Env = append(append(os.Environ(), childVariable+"="+string(encoded)), spec.Env...)
 	c.cmd.Stderr = os.Stderr
 	out, err := c.cmd.StdoutPipe()
 	if err != nil {

@@ -32,8 +32,8 @@ type projectionFlags struct {
 	NATSURL string `name:"nats-url" help:"With --offline: the server's --nats-url." placeholder:"URL"`
 }
 
-// operations are what the commands do, on either side.
-type operations interface {
+// projectionWork is what the commands do, on either side.
+type projectionWork interface {
 	Projections(ctx context.Context) ([]client.Projection, error)
 	// Rebuild tells how far it is until it has ended; a cancelled ctx stops it.
 	Rebuild(ctx context.Context, name string, told func(*client.Rebuild)) (*client.Rebuild, error)
@@ -42,8 +42,8 @@ type operations interface {
 	SkipEvent(ctx context.Context, name string, sequence uint64, reason string) error
 }
 
-// open gives the operations and what has to be called after them.
-func (f *projectionFlags) open(ctx context.Context, t Terminal) (operations, func() error, error) {
+// open gives them and what has to be called after them.
+func (f *projectionFlags) open(ctx context.Context, t Terminal) (projectionWork, func() error, error) {
 	if f.Offline {
 		return openStores(ctx, f, t)
 	}
@@ -61,7 +61,7 @@ func (f *projectionFlags) open(ctx context.Context, t Terminal) (operations, fun
 }
 
 // with runs a command's work between open and close.
-func (f *projectionFlags) with(ctx context.Context, t Terminal, work func(operations) error) error {
+func (f *projectionFlags) with(ctx context.Context, t Terminal, work func(projectionWork) error) error {
 	o, closeAll, err := f.open(ctx, t)
 	if err != nil {
 		return err
@@ -77,7 +77,7 @@ const (
 	stopTimeout = 30 * time.Second // for a rebuild that is told to stop
 )
 
-// Rebuild implements operations. It follows a rebuild that runs there already.
+// Rebuild implements projectionWork. It follows a rebuild that runs there already.
 func (o *online) Rebuild(ctx context.Context, name string, told func(*client.Rebuild)) (*client.Rebuild, error) {
 	r, err := o.StartRebuild(ctx, name)
 	if client.IsProblem(err, client.CodeRebuilding) {
@@ -115,7 +115,7 @@ type ProjectionsStatusCmd struct {
 
 // Run shows.
 func (cmd *ProjectionsStatusCmd) Run(ctx context.Context, t Terminal) error {
-	return cmd.with(ctx, t, func(o operations) error {
+	return cmd.with(ctx, t, func(o projectionWork) error {
 		all, err := o.Projections(ctx)
 		if err != nil {
 			return err
@@ -182,7 +182,7 @@ type ProjectionsRebuildCmd struct {
 
 // Run rebuilds.
 func (cmd *ProjectionsRebuildCmd) Run(ctx context.Context, t Terminal) error {
-	return cmd.with(ctx, t, func(o operations) error {
+	return cmd.with(ctx, t, func(o projectionWork) error {
 		p := newProgress(t, cmd.Quiet)
 		bar := newEventBar(p, "rebuild "+cmd.Name)
 		r, err := o.Rebuild(ctx, cmd.Name, bar.show)
@@ -227,7 +227,7 @@ func (cmd *ProjectionsVerifyCmd) Run(ctx context.Context, t Terminal) error {
 	if cmd.Limit < 1 || cmd.Limit > 10_000 {
 		return usagef("--limit is from 1 to 10000")
 	}
-	return cmd.with(ctx, t, func(o operations) error {
+	return cmd.with(ctx, t, func(o projectionWork) error {
 		newProgress(t, cmd.Quiet).note("deriving %s again to compare it", cmd.Name)
 		found, err := o.VerifyProjection(ctx, cmd.Name, cmd.Limit)
 		if err != nil {
@@ -300,7 +300,7 @@ func (cmd *ProjectionsReplayCmd) Run(ctx context.Context, t Terminal) error {
 	case cmd.From < 1 || cmd.To < cmd.From:
 		return usagef("--from and --to are sequences from 1, --to not before --from")
 	}
-	return cmd.with(ctx, t, func(o operations) error {
+	return cmd.with(ctx, t, func(o projectionWork) error {
 		var failed error
 		err := o.ReplayProjection(ctx, cmd.Name, cmd.From, cmd.To, func(e client.Replayed) error {
 			if e.Error != "" {
@@ -350,7 +350,7 @@ type ProjectionsSkipCmd struct {
 
 // Run skips.
 func (cmd *ProjectionsSkipCmd) Run(ctx context.Context, t Terminal) error {
-	return cmd.with(ctx, t, func(o operations) error {
+	return cmd.with(ctx, t, func(o projectionWork) error {
 		if err := o.SkipEvent(ctx, cmd.Name, cmd.Sequence, cmd.Reason); err != nil {
 			return err
 		}

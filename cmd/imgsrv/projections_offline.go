@@ -23,7 +23,7 @@ import (
 // offline is the projections of a server that doesn't run.
 type offline struct{ all []*projections.Operator }
 
-func openStores(ctx context.Context, f *projectionFlags, t Terminal) (operations, func() error, error) {
+func openStores(ctx context.Context, f *projectionFlags, t Terminal) (projectionWork, func() error, error) {
 	log := slog.New(slog.NewTextHandler(t.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	stream, pool, closeAll, err := openOffline(ctx, ServerFlags{natsFlags: f.natsFlags, DataDir: f.DataDir, PostgresURL: f.PostgresURL, NATSURL: f.NATSURL}, log)
 	if err != nil {
@@ -45,7 +45,7 @@ func (o *offline) find(name string) (*projections.Operator, error) {
 	return nil, fmt.Errorf("there is no projection %q", name)
 }
 
-// Projections implements operations.
+// Projections implements projectionWork.
 func (o *offline) Projections(ctx context.Context) ([]client.Projection, error) {
 	out := []client.Projection{}
 	for _, p := range o.all {
@@ -63,7 +63,7 @@ func (o *offline) Projections(ctx context.Context) ([]client.Projection, error) 
 	return out, nil
 }
 
-// Rebuild implements operations.
+// Rebuild implements projectionWork.
 func (o *offline) Rebuild(ctx context.Context, name string, told func(*client.Rebuild)) (*client.Rebuild, error) {
 	p, err := o.find(name)
 	if err != nil {
@@ -101,7 +101,7 @@ func rebuildOf(p *projections.Operator) *client.Rebuild {
 	return out
 }
 
-// VerifyProjection implements operations.
+// VerifyProjection implements projectionWork.
 func (o *offline) VerifyProjection(ctx context.Context, name string, limit int) (*client.Verification, error) {
 	p, err := o.find(name)
 	if err != nil {
@@ -119,7 +119,7 @@ func (o *offline) VerifyProjection(ctx context.Context, name string, limit int) 
 	return out, nil
 }
 
-// ReplayProjection implements operations.
+// ReplayProjection implements projectionWork.
 func (o *offline) ReplayProjection(ctx context.Context, name string, from, to uint64, each func(client.Replayed) error) error {
 	p, err := o.find(name)
 	if err != nil {
@@ -134,7 +134,7 @@ func (o *offline) ReplayProjection(ctx context.Context, name string, from, to ui
 	})
 }
 
-// SkipEvent implements operations. Who does it is the user of this machine.
+// SkipEvent implements projectionWork. Who does it is the user of this machine.
 func (o *offline) SkipEvent(ctx context.Context, name string, sequence uint64, reason string) error {
 	p, err := o.find(name)
 	if err != nil {

@@ -254,6 +254,8 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 
 		{route: "GET /api/jobs", rule: public, ok: 200, mentions: true},
 		{route: "GET /api/jobs/{id}", path: "/api/jobs/" + job.ID, rule: hidden, ok: 200},
+		{route: "GET /api/status", rule: operates, ok: 200},
+		{route: "POST /api/jobs/{id}/cancel", path: "/api/jobs/" + job.ID + "/cancel", rule: retries, ok: 409},
 		{route: "POST /api/jobs/{id}/retry", path: "/api/jobs/" + job.ID + "/retry", rule: retries, ok: 409},
 
 		{route: "GET /api/events", path: "HEAD /api/events", rule: public, ok: 200},
@@ -261,6 +263,11 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "GET /api/events/export", rule: operates, ok: 200},
 		{route: "POST /api/events/import", body: []byte("no history"), rule: administer, ok: 409},
 
+		{route: "GET /api/operations", rule: operates, ok: 200},
+		{route: "GET /api/operations/{id}", path: "/api/operations/none", rule: operates, ok: 404},
+		{route: "GET /api/operations/{id}/events", path: "/api/operations/none/events", rule: operates, ok: 404},
+		{route: "POST /api/backups", body: map[string]any{"place": "nowhere"}, rule: administer, ok: 422},
+		{route: "DELETE /api/operations/{id}", path: "/api/operations/none", rule: operates, ok: 404},
 		{route: "GET /api/projections", rule: operates, ok: 200},
 		{route: "POST /api/projections/{name}/rebuild", path: "/api/projections/none/rebuild", rule: operates, ok: 404},
 		{route: "GET /api/projections/{name}/rebuild", path: "/api/projections/none/rebuild", rule: operates, ok: 404},

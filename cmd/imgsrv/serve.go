@@ -115,6 +115,9 @@ func (n *Node) serve(ctx context.Context, flags ServerFlags, dataDir string, rou
 		if acme, err = n.certificates(flags, dataDir); err != nil {
 			return err
 		}
+		if err := n.observeCertificates(tele, n.certs); err != nil {
+			return err
+		}
 		l, err := listen(ctx, flags.TLSListen, "--tls-listen")
 		if err != nil {
 			return err
@@ -151,7 +154,7 @@ func (n *Node) certificates(flags ServerFlags, dataDir string) (*certs.ACME, err
 		if err != nil {
 			return nil, err
 		}
-		config.Certificate, config.Protocols = acme.Certificate, []string{certs.ProtocolACME}
+		config.Certificate, config.Until, config.Protocols = acme.Certificate, acme.Until, []string{certs.ProtocolACME}
 	case flags.TLSCert != "":
 		config.Cert, config.Key = flags.TLSCert, flags.TLSKey
 	default:
@@ -166,6 +169,7 @@ func (n *Node) certificates(flags ServerFlags, dataDir string) (*certs.ACME, err
 		}
 		n.CertFile = filepath.Join(dir, "cert.pem")
 		config.Certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }
+		config.Until = func() map[string]time.Time { return certs.UntilOf(&cert) }
 	}
 	n.certs, err = certs.New(config)
 	return acme, err

@@ -32,6 +32,8 @@ type ServerFlags struct {
 	NATSListen        string        `name:"nats-listen" help:"Where the embedded NATS server listens for subscribers (imgsrv subscribers add), host:port; empty for in-process only. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
 	MaxUploadBytes    int64         `help:"Largest file that may be uploaded, in bytes; 0: no cap." default:"0" placeholder:"BYTES"`
 	Deltas            int           `help:"Against how many earlier versions each new one gets deltas, for hosts that have one of those; 0: none. Needs xdelta3." default:"2" placeholder:"N"`
+	JobAttempts       int           `name:"job-attempts" help:"How often a step of a publication is tried, before its job has failed and waits for a retry by hand." default:"10" placeholder:"N"`
+	StepTimeout       time.Duration `name:"step-timeout" help:"How long one attempt at a step of a publication may take." default:"2h" placeholder:"DURATION"`
 	LogFormat         string        `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
 	Verbosity         string        `help:"Least level that is logged: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
 	MetricsListen     string        `help:"Address of the metrics listener, host:port; empty for none." default:"127.0.0.1:9464" placeholder:"ADDR"`

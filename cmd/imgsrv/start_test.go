@@ -222,6 +222,8 @@ func TestAStartThatCannotWorkSaysWhy(t *testing.T) {
 		"CORS, all and one": {append(free, "--cors-origin=*", "--cors-origin=https://a.example"), []string{"--cors-origin", "alone"}},
 		"CORS, a path":      {append(free, "--cors-origin=https://a.example/"), []string{"--cors-origin", "SCHEME://HOST"}},
 		"metrics path":      {append(free, "--metrics-listen=127.0.0.1:0", "--metrics-path=/{"), []string{"--metrics-path"}},
+		"odd syncing":       {append(free, "--events-sync=often"), []string{"--events-sync", "always"}},
+		"syncing too often": {append(free, "--events-sync=1ns"), []string{"--events-sync", "1ms"}},
 		"password of NATS":  {append(free, "--nats-url=nats://u:secret%zz@127.0.0.1:1"), []string{"--nats-url"}},
 		"bad verbosity":     {append(free, "--verbosity=loud"), []string{"--verbosity"}},
 		"negative size cap": {append(free, "--max-upload-bytes=-1"), []string{"--max-upload-bytes"}},

@@ -8,34 +8,30 @@ import (
 	"github.com/imgsrv/imgsrv/internal/client"
 )
 
-// WithdrawCmd takes a version out of lists and streams.
+// WithdrawCmd takes a version out of lists and streams, or brings it back.
 type WithdrawCmd struct {
 	clientFlags `embed:""`
 
 	Version     string `arg:"" name:"image/version" help:"Version to withdraw, as IMAGE/VERSION."`
-	Reason      string `required:"" help:"Why; whoever asks for the version is told." placeholder:"TEXT"`
+	Reason      string `help:"Why; whoever asks for the version is told. Needed, but for --undo." placeholder:"TEXT" xor:"what"`
+	Undo        bool   `help:"Bring a withdrawn version back, as long as its bytes are there." xor:"what"`
 	MoveAlias   string `help:"Version that aliases of the withdrawn one are to name from then on." placeholder:"VERSION" xor:"alias"`
 	RemoveAlias bool   `help:"Remove the aliases of the withdrawn version." xor:"alias"`
 }
 
-// Run withdraws.
+// Run withdraws or restores.
 func (cmd *WithdrawCmd) Run(ctx context.Context, t Terminal) error {
+	switch {
+	case !cmd.Undo && cmd.Reason == "":
+		return usagef("a withdrawal takes a --reason, which whoever asks for the version is told; --undo brings a version back")
+	case cmd.Undo && (cmd.MoveAlias != "" || cmd.RemoveAlias):
+		return usagef("--undo brings no aliases back: move them with imgsrv alias move")
+	}
 	return changeVersion(t, cmd.clientFlags, cmd.Version, func(c *client.Client, image, version string) (*client.VersionState, error) {
+		if cmd.Undo {
+			return c.Restore(ctx, image, version)
+		}
 		return c.Withdraw(ctx, image, version, client.Withdrawal{Reason: cmd.Reason, MoveAlias: cmd.MoveAlias, RemoveAlias: cmd.RemoveAlias})
-	})
-}
-
-// RestoreCmd undoes a withdrawal.
-type RestoreCmd struct {
-	clientFlags `embed:""`
-
-	Version string `arg:"" name:"image/version" help:"Withdrawn version, as IMAGE/VERSION."`
-}
-
-// Run restores.
-func (cmd *RestoreCmd) Run(ctx context.Context, t Terminal) error {
-	return changeVersion(t, cmd.clientFlags, cmd.Version, func(c *client.Client, image, version string) (*client.VersionState, error) {
-		return c.Restore(ctx, image, version)
 	})
 }
 

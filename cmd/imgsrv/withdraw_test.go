@@ -36,8 +36,15 @@ func TestVersionsAreWithdrawnRestoredAndOutgrown(t *testing.T) {
 	says(exitOK, `"state": "withdrawn"`, "withdraw", "debian/2", "--reason=CVE", "--json")
 	says(exitFailed, "is withdrawn: CVE", "download", "debian/2")
 	says(exitOK, "withdrawn: CVE", "history", "debian")
-	says(exitOK, "debian/2 is published\n", "restore", "debian/2")
-	says(exitFailed, "no such withdrawn version", "restore", "debian/9")
+	says(exitOK, "debian/2 is published\n", "withdraw", "--undo", "debian/2")
+	says(exitFailed, "no such withdrawn version", "withdraw", "--undo", "debian/9")
+	says(exitUsage, "--undo", "withdraw", "--undo", "debian/2", "--move-alias=1")
+
+	says(exitOK, "debian/stable is 2\n", "alias", "move", "debian", "stable", "2")
+	says(exitFailed, "9", "alias", "move", "debian", "stable", "9")
+	says(exitOK, "stable", "history", "debian")
+	says(exitOK, "debian/stable is removed\n", "alias", "remove", "debian", "stable")
+	says(exitFailed, "stable", "alias", "remove", "debian", "stable")
 
 	says(exitOK, "debian is private\n", "images", "visibility", "debian", "private")
 	says(exitUsage, "public", "images", "visibility", "debian", "secret")

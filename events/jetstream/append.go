@@ -6,14 +6,20 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/faults"
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
 // Cause says who wants an append and why; it goes into the envelope.
@@ -24,7 +30,6 @@ type Cause struct {
 	Actor       string
 	Correlation string
 	Causation   string
-	TraceParent string
 }
 
 const (
@@ -54,21 +59,25 @@ func (l *Log) Decide(ctx context.Context, cause Cause, decide func(context.Conte
 	}
 }
 
-// Append stores all changes or none, and answers with the sequence of the last one once they are synced.
+// Append stores all changes or none, and answers with the sequence of the last one once they are synced. The events are of the trace
+// that ctx belongs to.
 // The error wraps ErrConflict when an entity has moved on, ErrUnavailable when the log doesn't answer.
 func (l *Log) Append(ctx context.Context, cause Cause, changes ...events.Change) (events.Sequence, error) {
 	if l.importing.Load() {
 		return 0, fmt.Errorf("append: %w: %w", ErrUnavailable, ErrImporting)
 	}
 	started := time.Now()
+	ctx, span := l.startAppend(ctx, changes)
+	traceParent := tracecontext.Of(ctx)
 	msgs := make([]*nats.Msg, len(changes))
 	ids := make([]string, len(changes))
 	now := l.clock()
 	for i, change := range changes {
 		ids[i] = eventID(cause.Key, change.Fact)
 		msg, err := encode(events.Meta{ID: ids[i], Source: l.source, Time: now, Actor: cause.Actor,
-			Correlation: cause.Correlation, Causation: cause.Causation, TraceParent: cause.TraceParent}, change.Fact)
+			Correlation: cause.Correlation, Causation: cause.Causation, TraceParent: traceParent}, change.Fact)
 		if err != nil {
+			endAppend(span, 0, err)
 			return 0, err
 		}
 		// The expectation is about the very subject that the message goes to: the server doesn't check that.
@@ -76,12 +85,47 @@ func (l *Log) Append(ctx context.Context, cause Cause, changes ...events.Change)
 		msg.Header[natsjs.MsgIDHeader] = []string{ids[i]}
 		msgs[i] = msg
 	}
+	if l.before != nil {
+		l.before(changes)
+	}
+	if faults.On {
+		faults.Point("before append", typesOf(changes))
+		faults.During("append", typesOf(changes))
+	}
 	sequence, err := l.publish(ctx, msgs)
 	if err != nil {
 		sequence, err = l.settle(ctx, changes, ids, err)
 	}
+	if faults.On {
+		faults.Point("after append", typesOf(changes))
+	}
 	l.meters.appended(ctx, len(changes), time.Since(started), err)
+	endAppend(span, sequence, err)
 	return sequence, err
+}
+
+// startAppend begins the span of an append; nil where there are no traces.
+func (l *Log) startAppend(ctx context.Context, changes []events.Change) (context.Context, trace.Span) {
+	if l.tracer == nil || len(changes) == 0 {
+		return ctx, nil
+	}
+	types := make([]string, len(changes))
+	for i, c := range changes {
+		types[i] = string(c.Fact.Type())
+	}
+	return l.tracer.Start(ctx, "append "+types[0], trace.WithSpanKind(trace.SpanKindProducer),
+		trace.WithAttributes(attribute.StringSlice("imgsrv.event.types", types), attribute.String("imgsrv.event.subject", changes[0].Fact.Entity().Subject())))
+}
+
+func endAppend(span trace.Span, sequence events.Sequence, err error) {
+	if span == nil {
+		return
+	}
+	span.SetAttributes(attribute.Int64("imgsrv.event.sequence", int64(sequence)))
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+	span.End()
 }
 
 func (l *Log) publish(ctx context.Context, msgs []*nats.Msg) (events.Sequence, error) {
@@ -120,6 +164,15 @@ func (l *Log) publish(ctx context.Context, msgs []*nats.Msg) (events.Sequence, e
 			return 0, err
 		}
 	}
+}
+
+// typesOf names what is appended, for the places of package faults.
+func typesOf(changes []events.Change) string {
+	names := make([]string, len(changes))
+	for i, change := range changes {
+		names[i] = strings.TrimPrefix(string(change.Fact.Type()), "imgsrv.")
+	}
+	return strings.Join(names, "+")
 }
 
 // settle finds out what a failed append left behind. The batch is atomic, so the last change stands for all.

@@ -16,9 +16,15 @@ import (
 
 // BenchmarkCommand measures the whole way of a command (load the entity, decide, append, synced) beside its floor: a
 // publish of the same bytes to the same stream, synced too. The two take turns, so that they meet the same machine.
-// command/floor is the ratio of their rates.
+// command/floor is the ratio of their rates. Beside it, what the syncing costs: the same with a sync now and then.
 func BenchmarkCommand(b *testing.B) {
-	server, err := jetstream.StartServer(b.Context(), jetstream.ServerConfig{StoreDir: b.TempDir(), Log: discard})
+	for name, every := range map[string]time.Duration{"always": 0, "1s": time.Second} {
+		b.Run("sync="+name, func(b *testing.B) { benchmarkCommand(b, every) })
+	}
+}
+
+func benchmarkCommand(b *testing.B, syncEvery time.Duration) {
+	server, err := jetstream.StartServer(b.Context(), jetstream.ServerConfig{StoreDir: b.TempDir(), SyncEvery: syncEvery, Log: discard})
 	if err != nil {
 		b.Fatal(err)
 	}

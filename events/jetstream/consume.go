@@ -10,8 +10,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/faults"
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
 // ackWait is how long a delivery may stay silent before another worker gets it: short, since it is what
@@ -30,7 +34,9 @@ type Consumer struct {
 	Subjects []string
 	From     events.Sequence
 	InOrder  bool
-	Forget   time.Duration // the server forgets a consumer that nobody reads for so long; 0: never
+	// Span names what is done about an event, for traces; "", or no function: it is nothing to speak of.
+	Span   func(events.Event) string
+	Forget time.Duration // the server forgets a consumer that nobody reads for so long; 0: never
 }
 
 // config is the consumer as the server keeps it.
@@ -98,7 +104,8 @@ func (r *RetryAfter) Unwrap() error { return r.Err }
 // Consume hands each event to handle, at least once, until ctx ends; then it waits for the workers and
 // returns nil. An event is acknowledged when handle returns nil; it comes again after the delay of a
 // [RetryAfter], and after a growing delay for any other error. An event that can't be decoded stays
-// unacknowledged, is logged, and comes again: a newer release will know it.
+// unacknowledged, is logged, and comes again: a newer release will know it. A handler that panics is one with an error. What goes on
+// failing is told by Stuck.
 func (l *Log) Consume(ctx context.Context, c Consumer, handle func(context.Context, Delivery) error) error {
 	consumer, err := l.ensure(ctx, c)
 	if ctx.Err() != nil {
@@ -182,11 +189,20 @@ func (l *Log) deliver(ctx context.Context, c Consumer, msg natsjs.Msg, handle fu
 	delivery.Event, err = decode(msg.Headers(), msg.Data(), msg.Subject(), meta.Sequence.Stream)
 	if err != nil {
 		l.log.Error("event can't be read; it is kept and tried again", "consumer", c.Name, "sequence", meta.Sequence.Stream, "error", err)
-		err = &RetryAfter{Delay: time.Minute, Err: err}
+		err = &RetryAfter{Delay: time.Minute, Err: fmt.Errorf("%w: %w", errUndecodable, err)}
 	} else {
-		err = l.inProgress(ctx, msg, func(ctx context.Context) error { return handle(ctx, delivery) })
+		err = l.inProgress(ctx, msg, func(ctx context.Context) error {
+			ctx, end := l.startHandling(ctx, c, delivery)
+			err := l.guarded(ctx, c.Name, delivery, handle)
+			end(err)
+			return err
+		})
 	}
 	l.meters.consumed(ctx, c.Name, err)
+	if faults.On {
+		faults.Point("before ack", c.Name+" "+string(delivery.Type))
+	}
+	l.stuck.note(c.Name, delivery, l.clock(), err)
 	var later *RetryAfter
 	switch {
 	case err == nil:
@@ -200,8 +216,32 @@ func (l *Log) deliver(ctx context.Context, c Consumer, msg natsjs.Msg, handle fu
 		l.log.Warn("event not handled, will be tried again", "consumer", c.Name, "sequence", delivery.Sequence, "type", delivery.Type, "in", delay, "error", err)
 		err = msg.NakWithDelay(delay)
 	}
+	if faults.On {
+		faults.Point("after ack", c.Name+" "+string(delivery.Type))
+	}
 	if err != nil {
 		l.log.Debug("acknowledgement lost; the event comes again", "consumer", c.Name, "sequence", delivery.Sequence, "error", err)
+	}
+}
+
+// startHandling goes on in the trace of the event, with a span where there is something to do.
+func (l *Log) startHandling(ctx context.Context, c Consumer, d Delivery) (context.Context, func(error)) {
+	ctx = tracecontext.With(ctx, d.TraceParent)
+	if l.tracer == nil || c.Span == nil {
+		return ctx, func(error) {}
+	}
+	name := c.Span(d.Event)
+	if name == "" {
+		return ctx, func(error) {}
+	}
+	ctx, ended := tracecontext.Start(ctx, l.tracer, name, trace.SpanKindConsumer, attribute.String("imgsrv.consumer", c.Name), attribute.String("imgsrv.event.type", string(d.Type)),
+		attribute.Int64("imgsrv.event.sequence", int64(d.Sequence)), attribute.String("imgsrv.event.subject", d.Subject), attribute.Int("imgsrv.attempt", d.Attempt))
+	return ctx, func(err error) {
+		var later *RetryAfter
+		if errors.As(err, &later) && later.Err == nil {
+			err = nil // it only waits
+		}
+		ended(err)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/internal/natstest"
@@ -169,5 +171,45 @@ func TestATakenPortIsAnErrorAtOnce(t *testing.T) {
 	if err == nil {
 		server.Stop()
 		t.Fatal("no error")
+	}
+}
+
+// What can't be read, and what makes the handler panic, is seen, keeps nothing else from being handled, and is never dropped.
+func TestWhatAConsumerCannotHandleIsSeen(t *testing.T) {
+	t.Parallel()
+	log, nc := natstest.LogAndConn(t)
+	mustAppend(t, log, events.Change{Fact: moved("a", "1")})
+	newer := nats.NewMsg(events.AliasEntity("image", "newer").Subject())
+	newer.Header = nats.Header{"ce-type": {"imgsrv.alias.moved.v9"}, "ce-id": {"1"}, "ce-time": {"2026-01-01T00:00:00Z"}}
+	newer.Data = []byte("{}")
+	if _, err := nc.RequestMsg(newer, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, log, events.Change{Fact: moved("b", "1")})
+	handled := make(chan jetstream.Delivery, 10)
+	consume(t, log, "c", 1, func(_ context.Context, d jetstream.Delivery) error {
+		if d.Sequence == 1 && d.Attempt < 3 {
+			panic("a fault")
+		}
+		handled <- d
+		return nil
+	})
+	seen := map[events.Sequence]bool{}
+	for len(seen) < 2 {
+		seen[receive(t, handled).Sequence] = true
+	}
+	if !seen[1] || !seen[3] {
+		t.Errorf("handled %v", seen)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		stuck := log.Stuck()
+		if len(stuck) == 1 && stuck[0].Sequence == 2 && stuck[0].Consumer == "c" && stuck[0].Type == "imgsrv.alias.moved.v9" {
+			break // and the first, which went well in the end, isn't among them
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("stuck: %+v", stuck)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }

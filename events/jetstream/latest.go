@@ -25,45 +25,62 @@ func (l *Log) Delivery(ctx context.Context, webhook string, sequence events.Sequ
 // needs of all of them. Of an entity that gets another fact meanwhile, both may come. It costs one pass over the
 // server's index, and only these events leave the server. An event that this release can't read is an [*Undecodable].
 func (l *Log) Latest(ctx context.Context, subjects ...string) ([]events.Event, error) {
+	var latest []events.Event
+	err := l.EachLatest(ctx, subjects, func(event events.Event, _ int) error {
+		latest = append(latest, event)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return latest, nil
+}
+
+// EachLatest is [Log.Latest] for more than fits into memory: it gives one event after the other to each, with how many there are in
+// all. They are a picture of one moment, but for entities that come twice. An error of each ends it.
+func (l *Log) EachLatest(ctx context.Context, subjects []string, each func(event events.Event, total int) error) error {
 	consumer, err := l.stream.CreateConsumer(ctx, natsjs.ConsumerConfig{
 		DeliverPolicy: natsjs.DeliverLastPerSubjectPolicy, AckPolicy: natsjs.AckNonePolicy, FilterSubjects: subjects,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the last events of %v: %w", subjects, unavailable(err))
+		return fmt.Errorf("read the last events of %v: %w", subjects, unavailable(err))
 	}
 	info := consumer.CachedInfo()
 	defer l.forget(ctx, info.Name)
-	var latest []events.Event
-	for want := int(info.NumPending); len(latest) < want; {
-		batch, err := consumer.Fetch(min(want-len(latest), readBatch), natsjs.FetchMaxWait(readTimeout))
+	want, got := int(info.NumPending), 0
+	for got < want {
+		batch, err := consumer.Fetch(min(want-got, readBatch), natsjs.FetchMaxWait(readTimeout))
 		if err != nil {
-			return nil, fmt.Errorf("read the last events of %v: %w", subjects, unavailable(err))
+			return fmt.Errorf("read the last events of %v: %w", subjects, unavailable(err))
 		}
-		before := len(latest)
+		before := got
 		for msg := range batch.Messages() {
 			meta, err := msg.Metadata()
 			if err != nil {
-				return nil, fmt.Errorf("read the last events of %v: %w", subjects, err)
+				return fmt.Errorf("read the last events of %v: %w", subjects, err)
 			}
 			event, err := decode(msg.Headers(), msg.Data(), msg.Subject(), meta.Sequence.Stream)
 			if err != nil {
-				return nil, &Undecodable{Event: event, Err: err}
+				return &Undecodable{Event: event, Err: err}
 			}
-			if latest = append(latest, event); uint64(len(latest)) != meta.Sequence.Consumer {
-				return nil, fmt.Errorf("read the last events of %v: %w: messages were lost on the way", subjects, ErrUnavailable)
+			if got++; uint64(got) != meta.Sequence.Consumer {
+				return fmt.Errorf("read the last events of %v: %w: messages were lost on the way", subjects, ErrUnavailable)
+			}
+			if err := each(event, want); err != nil {
+				return err
 			}
 		}
 		switch err := batch.Error(); {
 		case ctx.Err() != nil:
-			return nil, ctx.Err()
+			return ctx.Err()
 		case err != nil:
-			return nil, fmt.Errorf("read the last events of %v: %w", subjects, unavailable(err))
-		case len(latest) == before:
-			return nil, fmt.Errorf("read the last events of %v: %w: %d were announced and none came", subjects, ErrUnavailable, want-before)
+			return fmt.Errorf("read the last events of %v: %w", subjects, unavailable(err))
+		case got == before:
+			return fmt.Errorf("read the last events of %v: %w: %d were announced and none came", subjects, ErrUnavailable, want-before)
 		}
 	}
-	return latest, nil
+	return nil
 }
 
 // RemoveConsumer ends a durable consumer and forgets its position. One that isn't there is no error.

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgsrv/imgsrv/events"
 )
@@ -39,7 +40,10 @@ type Config struct {
 	Replicas int    // of the stream, where it has to be made; 0 means 1
 	Log      *slog.Logger
 	Meter    metric.Meter
+	Tracer   trace.Tracer     // nil: no traces
 	Clock    func() time.Time // nil means time.Now
+	// Appending, where given, is called before facts are sent to be stored. It is for tests that look what is on disk by then.
+	Appending func([]events.Change)
 }
 
 // Log is the stream of facts.
@@ -50,8 +54,11 @@ type Log struct {
 	source   string
 	log      *slog.Logger
 	clock    func() time.Time
+	before   func([]events.Change)
 	batches  chan struct{} // bounds atomic batches in flight: the server takes 50 a stream
 	meters   meters
+	tracer   trace.Tracer // nil: none
+	stuck    stuckEvents
 
 	importing atomic.Bool // nothing may be appended; see Import
 	importMu  sync.Mutex  // held by the one import
@@ -67,7 +74,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{js: js, stream: stream, source: cfg.Source, log: cfg.Log, clock: cfg.Clock, batches: make(chan struct{}, 40)}
+	l := &Log{js: js, stream: stream, source: cfg.Source, log: cfg.Log, tracer: cfg.Tracer, clock: cfg.Clock, before: cfg.Appending, batches: make(chan struct{}, 40)}
 	if l.clock == nil {
 		l.clock = time.Now
 	}

@@ -18,7 +18,7 @@ type meters struct {
 
 func newMeters(m metric.Meter, l *Log) (meters, error) {
 	var out meters
-	var errs [5]error
+	var errs [6]error
 	out.appends, errs[0] = m.Int64Counter("imgsrv.events.appended", metric.WithDescription("Events appended, by result"))
 	out.duration, errs[1] = m.Float64Histogram("imgsrv.events.append.duration", metric.WithUnit("s"), metric.WithDescription("Time from the call to the synced acknowledgement"),
 		metric.WithExplicitBucketBoundaries(.0002, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5))
@@ -27,6 +27,8 @@ func newMeters(m metric.Meter, l *Log) (meters, error) {
 	errs[3] = err
 	bytes, err := m.Int64ObservableGauge("imgsrv.events.size", metric.WithUnit("By"), metric.WithDescription("Size of the stream"))
 	errs[4] = err
+	stuck, err := m.Int64ObservableGauge("imgsrv.events.stuck", metric.WithDescription("Events that durable consumers of this node can't handle; they come again until they can"))
+	errs[5] = err
 	if err := errors.Join(errs[:]...); err != nil {
 		return out, fmt.Errorf("make meters: %w", err)
 	}
@@ -41,6 +43,13 @@ func newMeters(m metric.Meter, l *Log) (meters, error) {
 		o.ObserveInt64(bytes, int64(info.State.Bytes))
 		return nil
 	}, head, bytes)
+	if err != nil {
+		return out, fmt.Errorf("make meters: %w", err)
+	}
+	_, err = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveInt64(stuck, int64(len(l.Stuck())))
+		return nil
+	}, stuck)
 	if err != nil {
 		return out, fmt.Errorf("make meters: %w", err)
 	}

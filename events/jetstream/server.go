@@ -26,12 +26,16 @@ type ServerConfig struct {
 	StoreDir string // where the stream lives
 	Listen   string // host:port for subscribers from outside; "" for none: in-process only
 	Log      *slog.Logger
+	// SyncEvery is how often what has been acknowledged is synced to disk: a power failure may take the events of so long. 0 syncs
+	// each event before it is acknowledged, and none can be lost.
+	SyncEvery time.Duration
 	// NoSync leaves syncing to the operating system. Only for tests that measure nothing: an
 	// acknowledged event may then be lost with the power.
 	NoSync bool
 }
 
-// Server is an embedded NATS server with JetStream. What it acknowledges is synced to disk. Two kinds of client get
+// Server is an embedded NATS server with JetStream. What it acknowledges is synced to disk, unless its configuration says
+// otherwise. Two kinds of client get
 // in: the process itself, and the subscribers that a [Subscribers] names.
 type Server struct {
 	ns   *server.Server
@@ -56,7 +60,7 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	door := newDoor(ownKey, cfg.Log)
 	opts := &server.Options{
 		ServerName: "imgsrv", NoSigs: true, NoLog: false, JetStream: true, StoreDir: cfg.StoreDir,
-		SyncAlways: !cfg.NoSync, MaxPayload: maxPayload, DontListen: cfg.Listen == "",
+		SyncAlways: !cfg.NoSync && cfg.SyncEvery == 0, SyncInterval: cfg.SyncEvery, MaxPayload: maxPayload, DontListen: cfg.Listen == "",
 		JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 1 << 50,
 		CustomClientAuthentication: door, AlwaysEnableNonce: true, AuthTimeout: authTimeout,
 	}

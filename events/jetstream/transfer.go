@@ -56,7 +56,12 @@ func (b *BadRecord) Unwrap() error { return b.Err }
 
 // Export gives each stored event up to a sequence to each, in order. It holds one batch at a time.
 func (l *Log) Export(ctx context.Context, upTo events.Sequence, each func(Record) error) error {
-	return l.scan(ctx, upTo, nil, func(msg natsjs.Msg, meta *natsjs.MsgMetadata) error {
+	return l.ExportAfter(ctx, 0, upTo, each)
+}
+
+// ExportAfter is Export from the event after a sequence on.
+func (l *Log) ExportAfter(ctx context.Context, after, upTo events.Sequence, each func(Record) error) error {
+	return l.scanAfter(ctx, after, upTo, nil, func(msg natsjs.Msg, meta *natsjs.MsgMetadata) error {
 		record := Record{Sequence: events.Sequence(meta.Sequence.Stream), Subject: msg.Subject(), Headers: map[string][]string{}, Time: meta.Timestamp.UTC()}
 		for name, values := range msg.Headers() {
 			if !isTransport(name) {
@@ -88,20 +93,26 @@ func (r Record) Payload() []byte {
 
 // Check says what is wrong with a record that should be the event of a sequence.
 func (r Record) Check(want events.Sequence) error {
+	_, err := r.Event(want)
+	return err
+}
+
+// Event reads a record that should be the event of a sequence. The error says what is wrong with it.
+func (r Record) Event(want events.Sequence) (events.Event, error) {
 	if r.Sequence != want {
-		return fmt.Errorf("it is event %d where %d is due: a history has no gaps", r.Sequence, want)
+		return events.Event{}, fmt.Errorf("it is event %d where %d is due: a history has no gaps", r.Sequence, want)
 	}
 	event, err := decode(r.Headers, r.Payload(), r.Subject, uint64(r.Sequence))
 	if err != nil {
-		return err
+		return event, err
 	}
 	if subject := event.Fact.Entity().Subject(); subject != r.Subject {
-		return fmt.Errorf("event %d stands under %s and is about %s", r.Sequence, r.Subject, subject)
+		return event, fmt.Errorf("event %d stands under %s and is about %s", r.Sequence, r.Subject, subject)
 	}
 	if event.ID == "" {
-		return fmt.Errorf("event %d has no %s", r.Sequence, headerID)
+		return event, fmt.Errorf("event %d has no %s", r.Sequence, headerID)
 	}
-	return nil
+	return event, nil
 }
 
 // Imported says what an import did.

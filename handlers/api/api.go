@@ -14,11 +14,14 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
+	"github.com/imgsrv/imgsrv/handlers/backup"
 	"github.com/imgsrv/imgsrv/handlers/limits"
+	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/handlers/web"
 	"github.com/imgsrv/imgsrv/internal/provenance"
@@ -38,6 +41,7 @@ type Offsets interface {
 type Config struct {
 	Log     *slog.Logger
 	Meter   metric.Meter
+	Tracer  trace.Tracer // nil: no traces; a client's goes on all the same
 	Guard   *access.Guard
 	Events  *jetstream.Log
 	Catalog *catalog.Catalog
@@ -68,6 +72,11 @@ type Config struct {
 
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
+
+	// Operations, optional, carries out what operators ask for and takes long; without it there are no routes for it.
+	Operations *operations.Runner
+	// Backups, optional as Operations, is what backups are made of.
+	Backups *backup.Config
 
 	// Requests, optional, limits how many requests a client may make, on all that is mounted on the router too.
 	Requests *limits.Requests
@@ -114,7 +123,7 @@ type server struct {
 }
 
 // New makes the router with all routes of the package and the middlewares that every request passes:
-// RequestID, AccessLog, Metrics, Recover and the limit of requests. Other handlers may be mounted on it; they then have the same
+// RequestID, Trace, AccessLog, Metrics, Recover and the limit of requests. Other handlers may be mounted on it; they then have the same
 // middlewares and problem documents for what isn't routed.
 func New(cfg Config) (chi.Router, error) {
 	if cfg.MinSequenceWait == 0 {
@@ -137,7 +146,7 @@ func New(cfg Config) (chi.Router, error) {
 		return nil, err
 	}
 	router := chi.NewRouter()
-	router.Use(RequestID, AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
+	router.Use(RequestID, Trace(cfg.Tracer), AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
 	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, cfg.Log, access.NothingHere())
 	})
@@ -162,6 +171,7 @@ func New(cfg Config) (chi.Router, error) {
 	s.initiate()
 	s.uploads()
 	s.jobs()
+	s.status()
 	s.events(router)
 	s.history()
 	if s.Webhooks != nil {
@@ -177,6 +187,10 @@ func New(cfg Config) (chi.Router, error) {
 		s.subscribers()
 	}
 	s.projectionRoutes()
+	if s.Operations != nil {
+		s.operations(router)
+		s.backups()
+	}
 	s.principals()
 	s.tokens()
 	s.bytes(router)

@@ -53,7 +53,7 @@ const asyncAPIMediaType = "application/vnd.aai.asyncapi+yaml;version=3.0.0"
 // AsyncAPI document of the events.
 func (s *server) document(router chi.Router) error {
 	doc := s.api.OpenAPI()
-	for _, op := range slices.Concat(handMade(), handMadeEvents(), s.handMadeProvenance(), s.handMadePages()) {
+	for _, op := range slices.Concat(handMade(), handMadeEvents(), s.handMadeProvenance(), s.handMadePages(), s.handMadeOperations()) {
 		doc.AddOperation(op)
 	}
 	asYAML, err := doc.YAML()

@@ -59,6 +59,7 @@ func TestEachRouteAsksForTheRightToken(t *testing.T) {
 		{"POST", "/api/images", "{", 401, 401, 400},
 		{"DELETE", "/api/uploads/" + open, nil, 401, 401, 200},
 		{"POST", "/api/jobs/" + failed + "/retry", nil, 401, 401, 202},
+		{"POST", "/api/jobs/" + failed + "/cancel", nil, 401, 401, 200},
 		{"PUT", "/api/images/debian/aliases/stable", `{"version":"1"}`, 401, 401, 200},
 		{"PUT", "/api/images/debian/aliases/stable", `{`, 401, 401, 400},
 		{"DELETE", "/api/images/debian/aliases/stable", nil, 401, 401, 204},
@@ -331,9 +332,10 @@ func TestTheDocumentDescribesEveryRoute(t *testing.T) {
 		GET/api/images/{image}/policy PUT/api/images/{image}/policy PUT/api/images/{image}/visibility
 		PUT/api/images/{image}/aliases/{alias} DELETE/api/images/{image}/aliases/{alias} GET/api/uploads/{id} DELETE/api/uploads/{id}
 		POST/api/uploads/tus/ HEAD/api/uploads/tus/{upload} PATCH/api/uploads/tus/{upload} DELETE/api/uploads/tus/{upload}
-		GET/api/jobs GET/api/jobs/{id} POST/api/jobs/{id}/retry GET/cas/sha256/{prefix}/{hex} HEAD/cas/sha256/{prefix}/{hex}
+		GET/api/status GET/api/jobs GET/api/jobs/{id} POST/api/jobs/{id}/cancel POST/api/jobs/{id}/retry GET/cas/sha256/{prefix}/{hex} HEAD/cas/sha256/{prefix}/{hex}
 		GET/streams/v1/index.json GET/streams/v1/images.json GET/streams/v1/images/{image}.json GET/healthz GET/readyz
 		GET/api/events GET/api/events/{sequence} GET/api/events/export POST/api/events/import GET/api/images/{image}/history
+		GET/api/operations GET/api/operations/{id} GET/api/operations/{id}/events DELETE/api/operations/{id} POST/api/backups
 		GET/api/projections GET/api/projections/{name}/replay POST/api/projections/{name}/verify POST/api/projections/{name}/skip
 		GET/api/projections/{name}/rebuild POST/api/projections/{name}/rebuild DELETE/api/projections/{name}/rebuild
 		GET/api/whoami GET/api/principals POST/api/principals GET/api/principals/{name} DELETE/api/principals/{name}

@@ -286,7 +286,7 @@ func (s *server) decideSession(ctx context.Context, u events.Upload, anyVisibili
 			return nil, before, err
 		}
 	}
-	if u, err = s.markPresent(ctx, u); err != nil {
+	if u, cmd.Present, err = s.markPresent(ctx, u); err != nil {
 		return nil, before, err
 	}
 	if u, err = makeMetadata(u, cmd.Image.State); err != nil {
@@ -313,8 +313,10 @@ func (s *server) openedBefore(ctx context.Context, u events.Upload, version even
 	return before, nil
 }
 
-// markPresent marks the files whose declared digest is a blob that is really there.
-func (s *server) markPresent(ctx context.Context, u events.Upload) (events.Upload, error) {
+// markPresent marks the files whose declared digest is a blob that is really there, and says on which state of the blobs that was
+// found.
+func (s *server) markPresent(ctx context.Context, u events.Upload) (events.Upload, map[events.Digest]events.Current[events.Blob], error) {
+	present := map[events.Digest]events.Current[events.Blob]{}
 	for _, f := range u.Files() {
 		f.State, f.Digest = events.FilePending, ""
 		if f.Declared == "" {
@@ -322,21 +324,22 @@ func (s *server) markPresent(ctx context.Context, u events.Upload) (events.Uploa
 		}
 		known, err := s.Events.Blob(ctx, f.Declared)
 		if err != nil {
-			return u, err
+			return u, nil, err
 		}
-		if known.Sequence == 0 || known.State.Size != f.Size {
+		if known.Sequence == 0 || known.State.State != events.BlobIsPresent || known.State.Size != f.Size {
 			continue
 		}
 		var wrongSize *blob.SizeMismatchError
 		there, err := s.Blobs.HasBlob(f.Declared.Hex(), f.Size)
 		if err != nil && !errors.As(err, &wrongSize) {
-			return u, err
+			return u, nil, err
 		}
 		if there && s.mayKnow(ctx, f.Declared) { // a lost blob is taken in again
 			f.State, f.Digest = events.FilePresent, f.Declared
+			present[f.Declared] = known
 		}
 	}
-	return u, nil
+	return u, present, nil
 }
 
 // mayKnow says whether the caller may hear that a blob is there: who guesses digests learns nothing. Where the

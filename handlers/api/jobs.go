@@ -36,10 +36,17 @@ type jobOutput struct {
 	Body     jobStatus
 }
 
-type retriedOutput struct {
+type changedJobOutput struct {
 	Location string `header:"Location" doc:"The job"`
 	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event; send it as Imgsrv-Min-Sequence to read your own write"`
 	Body     jobStatus
+}
+
+type cancelInput struct {
+	ID   string `path:"id" doc:"UUID" example:"0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"`
+	Body *struct {
+		Reason string `json:"reason,omitempty" maxLength:"500" doc:"Why; whoever looks at the job is told" example:"wrong image"`
+	}
 }
 
 // jobStatus is a publication job.
@@ -76,7 +83,8 @@ type jobError struct {
 
 // jobs registers GET /api/jobs: 200 a page, newest first, 400 a wrong cursor, 401, 422, 503;
 // GET /api/jobs/{id}: 200, 401, 404, 503; POST /api/jobs/{id}/retry: 202 with Location and Imgsrv-Sequence,
-// 401, 403, 404, 409 the job has not failed, its content was refused or its version is taken, 503.
+// 401, 403, 404, 409 the job has not failed, its content was refused or its version is taken, 503;
+// POST /api/jobs/{id}/cancel: 200 with Imgsrv-Sequence, 400, 401, 403, 404, 409 it has published, or failed for good, 413, 415, 422, 503.
 func (s *server) jobs() {
 	read(s, huma.Operation{
 		OperationID: "list-jobs", Path: pathJobs, Tags: []string{tagPublish}, Summary: "List publication jobs, newest first",
@@ -104,6 +112,14 @@ func (s *server) jobs() {
 			" reader to find it.",
 		Errors: []int{http.StatusNotFound, http.StatusConflict},
 	}, s.retryJob)
+	write(s, events.RoleReader, huma.Operation{
+		OperationID: "cancel-job", Method: http.MethodPost, Path: pathCancel, DefaultStatus: http.StatusOK, Tags: []string{tagPublish},
+		Summary: "Cancel a job that has not published",
+		Description: "Stops what runs of it, on whatever node, within a few seconds, frees its version at once and removes its files. A cancelled job can't be retried. One that waits for a" +
+			" retry after a failure can be cancelled too; cancelling twice is once. Takes the role publisher or operator of the job's image, and that of a reader to find it.",
+		Errors: []int{http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusRequestEntityTooLarge,
+			http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity},
+	}, s.cancelJob)
 }
 
 func (s *server) listJobs(ctx context.Context, in *jobsInput) (*jobsOutput, error) {
@@ -143,26 +159,43 @@ func (s *server) visibleJob(ctx context.Context, id string) (job events.Current[
 	return job, current.State, err
 }
 
-func (s *server) retryJob(ctx context.Context, in *idInput) (*retriedOutput, error) {
-	if !events.IsID(in.ID) {
-		return nil, missing("there is no job %q", in.ID)
+func (s *server) retryJob(ctx context.Context, in *idInput) (*changedJobOutput, error) {
+	return s.changeJob(ctx, in.ID, events.RetryJob)
+}
+
+func (s *server) cancelJob(ctx context.Context, in *cancelInput) (*changedJobOutput, error) {
+	reason := ""
+	if in.Body != nil {
+		reason = in.Body.Reason
 	}
-	var job events.Job
+	return s.changeJob(ctx, in.ID, func(job events.Current[events.Job], _ events.Current[events.Upload], version events.Current[events.Version]) ([]events.Change, error) {
+		return events.CancelJob(job, version, access.From(ctx).Name, reason, s.Clock().UTC())
+	})
+}
+
+// jobRule decides about a job, its session and its version.
+type jobRule func(events.Current[events.Job], events.Current[events.Upload], events.Current[events.Version]) ([]events.Change, error)
+
+// changeJob applies a rule for whoever may publish or operate the job's image. The first change is the job's.
+func (s *server) changeJob(ctx context.Context, id string, rule jobRule) (*changedJobOutput, error) {
+	if !events.IsID(id) {
+		return nil, missing("there is no job %q", id)
+	}
+	var current events.Current[events.Job]
 	cause := jetstream.Cause{Actor: access.From(ctx).Name}
-	sequence, err := s.Events.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.Events.Job(ctx, in.ID)
-		if err != nil {
+	sequence, err := s.Events.Decide(ctx, cause, func(ctx context.Context) (changes []events.Change, err error) {
+		if current, err = s.Events.Job(ctx, id); err != nil {
 			return nil, err
 		}
 		if current.Sequence == 0 {
-			return nil, missing("there is no job %s", in.ID)
+			return nil, missing("there is no job %s", id)
 		}
 		upload, err := s.Events.Upload(ctx, current.State.UploadID)
 		if err != nil {
 			return nil, err
 		}
 		if shown, err := s.showsSession(ctx, upload.State); err != nil || !shown {
-			return nil, errors.Join(err, missing("there is no job %s", in.ID))
+			return nil, errors.Join(err, missing("there is no job %s", id))
 		}
 		if err := access.Need(access.From(ctx), upload.State.Image, events.RolePublisher, events.RoleOperator); err != nil {
 			return nil, err
@@ -171,16 +204,15 @@ func (s *server) retryJob(ctx context.Context, in *idInput) (*retriedOutput, err
 		if err != nil {
 			return nil, err
 		}
-		changes, err := events.RetryJob(current, upload, version)
-		if err == nil {
-			job = events.FoldJob(current.State, changes[0].Fact)
+		if changes, err = rule(current, upload, version); err == nil && len(changes) > 0 {
+			current.State = events.FoldJob(current.State, changes[0].Fact)
 		}
 		return changes, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &retriedOutput{Location: jobURL(ctx, job.ID), Sequence: uint64(sequence), Body: jobStatusOf(ctx, job)}, nil
+	return &changedJobOutput{Location: jobURL(ctx, id), Sequence: uint64(max(sequence, current.Sequence)), Body: jobStatusOf(ctx, current.State)}, nil
 }
 
 func jobStatusOf(ctx context.Context, j events.Job) jobStatus {

@@ -115,3 +115,38 @@ func TestJobsAreListedNewestFirstByPage(t *testing.T) {
 	n.problem(n.do(http.MethodGet, "/api/jobs?limit=0", nil), 422, "invalid-request")
 	n.problem(n.do(http.MethodGet, "/api/jobs?limit=many", nil), 422, "invalid-request")
 }
+
+func TestAJobIsCancelled(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	_, job := n.failed("debian", "1", false)
+	a := n.do(http.MethodPost, "/api/jobs/"+job+"/cancel", map[string]string{"reason": "wrong image"})
+	got := n.want(a, http.StatusOK)
+	if problem := got["error"].(map[string]any); got["state"] != "cancelled" || problem["detail"] != "cancelled by admin: wrong image" || a.Header.Get("Imgsrv-Sequence") == "" {
+		t.Errorf("answer: %v", got)
+	}
+	again := n.do(http.MethodPost, "/api/jobs/"+job+"/cancel", nil)
+	if got := n.want(again, http.StatusOK); got["state"] != "cancelled" || again.Header.Get("Imgsrv-Sequence") != a.Header.Get("Imgsrv-Sequence") {
+		t.Errorf("once more: %v %v", got, again.Header)
+	}
+	n.problem(n.do(http.MethodPost, "/api/jobs/"+job+"/retry", nil), 409, "job-not-failed")
+	_, refused := n.failed("debian", "2", true)
+	n.problem(n.do(http.MethodPost, "/api/jobs/"+refused+"/cancel", nil), 409, "job-ended")
+	n.problem(n.do(http.MethodPost, "/api/jobs/"+events.JobIDFor(job)+"/cancel", nil), 404, "not-found")
+	n.problem(n.do(http.MethodPost, "/api/jobs/none/cancel", nil), 404, "not-found")
+	list := n.want(n.do(http.MethodGet, "/api/jobs?state=cancelled", nil, withHeader("Imgsrv-Min-Sequence", a.Header.Get("Imgsrv-Sequence"))), 200)
+	if jobs := list["jobs"].([]any); len(jobs) != 1 || jobs[0].(map[string]any)["id"] != job {
+		t.Errorf("cancelled jobs: %v", jobs)
+	}
+
+	// One that is queued: its session is over, and its name free.
+	data := []byte("x")
+	id := n.want(n.do(http.MethodPost, "/api/images", session("debian", "3", data)), 201)["upload_session_id"].(string)
+	n.handOver(id, data)
+	n.want(n.do(http.MethodPost, "/api/jobs/"+events.JobIDFor(id)+"/cancel", nil), http.StatusOK)
+	if got := n.want(n.do(http.MethodGet, "/api/uploads/"+id, nil), 200); got["state"] != "aborted" {
+		t.Errorf("its session: %v", got)
+	}
+	done := n.publish(session("debian", "3", data), data)
+	n.problem(n.do(http.MethodPost, "/api/jobs/"+events.JobIDFor(done)+"/cancel", nil), 409, "job-ended")
+}

@@ -93,7 +93,7 @@ func AccessLog(log *slog.Logger) func(http.Handler) http.Handler {
 					slog.String("method", r.Method), slog.String("route", route(r)), slog.String("path", access.ShownPath(r)),
 					slog.Int("status", statusOf(wrapped)), slog.Int("bytes", wrapped.BytesWritten()),
 					slog.Duration("duration", time.Since(started)), slog.String("principal", principal.Name),
-					slog.String("remote", r.RemoteAddr), slog.String("request_id", requestID(ctx)))
+					slog.String("remote", r.RemoteAddr), slog.String("request_id", requestID(ctx)), traceID(ctx))
 			}()
 			next.ServeHTTP(wrapped, r)
 		})

@@ -23,6 +23,8 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/api"
+	"github.com/imgsrv/imgsrv/handlers/backup"
+	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/internal/natstest"
 	"github.com/imgsrv/imgsrv/internal/pgtest"
 	"github.com/imgsrv/imgsrv/migrations"
@@ -99,6 +101,9 @@ func newNode(t testing.TB, change ...func(*api.Config)) *node {
 func newStoppedNode(t testing.TB, change ...func(*api.Config)) *node {
 	t.Helper()
 	cfg, n := parts(t)
+	cfg.Operations = operations.NewRunner(slog.New(slog.DiscardHandler), time.Now)
+	t.Cleanup(cfg.Operations.Close)
+	cfg.Backups = &backup.Config{Log: cfg.Events, Blobs: cfg.Blobs, Logger: cfg.Log}
 	for _, c := range change {
 		c(&cfg)
 	}

@@ -34,6 +34,7 @@ const (
 	pathJobs       = "/api/jobs"
 	pathJob        = pathJobs + "/{id}"
 	pathRetry      = pathJob + "/retry"
+	pathCancel     = pathJob + "/cancel"
 	pathBlob       = "/cas/sha256/{prefix}/{hex}"
 	pathHistory    = pathImage + "/history"
 	pathEvents     = "/api/events"

@@ -60,7 +60,15 @@ func (d *Deltas) Run(ctx context.Context) error {
 		return fmt.Errorf("begin to make deltas: %w", err)
 	}
 	return d.Log.Consume(ctx, jetstream.Consumer{Name: jetstream.ConsumerDeltas, Subject: events.SubjectOfKind(events.KindVersion),
-		Workers: 1, From: head + 1}, d.handle)
+		Workers: 1, From: head + 1, Span: spanOf}, d.handle)
+}
+
+// spanOf names what is worth a span in a trace.
+func spanOf(e events.Event) string {
+	if _, ok := e.Fact.(events.VersionPublished); ok {
+		return "make deltas"
+	}
+	return ""
 }
 
 func (d *Deltas) handle(ctx context.Context, delivery jetstream.Delivery) error {

@@ -86,7 +86,7 @@ func digestOf(data []byte) events.Digest {
 	return events.Digest("sha256:" + hex.EncodeToString(sum[:]))
 }
 
-// keep makes a blob of some bytes.
+// keep makes a blob of some bytes, and says so.
 func (w *works) keep(data []byte) events.Digest {
 	w.t.Helper()
 	digest := digestOf(data)
@@ -96,6 +96,10 @@ func (w *works) keep(data []byte) events.Digest {
 	if err := w.store.Promote(w.t.Context(), "test", "file", digest.Hex(), int64(len(data))); err != nil {
 		w.t.Fatal(err)
 	}
+	w.decide(func(ctx context.Context) ([]events.Change, error) {
+		known, err := w.log.Blob(ctx, digest)
+		return events.PromoteBlob(events.Blob{Digest: digest, Size: int64(len(data)), MediaType: "application/octet-stream"}, known), err
+	})
 	return digest
 }
 
@@ -108,7 +112,7 @@ func (w *works) publish(image, version string, roots map[events.Variant][]byte) 
 	for variant, data := range roots {
 		format := map[events.VariantType]string{events.VirtualMachine: "disk.qcow2", events.Container: "rootfs.squashfs"}[variant.Type]
 		u.Variants = append(u.Variants, events.UploadVariant{Variant: variant, Files: []events.UploadFile{
-			{Format: events.FormatMetadata, Size: int64(len(metadata)), State: events.FilePresent, Digest: digestOf(metadata)},
+			{Format: events.FormatMetadata, Size: int64(len(metadata)), State: events.FilePresent, Digest: w.keep(metadata)},
 			{Format: format, Size: int64(len(data)), State: events.FilePresent, Digest: w.keep(data), Combined: digestOf(append(metadata, data...))},
 		}})
 	}
@@ -122,7 +126,13 @@ func (w *works) publish(image, version string, roots map[events.Variant][]byte) 
 		if err != nil {
 			return nil, err
 		}
-		return events.Initiate(events.InitiateUpload{Session: u, Version: held, Image: described, IsArchitecture: func(string) bool { return false }})
+		present := map[events.Digest]events.Current[events.Blob]{}
+		for _, f := range u.Files() {
+			if present[f.Digest], err = w.log.Blob(ctx, f.Digest); err != nil {
+				return nil, err
+			}
+		}
+		return events.Initiate(events.InitiateUpload{Session: u, Present: present, Version: held, Image: described, IsArchitecture: func(string) bool { return false }})
 	})
 	w.decide(func(ctx context.Context) ([]events.Change, error) {
 		session, err := w.log.Upload(ctx, u.ID)

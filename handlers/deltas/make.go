@@ -122,11 +122,8 @@ func (d *Deltas) verify(ctx context.Context, job string, base *os.File, p planne
 
 // record keeps the bytes, and then says so.
 func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job string, p planned, result made) error {
-	if err := d.Store.Promote(ctx, job, deltaFile, result.digest.Hex(), result.size); err != nil {
-		return err
-	}
 	cause := jetstream.Cause{Key: "delta " + p.format + " " + delivery.ID, Actor: "imgsrv", Correlation: delivery.Correlation,
-		Causation: delivery.ID, TraceParent: delivery.TraceParent}
+		Causation: delivery.ID}
 	_, err := d.Log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
 		version, err := d.Log.Version(ctx, p.image, p.version)
 		if err != nil {
@@ -136,8 +133,12 @@ func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job st
 		if err != nil {
 			return nil, err
 		}
-		bytes, err := d.Log.Blob(ctx, result.digest)
+		bytes, err := d.Log.SettledBlob(ctx, result.digest)
 		if err != nil {
+			return nil, err
+		}
+		// After the state was read, and again after each conflict: see events.PromoteBlob.
+		if err := d.Store.Admit(ctx, job, deltaFile, result.digest.Hex(), result.size); err != nil {
 			return nil, err
 		}
 		changes, err := events.RecordDerived(events.Derived{

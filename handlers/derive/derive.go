@@ -85,8 +85,16 @@ func (d *Deriver) Run(ctx context.Context) error {
 	} else if n > 0 {
 		d.Logger.InfoContext(ctx, "removed what an earlier process was making", "folders", n)
 	}
-	consumer := jetstream.Consumer{Name: jetstream.ConsumerDerive, Subject: events.SubjectOfKind(events.KindDerived), Workers: d.Workers}
+	consumer := jetstream.Consumer{Name: jetstream.ConsumerDerive, Subject: events.SubjectOfKind(events.KindDerived), Workers: d.Workers, Span: spanOf}
 	return d.Log.Consume(ctx, consumer, d.handle)
+}
+
+// spanOf names what is worth a span in a trace.
+func spanOf(e events.Event) string {
+	if f, ok := e.Fact.(events.DerivedFact); ok && f.DerivedState().Kind == events.DerivedFormat && f.DerivedState().Pending() {
+		return "derive " + f.DerivedState().Format
+	}
+	return ""
 }
 
 func (d *Deriver) handle(ctx context.Context, delivery jetstream.Delivery) error {
@@ -145,13 +153,8 @@ func (d *Deriver) make(ctx context.Context, delivery jetstream.Delivery, file ev
 	if err != nil {
 		return err
 	}
-	for _, f := range made {
-		if err := scratch.Promote(ctx, f.Format, f.SHA256, f.Size); err != nil {
-			return err
-		}
-	}
 	_, err = d.Log.Decide(ctx, causeOf(delivery, "make"), func(ctx context.Context) ([]events.Change, error) {
-		return d.record(ctx, file, from, made)
+		return d.record(ctx, scratch, file, from, made)
 	})
 	return err
 }
@@ -183,13 +186,14 @@ func sourceOf(m *events.Manifest, variant string) (from events.ManifestFormat, d
 	return from, "", false
 }
 
-// record decides the facts of what was made. What comes with the file, and was there before, stays as it is.
-func (d *Deriver) record(ctx context.Context, file events.Derived, from events.ManifestFormat, made []convert.File) ([]events.Change, error) {
+// record keeps the bytes of what was made, and decides the facts. What comes with the file, and was there before, stays as it is.
+func (d *Deriver) record(ctx context.Context, scratch *blob.Scratch, file events.Derived, from events.ManifestFormat, made []convert.File) ([]events.Change, error) {
 	version, err := d.Log.Version(ctx, file.Image, file.Version)
 	if err != nil {
 		return nil, err
 	}
 	var changes []events.Change
+	kept := map[events.Digest]bool{}
 	for _, f := range made {
 		current, err := d.Log.Derived(ctx, file.Image, file.Version, file.Variant, f.Format)
 		if err != nil {
@@ -209,11 +213,18 @@ func (d *Deriver) record(ctx context.Context, file events.Derived, from events.M
 		if len(recorded) == 0 {
 			continue
 		}
-		known, err := d.Log.Blob(ctx, next.Digest)
-		if err != nil {
-			return nil, err
+		if !kept[next.Digest] {
+			kept[next.Digest] = true
+			known, err := d.Log.SettledBlob(ctx, next.Digest)
+			if err != nil {
+				return nil, err
+			}
+			// After the state was read, and again after each conflict: see events.PromoteBlob.
+			if err := scratch.Admit(ctx, f.Format, f.SHA256, f.Size); err != nil {
+				return nil, err
+			}
+			changes = append(changes, events.PromoteBlob(events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}, known)...)
 		}
-		changes = append(changes, events.PromoteBlob(events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}, known)...)
 		changes = append(changes, recorded...)
 	}
 	return changes, nil
@@ -269,5 +280,5 @@ func (d *Deriver) failed(ctx context.Context, delivery jetstream.Delivery, file 
 
 // causeOf is the cause of what a delivery leads to.
 func causeOf(d jetstream.Delivery, key string) jetstream.Cause {
-	return jetstream.Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID, TraceParent: d.TraceParent}
+	return jetstream.Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID}
 }

@@ -98,7 +98,7 @@ func (m *Manager) Run(ctx context.Context, handler http.Handler) error {
 	defer stopMeter()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		consumer := jetstream.Consumer{Name: jetstream.ConsumerMirrors, Subject: events.SubjectOfKind(events.KindMirror), Workers: parallelMirrors}
+		consumer := jetstream.Consumer{Name: jetstream.ConsumerMirrors, Subject: events.SubjectOfKind(events.KindMirror), Workers: parallelMirrors, Span: spanOf}
 		for {
 			err := m.log.Consume(ctx, consumer, m.handle)
 			if ctx.Err() != nil {
@@ -125,6 +125,14 @@ func (m *Manager) Run(ctx context.Context, handler http.Handler) error {
 	return group.Wait()
 }
 
+// spanOf names what is worth a span in a trace.
+func spanOf(e events.Event) string {
+	if f, ok := e.Fact.(events.MirrorFact); ok && f.MirrorState().Request != nil {
+		return "mirror"
+	}
+	return ""
+}
+
 // handle does the run that a fact wants, unless it has been done.
 func (m *Manager) handle(ctx context.Context, d jetstream.Delivery) error {
 	fact, ok := d.Fact.(events.MirrorFact)
@@ -149,7 +157,7 @@ func (m *Manager) handle(ctx context.Context, d jetstream.Delivery) error {
 	result := end.Run
 	m.logger.InfoContext(ctx, "a mirror's run has ended", "mirror", name, "matched", result.Matched, "published", result.Published, "present", result.Present,
 		"refused", result.Refused, "failed", result.Failed, "unchanged", result.Unchanged, "error", result.Error)
-	cause := jetstream.Cause{Key: "synced " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID, TraceParent: d.TraceParent}
+	cause := jetstream.Cause{Key: "synced " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID}
 	_, err = m.log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
 		current, err := m.log.Mirror(ctx, name)
 		return events.CompleteSync(current, end), err

@@ -42,6 +42,8 @@ const (
 	CodeNotEmpty       events.Code = "not-empty"
 	CodeInternal       events.Code = "internal-error"
 
+	CodeOperationRunning events.Code = "operation-running"
+
 	CodeTooManyRequests events.Code = "too-many-requests"
 	CodeTooManyUploads  events.Code = "too-many-uploads"
 	CodeTooManySessions events.Code = "too-many-sessions"
@@ -68,11 +70,13 @@ var table = map[events.Code]entry{
 	events.CodeFileComplete:      {http.StatusConflict, "The file is complete"},
 	events.CodePublishing:        {http.StatusConflict, "The publication has begun"},
 	events.CodeJobNotFailed:      {http.StatusConflict, "The job has not failed"},
+	events.CodeJobEnded:          {http.StatusConflict, "The job has ended"},
 	events.CodeJobRefused:        {http.StatusConflict, "The content was refused"},
 	events.CodeStepOutOfOrder:    {http.StatusConflict, "The job has moved on"},
 	events.CodeSkippedAlready:    {http.StatusConflict, "The event is skipped already"},
 	events.CodeAliasInUse:        {http.StatusConflict, "Aliases name the version"},
 	events.CodeWithdrawn:         {http.StatusGone, "The version is withdrawn"},
+	events.CodeCollected:         {http.StatusConflict, "The bytes have been collected"},
 	events.CodeSubscriberExists:  {http.StatusConflict, "The subscriber exists"},
 	events.CodeMirrorExists:      {http.StatusConflict, "The mirror exists"},
 	events.CodePrincipalExists:   {http.StatusConflict, "The principal exists"},
@@ -94,6 +98,7 @@ var table = map[events.Code]entry{
 	CodeRange:                    {http.StatusRequestedRangeNotSatisfiable, "The range is outside of the file"},
 	CodePrecondition:             {http.StatusPreconditionFailed, "The precondition does not hold"},
 	CodeTimeout:                  {http.StatusRequestTimeout, "The request took too long"},
+	CodeOperationRunning:         {http.StatusConflict, "An operation of this kind runs"},
 	CodeNotEmpty:                 {http.StatusConflict, "The stream has another history"},
 	CodeTooManyRequests:          {http.StatusTooManyRequests, "Too many requests"},
 	CodeTooManyUploads:           {http.StatusTooManyRequests, "Too many uploads at once"},
@@ -110,7 +115,7 @@ type Details struct {
 	Detail    string   `json:"detail,omitempty" doc:"What is wrong with this request, and the remedy"`
 	Code      string   `json:"code" doc:"The kind of problem, for programs: the last part of type"`
 	Errors    []*Field `json:"errors,omitempty" doc:"The broken rules, for an invalid request"`
-	StatusURL string   `json:"status_url,omitempty" doc:"The upload session that stands in the way"`
+	StatusURL string   `json:"status_url,omitempty" doc:"The upload session, or the operation, that stands in the way"`
 
 	retryAfter time.Duration
 }

@@ -11,7 +11,8 @@
 //	                             (for publish: the last batch)               publish.go
 //	job.step_completed        -> step_started of the next step               steps.go
 //	job.step_failed           -> after its retry time, step_started          steps.go
-//	job.succeeded, failed     -> ingress removed, unless a retry may need it cleanup.go
+//	job.succeeded, failed,    -> ingress removed, unless a retry may need it cleanup.go
+//	cancelled
 //	upload.aborted, expired   -> partial uploads and ingress removed         cleanup.go
 //
 // # Who is right when two disagree
@@ -22,10 +23,13 @@
 //
 // # What each failure does
 //
-//   - The process dies: the fact it worked on was not acknowledged and comes again after five seconds.
-//   - The content is refused ([Refusal]): job.failed, final; the version is
-//     free again; ingress is removed.
-//   - Anything else (disk full, I/O error): step_failed with a retry time; after the last attempt job.failed,
+// retry.go has the kinds of errors and what follows from each; docs/jobs.md tells it to operators.
+//
+//   - The process dies, or is silent for five seconds: the fact it worked on was not acknowledged and comes again, to any node.
+//   - The content is refused ([Refusal]): job.failed, final; the version is free again; ingress is removed.
+//   - Anything else (disk full, I/O error, no end in time): step_failed with a retry time; after the last attempt job.failed,
 //     not final: ingress stays for graceTime, and a retry begins at the failed step.
+//   - The step panics: job.failed at once, not final.
+//   - The job is cancelled: its step is stopped within a moment on whatever node runs it, and what it wrote is removed.
 //   - The log doesn't answer: the delivery is put back and comes again; no attempt is counted.
 package publication

@@ -3,6 +3,7 @@ package publication
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"slices"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -10,28 +11,22 @@ import (
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
-// promote makes each ingress file a blob, by a rename on one file system, and records it: bytes first,
-// fact after.
+// promote makes each ingress file a blob, by a second name on one file system, and records it: bytes first, fact after.
+// The ingress stays until the job has ended, so that a blob that garbage collection is just removing can be made again.
 func (p *Publication) promote(ctx context.Context, job events.Job, _ events.Upload) ([]events.JobFile, error) {
 	files := slices.Clone(job.Files)
-	for i := range files {
-		f := &files[i]
-		if f.Ingress == "" {
+	for _, f := range files {
+		// What the session was told of is held by its own fact, but by nothing from a failure of the job to its retry.
+		if f.Ingress == "" && job.Retries == 0 {
 			continue
 		}
-		err := p.store.Promote(ctx, job.ID, f.Ingress, f.Digest.Hex(), f.Size)
-		var size *blob.SizeMismatchError
-		var digest *blob.DigestMismatchError
-		switch {
-		case errors.As(err, &size), errors.As(err, &digest):
-			return nil, &Refusal{Code: "storage-corrupt", Err: err}
-		case err != nil:
-			return nil, err
-		}
-		cause := jetstream.Cause{Key: "promote " + job.ID + " " + f.Ingress, Actor: "imgsrv", Correlation: job.UploadID}
-		_, err = p.log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
-			current, err := p.log.Blob(ctx, f.Digest)
+		_, err := p.log.Decide(ctx, jetstream.Cause{Actor: "imgsrv", Correlation: job.UploadID}, func(ctx context.Context) ([]events.Change, error) {
+			current, err := p.log.SettledBlob(ctx, f.Digest)
 			if err != nil {
+				return nil, err
+			}
+			// After the state was read, and again after each conflict: see events.PromoteBlob.
+			if err := p.admit(ctx, job.ID, f, current.State); err != nil {
 				return nil, err
 			}
 			return events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size, MediaType: f.MediaType}, current), nil
@@ -41,4 +36,23 @@ func (p *Publication) promote(ctx context.Context, job events.Job, _ events.Uplo
 		}
 	}
 	return files, nil
+}
+
+// admit sees to it that a file's bytes are in the store.
+func (p *Publication) admit(ctx context.Context, job string, f events.JobFile, known events.Blob) error {
+	err := fs.ErrNotExist
+	if f.Ingress != "" {
+		err = p.store.Admit(ctx, job, f.Ingress, f.Digest.Hex(), f.Size)
+	} else if there, hasErr := p.store.HasBlob(f.Digest.Hex(), f.Size); there || hasErr != nil {
+		err = hasErr
+	}
+	var size *blob.SizeMismatchError
+	var digest *blob.DigestMismatchError
+	switch {
+	case errors.As(err, &size), errors.As(err, &digest):
+		return &Refusal{Code: "storage-corrupt", Err: err}
+	case errors.Is(err, fs.ErrNotExist) && known.State != events.BlobIsPresent:
+		return refuse(string(events.CodeCollected), "%s: its bytes have been collected, since the job had failed for long: publish it anew", f.Ref())
+	}
+	return err
 }

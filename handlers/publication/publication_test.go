@@ -50,7 +50,11 @@ func (w *works) run(change func(*publication.Config)) (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
-	go func() { done <- publication.New(cfg).Run(ctx) }()
+	publications, err := publication.New(cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	go func() { done <- publications.Run(ctx) }()
 	var once sync.Once
 	stop = func() {
 		once.Do(func() {

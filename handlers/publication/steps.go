@@ -9,12 +9,15 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/internal/faults"
 )
 
 const (
 	longestPause = 2 * time.Minute
 	// maxDeliveries of one step_started: a step that ends the process each time is given up.
 	maxDeliveries = 20
+	// lookAfter is how often a step that runs looks whether its job is still where it was.
+	lookAfter = time.Second
 )
 
 // Refusal says that the content itself is at fault: no retry can help.
@@ -54,7 +57,7 @@ func (p *Publication) handleJob(ctx context.Context, d jetstream.Delivery) error
 		return p.startNext(ctx, d, job)
 	case events.JobStepStarted:
 		return p.runStep(ctx, d, job)
-	case events.JobSucceeded, events.JobFailed:
+	case events.JobSucceeded, events.JobFailed, events.JobCancelled:
 		return p.cleanUp(job.State)
 	}
 	return nil
@@ -85,69 +88,108 @@ func (p *Publication) append(ctx context.Context, cause jetstream.Cause, changes
 // work is a step's side effect; it answers with the files as it leaves them.
 type work func(context.Context, events.Job, events.Upload) ([]events.JobFile, error)
 
+// runStep does what a step_started asks for, and records what came of it. Where the job has moved on meanwhile, that is nothing.
 func (p *Publication) runStep(ctx context.Context, d jetstream.Delivery, job events.Current[events.Job]) error {
 	step, _ := job.State.Next()
-	works := map[events.Step]work{
-		events.StepVerify: p.verify, events.StepInspect: p.inspect, events.StepMaterialize: p.materialize, events.StepPromote: p.promote,
+	began := time.Now()
+	result, err := p.tryStep(ctx, d, job, step)
+	switch {
+	case errors.Is(err, errMoved), errors.Is(err, jetstream.ErrConflict) && step != events.StepPublish:
+		p.meters.attempted(ctx, step, resultStopped, time.Since(began))
+		if tidied := p.tidy(ctx, job); tidied != nil || errors.Is(err, errMoved) {
+			return tidied
+		}
+		return err // comes again in a moment, and is old then, or the version alone has moved
+	case err != nil:
+		return err
 	}
-	if p.started != nil {
-		p.started(job.State.ID, step)
-	}
-	upload, err := p.log.Upload(ctx, job.State.UploadID)
+	p.meters.attempted(ctx, step, result, time.Since(began))
+	return nil
+}
+
+// tidy is for a step that lost its job while it ran: what it wrote after the job's end, and the cleaning then, is removed.
+func (p *Publication) tidy(ctx context.Context, before events.Current[events.Job]) error {
+	job, err := p.log.Job(ctx, before.State.ID)
 	if err != nil {
 		return err
 	}
+	if _, running := job.State.Next(); running {
+		return nil // its files are another worker's now
+	}
+	return p.cleanUp(job.State)
+}
+
+// tryStep is one attempt; result is what was recorded of it.
+func (p *Publication) tryStep(ctx context.Context, d jetstream.Delivery, job events.Current[events.Job], step events.Step) (result string, err error) {
+	works := map[events.Step]work{
+		events.StepVerify: p.verify, events.StepInspect: p.inspect, events.StepMaterialize: p.materialize, events.StepPromote: p.promote,
+	}
+	begin := func() {
+		if p.started != nil {
+			p.started(job.State.ID, step)
+		}
+		faults.Point("begin step", string(step))
+	}
+	defer faults.Point("end step", string(step))
+	upload, err := p.log.Upload(ctx, job.State.UploadID)
+	if err != nil {
+		return "", err
+	}
 	// A publish step comes again for each conflict about an alias, which says nothing against it.
 	if d.Attempt > maxDeliveries && step != events.StepPublish {
-		return p.failed(ctx, d, job, step, fmt.Errorf("the step was begun %d times and never ended", d.Attempt-1))
+		return p.failed(ctx, d, job, step, &poisonError{codeNeverEnded, fmt.Errorf("the step was begun %d times and never ended", d.Attempt-1)})
 	}
 	if step == events.StepPublish {
+		begin()
 		err = p.publish(ctx, d, job, upload.State)
 	} else {
+		do := func(ctx context.Context, job events.Job, upload events.Upload) ([]events.JobFile, error) {
+			begin()
+			return works[step](ctx, job, upload)
+		}
 		var files []events.JobFile
-		if files, err = works[step](ctx, job.State, upload.State); err == nil {
+		if files, err = p.perform(ctx, job, step, do, upload.State); err == nil {
+			faults.Point("step done", string(step))
 			var changes []events.Change
 			if changes, err = events.CompleteStep(job, step, files, p.now().UTC()); err == nil {
-				return p.append(ctx, causeOf(d, "complete"), changes)
+				err = p.append(ctx, causeOf(d, "complete"), changes)
 			}
 		}
 	}
-	var later *jetstream.RetryAfter
-	switch {
-	case err == nil, errors.As(err, &later), errors.Is(err, jetstream.ErrUnavailable), ctx.Err() != nil:
-		return err
+	if err == nil {
+		return resultSucceeded, nil
+	}
+	if errors.Is(err, errMoved) || !policies()[kindOf(ctx, err)].counts {
+		return "", err
 	}
 	return p.failed(ctx, d, job, step, err)
 }
 
-// failed records a failed attempt, and gives the job up when its content is refused or no attempt is left.
-func (p *Publication) failed(ctx context.Context, d jetstream.Delivery, job events.Current[events.Job], step events.Step, cause error) error {
-	now := p.now().UTC()
+// failed records a failed attempt, and gives the job up when its error says so or no attempt is left.
+func (p *Publication) failed(ctx context.Context, d jetstream.Delivery, job events.Current[events.Job], step events.Step, cause error) (result string, err error) {
+	now, k := p.now().UTC(), kindOf(ctx, cause)
 	attempt := job.State.Step(step).Attempt
-	var refusal *Refusal
-	refused := errors.As(cause, &refusal)
-	if !refused && attempt < p.attempts && (d.Attempt <= maxDeliveries || step == events.StepPublish) {
-		pause := min(p.pause<<min(attempt-1, 10), longestPause)
-		pause = time.Duration(float64(pause) * (0.8 + 0.4*rand.Float64()))
+	if policies()[k].again && attempt < p.attempts {
+		pause := p.pauseAfter(attempt)
 		p.logger.WarnContext(ctx, "step failed, will be tried again", "job", job.State.ID, "step", step, "attempt", attempt, "in", pause, "error", cause)
 		changes, err := events.FailStep(job, step, cause.Error(), now, now.Add(pause))
 		if err != nil {
-			return err
+			return "", err
 		}
-		return p.append(ctx, causeOf(d, "fail"), changes)
+		return resultRetried, p.append(ctx, causeOf(d, "fail"), changes)
 	}
-	problem := events.Problem{Code: "step-failed", Detail: cause.Error()}
-	if refused {
-		problem.Code, problem.Final = refusal.Code, true
-	}
-	p.logger.WarnContext(ctx, "job failed", "job", job.State.ID, "image", job.State.Image, "version", job.State.Version, "step", step, "code", problem.Code, "final", problem.Final, "error", cause)
+	problem := problemOf(k, cause)
+	p.logger.WarnContext(ctx, "job failed", "job", job.State.ID, "image", job.State.Image, "version", job.State.Version, "step", step, "kind", k, "code", problem.Code, "final", problem.Final, "error", cause)
 	version, err := p.log.Version(ctx, job.State.Image, job.State.Version)
 	if err != nil {
-		return err
+		return "", err
 	}
 	changes, err := events.FailJob(job, version, step, problem, now)
 	if err != nil {
-		return err
+		return "", err
 	}
-	return p.append(ctx, causeOf(d, "give up"), changes)
+	if k == permanent {
+		return resultRefused, p.append(ctx, causeOf(d, "give up"), changes)
+	}
+	return resultFailed, p.append(ctx, causeOf(d, "give up"), changes)
 }

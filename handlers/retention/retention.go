@@ -55,7 +55,7 @@ func New(cfg Config) *Retention {
 func (r *Retention) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return r.log.Consume(ctx, jetstream.Consumer{Name: jetstream.ConsumerRetention, Workers: 1,
+		return r.log.Consume(ctx, jetstream.Consumer{Name: jetstream.ConsumerRetention, Workers: 1, Span: spanOf,
 			Subjects: []string{events.SubjectOfKind(events.KindVersion), events.SubjectOfKind(events.KindImage)}}, r.handle)
 	})
 	group.Go(func() error {
@@ -63,6 +63,15 @@ func (r *Retention) Run(ctx context.Context) error {
 		return nil
 	})
 	return group.Wait()
+}
+
+// spanOf names what is worth a span in a trace.
+func spanOf(e events.Event) string {
+	switch e.Fact.(type) {
+	case events.VersionPublished, events.ImagePolicySet:
+		return "retention"
+	}
+	return ""
 }
 
 // handle looks at the image that has another version, or another policy.

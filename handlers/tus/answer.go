@@ -81,6 +81,9 @@ func (a *answerWriter) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 func (a *answerWriter) WriteHeader(status int) {
 	header := a.Header()
+	if b, ok := a.request.Body.(*body); ok && b.interrupted() && a.request.ProtoMajor == 1 {
+		header.Set("Connection", "close") // its last read may have been cut together with the one that net/http begins after it
+	}
 	if status >= http.StatusBadRequest && !strings.HasPrefix(header.Get("Content-Type"), problem.ContentType) {
 		a.status = status
 		return

@@ -10,6 +10,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/internal/faults"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -63,12 +64,13 @@ func (s dataStore) GetUpload(ctx context.Context, id string) (handler.Upload, er
 	switch {
 	case err == nil:
 		return &tusUpload{h: s.h, session: session, n: n, intake: intake}, nil
-	case errors.Is(err, blob.ErrName), errors.Is(err, blob.ErrDataLost), errors.Is(err, blob.ErrStateLost):
-		return nil, handler.ErrNotFound // a creation repairs it, or begins again
-	case !errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, blob.ErrName):
+		return nil, handler.ErrNotFound
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, blob.ErrDataLost) && !errors.Is(err, blob.ErrStateLost):
 		return nil, s.h.tusError(ctx, err)
 	}
-	// No bytes here: the file may be complete, and its fact tells. Else the upload was never created.
+	// No bytes here: the file may be complete, and its fact tells; a crash may have left a part of what was to be removed then. Else
+	// the upload was never created, or lost its bytes: a creation repairs it, or begins again.
 	upload, err := s.h.log.Upload(ctx, session)
 	if err != nil {
 		return nil, s.h.tusError(ctx, err)
@@ -126,7 +128,9 @@ func (u *tusUpload) WriteChunk(ctx context.Context, offset int64, src io.Reader)
 	if offset != u.intake.Offset() {
 		return 0, handler.ErrMismatchOffset
 	}
+	faults.Point("before receive", "")
 	n, err := u.intake.Append(ctx, src)
+	faults.Point("after receive", "")
 	if err != nil {
 		return n, u.h.tusError(ctx, err)
 	}

@@ -137,7 +137,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer done()
 	}
 	if r.Body != nil {
-		interruptible := &body{ReadCloser: r.Body, control: http.NewResponseController(w), stall: h.stall}
+		interruptible := newBody(r, w, h.stall)
 		r = r.WithContext(context.WithValue(r.Context(), bodyKey{}, interruptible))
 		r.Body = interruptible
 		stopWatching := context.AfterFunc(r.Context(), func() {

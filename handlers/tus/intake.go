@@ -11,9 +11,13 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/internal/faults"
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -92,6 +96,7 @@ func (h *Handler) finish(ctx context.Context, session string, n int) error {
 	if err != nil {
 		return err
 	}
+	linkTrace(ctx, upload.Event)
 	ref, file, ok := upload.State.FileAt(n)
 	if !ok {
 		return events.Refuse(events.CodeNotFound, "upload session %s has no file %d", session, n)
@@ -122,7 +127,19 @@ func (h *Handler) finish(ctx context.Context, session string, n int) error {
 	if err != nil && !events.IsCode(err, events.CodeFileComplete) {
 		return err
 	}
-	return h.store.DropIntake(session, n)
+	faults.Point("file recorded", "")
+	err = h.store.DropIntake(session, n)
+	faults.Point("file handed over", "")
+	return err
+}
+
+// linkTrace leads from the trace of a request to that of what it goes on with: a client that sends no traceparent has a trace for
+// each of its requests.
+func linkTrace(ctx context.Context, e events.Event) {
+	span, before := trace.SpanFromContext(ctx), tracecontext.SpanOf(e.TraceParent)
+	if before.IsValid() && span.SpanContext().TraceID() != before.TraceID() {
+		span.AddLink(trace.Link{SpanContext: before})
+	}
 }
 
 // Offset says how many bytes of a session's n-th file have arrived; the error wraps fs.ErrNotExist when
@@ -175,32 +192,46 @@ func (h *Handler) Recover(ctx context.Context) error {
 	return nil
 }
 
-// Expire calls ExpireAbandoned now and then, and returns when ctx ends.
+// Expire calls ExpireAbandoned at once and then now and then, and returns when ctx ends.
 func (h *Handler) Expire(ctx context.Context, every time.Duration) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
+		if err := h.ExpireAbandoned(ctx); err != nil && ctx.Err() == nil {
+			h.logger.WarnContext(ctx, "abandoned uploads not cleaned; tried again later", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		if err := h.ExpireAbandoned(ctx); err != nil && ctx.Err() == nil {
-			h.logger.WarnContext(ctx, "abandoned uploads not cleaned; tried again later", "error", err)
-		}
 	}
 }
 
+// orphanAge is how old the folder of a session without a fact has to be before nobody is about to append the fact: many times as long
+// as that may take on any node.
+const orphanAge = 10 * time.Minute
+
 // ExpireAbandoned ends sessions without activity for longer than the handler's idle time, and removes the
-// folders of sessions that are over.
+// folders of sessions that are over, and of those that a crash kept from ever beginning.
 func (h *Handler) ExpireAbandoned(ctx context.Context) error {
 	sessions, err := h.store.Sessions()
 	if err != nil {
 		return err
 	}
 	for _, session := range sessions {
-		if h.now().Sub(session.LastActivity) < h.idle {
+		rested := h.now().Sub(session.LastActivity)
+		if rested < min(h.idle, orphanAge) {
 			continue
+		}
+		if rested < h.idle {
+			upload, err := h.log.Upload(ctx, session.ID)
+			if err != nil {
+				return fmt.Errorf("look for the session of folder %s: %w", session.ID, err)
+			}
+			if upload.Sequence > 0 {
+				continue
+			}
 		}
 		if err := h.expire(ctx, session.ID); err != nil {
 			return fmt.Errorf("expire session %s: %w", session.ID, err)

@@ -25,6 +25,13 @@ type body struct {
 
 	mu    sync.Mutex
 	cause error // what ended it
+	// whole says that all of it was read. From then on net/http reads on the connection by itself, to notice a client that goes
+	// away, and the deadline is none of ours: one that passes cancels this request and every later one of the connection.
+	whole bool
+}
+
+func newBody(r *http.Request, w http.ResponseWriter, stall time.Duration) *body {
+	return &body{ReadCloser: r.Body, control: http.NewResponseController(w), stall: stall, whole: r.Body == http.NoBody}
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -33,7 +40,7 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
-		if cause := b.ended(); cause != nil {
+		if cause := b.ended(err); cause != nil {
 			return n, cause
 		}
 	}
@@ -44,16 +51,27 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) begin() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.cause == nil {
+	if b.cause == nil && !b.whole {
 		_ = b.control.SetReadDeadline(time.Now().Add(b.stall)) // as in interrupt
 	}
 	return b.cause
 }
 
-func (b *body) ended() error {
+// ended is told how a read has failed, and says what ended the body.
+func (b *body) ended(err error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.cause == nil && errors.Is(err, io.EOF) {
+		b.whole = true
+	}
 	return b.cause
+}
+
+// interrupted says whether the body was ended before all of it was read, so that its connection is of no more use.
+func (b *body) interrupted() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cause != nil && !b.whole
 }
 
 // interrupt makes this and each later Read fail with cause.
@@ -62,6 +80,9 @@ func (b *body) interrupt(cause error) {
 	defer b.mu.Unlock()
 	if b.cause == nil {
 		b.cause = cause
+	}
+	if b.whole {
+		return
 	}
 	// Wakes a waiting Read. tusd moves the deadline after each read, but the next one looks at cause first.
 	_ = b.control.SetReadDeadline(time.Unix(1, 0)) // not possible on a writer without deadlines, as in some tests
@@ -72,7 +93,7 @@ func (b *body) interrupt(cause error) {
 func (b *body) left() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.cause != nil {
+	if b.cause != nil && !b.whole {
 		_ = b.control.SetReadDeadline(time.Unix(1, 0)) // as in interrupt; tusd has moved it
 	}
 }

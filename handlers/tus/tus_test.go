@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -547,6 +548,57 @@ func TestAbandonedSessionsExpire(t *testing.T) {
 	}
 	if done, err := in.log.Upload(t.Context(), complete); err != nil || done.State.State != events.SessionOpen || !done.State.Complete {
 		t.Errorf("a complete session on its way to its job became %+v (%v)", done.State, err)
+	}
+}
+
+// A crash while a complete file's intake is removed leaves its state without its data. The file is complete all the same.
+func TestACompleteFileStaysCompleteWhenItsIntakeIsHalfRemoved(t *testing.T) {
+	t.Parallel()
+	in := newIntake(t, nil)
+	session := in.session(nil, events.UploadFile{Format: "a", Size: 4}, events.UploadFile{Format: "b", Size: 4})
+	in.create(session, "a", 4)
+	in.patch(in.url(session, 0), 0, []byte("01"))
+	state, err := os.ReadFile(filepath.Join(in.root, "uploads", session, "0.state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.patch(in.url(session, 0), 2, []byte("23"))
+	if err := os.WriteFile(filepath.Join(in.root, "uploads", session, "0.state"), state, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := in.offset(in.url(session, 0)); got != 4 {
+		t.Errorf("offset %d, want all 4 bytes", got)
+	}
+}
+
+// A crash between a session's folder and its fact leaves a folder that no session will ever use.
+func TestTheFolderOfASessionThatNeverBeganGoesBeforeSessionsExpire(t *testing.T) {
+	t.Parallel()
+	in := newIntake(t, func(c *tus.Config) { c.Idle = 24 * time.Hour })
+	open := in.session(nil, events.UploadFile{Format: "a", Size: 10})
+	orphan := uuid.Must(uuid.NewV7()).String()
+	if err := in.store.CreateSession(orphan); err != nil {
+		t.Fatal(err)
+	}
+	folders := func() (ids []string) {
+		if err := in.handler.ExpireAbandoned(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		sessions, err := in.store.Sessions()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range sessions {
+			ids = append(ids, s.ID)
+		}
+		return ids
+	}
+	if got := folders(); !slices.Contains(got, orphan) {
+		t.Errorf("folders %v: one that may be about to get its fact is gone", got)
+	}
+	in.now = in.now.Add(20 * time.Minute)
+	if got := folders(); !slices.Equal(got, []string{open}) {
+		t.Errorf("folders %v, want that of the open session %s", got, open)
 	}
 }
 

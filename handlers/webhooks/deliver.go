@@ -155,5 +155,5 @@ func (m *Manager) redeliver(ctx context.Context, d jetstream.Delivery) error {
 
 // causeOf makes a fact appended again after a lost acknowledgement the same event.
 func causeOf(e events.Event, causation string, d events.Delivery) jetstream.Cause {
-	return jetstream.Cause{Key: fmt.Sprintf("delivery attempt %d", d.Attempts+1), Actor: "imgsrv", Correlation: e.Correlation, Causation: causation, TraceParent: e.TraceParent}
+	return jetstream.Cause{Key: fmt.Sprintf("delivery attempt %d", d.Attempts+1), Actor: "imgsrv", Correlation: e.Correlation, Causation: causation}
 }

@@ -14,8 +14,12 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/targets"
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
 const (
@@ -33,9 +37,10 @@ type sender struct {
 	encrypted, plain *http.Client
 	timeout          time.Duration
 	now              func() time.Time
+	tracer           trace.Tracer // nil: no traces
 }
 
-func newSender(to *targets.Targets, roots *x509.CertPool, timeout time.Duration, now func() time.Time) *sender {
+func newSender(to *targets.Targets, roots *x509.CertPool, timeout time.Duration, now func() time.Time, tracer trace.Tracer) *sender {
 	client := func(plain bool) *http.Client {
 		return &http.Client{
 			Transport: &http.Transport{
@@ -46,7 +51,7 @@ func newSender(to *targets.Targets, roots *x509.CertPool, timeout time.Duration,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 	}
-	return &sender{encrypted: client(false), plain: client(true), timeout: timeout, now: now}
+	return &sender{encrypted: client(false), plain: client(true), timeout: timeout, now: now, tracer: tracer}
 }
 
 func (s *sender) close() {
@@ -54,8 +59,28 @@ func (s *sender) close() {
 	s.plain.CloseIdleConnections()
 }
 
-// send makes one attempt. Whatever is not a 2xx answer is a failure.
+// send makes one attempt. Whatever is not a 2xx answer is a failure. It is of the event's trace, whose span says of the receiver no more
+// than its host: a path or query may hold a secret.
 func (s *sender) send(ctx context.Context, w events.Webhook, secret []byte, e events.Event) events.DeliveryAttempt {
+	host := ""
+	if u, err := url.Parse(w.URL); err == nil && s.tracer != nil {
+		host = u.Hostname()
+	}
+	ctx, end := tracecontext.Start(tracecontext.With(ctx, e.TraceParent), s.tracer, "deliver webhook", trace.SpanKindClient, attribute.String("imgsrv.webhook", w.ID),
+		attribute.String("server.address", host), attribute.String("imgsrv.event.type", string(e.Type)), attribute.Int64("imgsrv.event.sequence", int64(e.Sequence)))
+	attempt := s.attempt(ctx, w, secret, e)
+	if attempt.Status != 0 {
+		trace.SpanFromContext(ctx).SetAttributes(attribute.Int("http.response.status_code", attempt.Status))
+	}
+	var err error
+	if attempt.Error != "" {
+		err = errors.New(attempt.Error)
+	}
+	end(err)
+	return attempt
+}
+
+func (s *sender) attempt(ctx context.Context, w events.Webhook, secret []byte, e events.Event) events.DeliveryAttempt {
 	attempt := events.DeliveryAttempt{At: s.now().UTC()}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -115,6 +140,9 @@ func request(ctx context.Context, w events.Webhook, secret []byte, e events.Even
 		if value != "" {
 			h.Set(name, escapeHeader(value))
 		}
+	}
+	if parent := tracecontext.Of(ctx); parent != "" {
+		h.Set(tracecontext.Header, parent)
 	}
 	h.Set("Imgsrv-Sequence", strconv.FormatUint(uint64(e.Sequence), 10))
 	h.Set("webhook-id", e.ID)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -22,6 +23,7 @@ type Config struct {
 	Log     *jetstream.Log
 	Logger  *slog.Logger
 	Meter   metric.Meter
+	Tracer  trace.Tracer // nil: no traces
 	Keys    *Keys
 	Targets *targets.Targets
 	// Pauses between the attempts of one delivery; nil: eleven attempts over not quite a day. One attempt more
@@ -76,7 +78,7 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = sendTimeout
 	}
-	m.sender = newSender(cfg.Targets, cfg.Roots, cfg.Timeout, m.now)
+	m.sender = newSender(cfg.Targets, cfg.Roots, cfg.Timeout, m.now, cfg.Tracer)
 	var err error
 	m.meters, err = newMeters(cfg.Meter)
 	return m, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -44,7 +45,8 @@ type ACME struct {
 	cut     context.CancelFunc // ends the requests to the authority
 
 	mu      sync.Mutex
-	failing map[string]bool // by domain: the last try failed, and was logged
+	failing map[string]bool      // by domain: the last try failed, and was logged
+	until   map[string]time.Time // the end of each domain\'s certificate
 }
 
 // CheckDomains refuses what no authority would certify by a check of the server: each has to be a host name of several labels, neither
@@ -97,7 +99,7 @@ func NewACME(cfg ACMEConfig) (*ACME, error) {
 	}
 	manager := &autocert.Manager{Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(cfg.CacheDir), HostPolicy: policy, Email: cfg.Email,
 		Client: &acme.Client{DirectoryURL: cfg.Directory, UserAgent: cfg.UserAgent, HTTPClient: &http.Client{Transport: endingTransport{ctx, transport}, Timeout: 30 * time.Second}}}
-	return &ACME{manager: manager, domains: cfg.Domains, log: cfg.Log, cut: cut, failing: map[string]bool{}}, nil
+	return &ACME{manager: manager, domains: cfg.Domains, log: cfg.Log, cut: cut, failing: map[string]bool{}, until: map[string]time.Time{}}, nil
 }
 
 // lookInterval is how often Run sees to the certificates. The renewals have timers of their own.
@@ -134,7 +136,7 @@ func (a *ACME) see(ctx context.Context, domain string, first bool) {
 	if ctx.Err() != nil {
 		return
 	}
-	if a.note(domain, err); err != nil {
+	if a.note(domain, cert, err); err != nil {
 		return
 	}
 	leaf := cert.Leaf
@@ -156,19 +158,29 @@ func (a *ACME) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	}
 	for _, domain := range a.domains {
 		if strings.EqualFold(domain, strings.TrimSuffix(hello.ServerName, ".")) {
-			a.note(domain, err)
+			a.note(domain, cert, err)
 		}
 	}
 	return cert, err
+}
+
+// Until tells when the certificate of each domain ends that there is one for, as of the last look or handshake.
+func (a *ACME) Until() map[string]time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.until)
 }
 
 // HTTPHandler answers HTTP-01 checks, and passes all else on to next. Without it only TLS-ALPN-01 is tried.
 func (a *ACME) HTTPHandler(next http.Handler) http.Handler { return a.manager.HTTPHandler(next) }
 
 // note logs the first failure for a domain and its end, not each handshake between them.
-func (a *ACME) note(domain string, err error) {
+func (a *ACME) note(domain string, cert *tls.Certificate, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err == nil && cert.Leaf != nil {
+		a.until[domain] = cert.Leaf.NotAfter
+	}
 	switch failed := a.failing[domain]; {
 	case err != nil && !failed:
 		a.log.Error("no certificate by ACME; the next client of this domain, a minute from now or later, makes another try", "domain", domain, "error", err)

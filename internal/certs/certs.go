@@ -26,6 +26,8 @@ type Config struct {
 	Cert, Key string
 	// Certificate gives the certificate of a handshake.
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// Until, where Certificate is set, tells when the certificates of each name end; nil: it is not known.
+	Until func() map[string]time.Time
 	// ClientCA, optional, is a PEM file of authorities. A client may then show a certificate; one that isn't of these authorities
 	// fails the handshake, one that is stands in (*http.Request).TLS.VerifiedChains. Who shows none is let in as nobody.
 	ClientCA string
@@ -60,6 +62,30 @@ func New(cfg Config) (*Keeper, error) {
 func (k *Keeper) TLS() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: k.protocols(),
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return k.current.Load(), nil }}
+}
+
+// Until tells when the certificate ends, by the name that it is for: of one with several names, the first.
+func (k *Keeper) Until() map[string]time.Time {
+	config := k.current.Load()
+	if len(config.Certificates) > 0 {
+		return UntilOf(&config.Certificates[0])
+	}
+	if k.cfg.Until == nil {
+		return nil
+	}
+	return k.cfg.Until()
+}
+
+// UntilOf is [Keeper.Until] of one certificate.
+func UntilOf(cert *tls.Certificate) map[string]time.Time {
+	if cert.Leaf == nil {
+		return nil
+	}
+	name := cert.Leaf.Subject.CommonName
+	if len(cert.Leaf.DNSNames) > 0 {
+		name = cert.Leaf.DNSNames[0]
+	}
+	return map[string]time.Time{name: cert.Leaf.NotAfter}
 }
 
 // Reload reads the files again and logs what came of it. Files that can't be used change nothing. Connections that are open stay

@@ -15,6 +15,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
 // maxAnswerBytes bounds a JSON answer. The largest is a page of manifests.
@@ -186,6 +188,9 @@ func (c *Client) request(ctx context.Context, method, ref string, body io.Reader
 	}
 	if c.agent != "" {
 		r.Header.Set("User-Agent", c.agent)
+	}
+	if parent := tracecontext.Of(ctx); parent != "" {
+		r.Header.Set(tracecontext.Header, parent)
 	}
 	return r, nil
 }

@@ -193,3 +193,8 @@ func (c *Client) MoveAlias(ctx context.Context, image, alias, version string) er
 	}{version}
 	return c.call(ctx, http.MethodPut, route("api", "images", image, "aliases", alias), body, nil)
 }
+
+// RemoveAlias takes an alias away. The version that it names stays.
+func (c *Client) RemoveAlias(ctx context.Context, image, alias string) error {
+	return c.call(ctx, http.MethodDelete, route("api", "images", image, "aliases", alias), nil, nil)
+}

@@ -73,6 +73,15 @@ func (c *Client) RetryJob(ctx context.Context, id string) (*Job, error) {
 	return &j, nil
 }
 
+// CancelJob ends a job that has not published; reason may be empty.
+func (c *Client) CancelJob(ctx context.Context, id, reason string) (*Job, error) {
+	var j Job
+	if err := c.call(ctx, http.MethodPost, route("api", "jobs", id, "cancel"), map[string]string{"reason": reason}, &j); err != nil {
+		return nil, err
+	}
+	return &j, nil
+}
+
 // Jobs lists jobs, newest first, page by page as they are asked for; state "" means all. An error ends the list.
 func (c *Client) Jobs(ctx context.Context, state string) iter.Seq2[Job, error] {
 	query := url.Values{}

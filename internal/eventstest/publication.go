@@ -34,11 +34,28 @@ func (h *History) Initiate(tb TB, session events.Upload) (string, error) {
 	for _, alias := range session.Aliases {
 		cmd.VersionOfAliasName[alias] = h.Version(session.Image, alias)
 	}
+	cmd.Present = h.present(tb, session)
 	if err := h.decide(tb)(events.Initiate(cmd)); err != nil {
 		return "", err
 	}
 	h.ids = append(h.ids, session.ID)
 	return session.ID, nil
+}
+
+// present are the blobs that a session is told of. Those that aren't there are promoted first.
+func (h *History) present(tb TB, session events.Upload) map[events.Digest]events.Current[events.Blob] {
+	tb.Helper()
+	present := map[events.Digest]events.Current[events.Blob]{}
+	for _, f := range session.Files() {
+		if f.State != events.FilePresent {
+			continue
+		}
+		if known := h.Blob(f.Digest); known.Sequence == 0 || known.State.State != events.BlobIsPresent {
+			h.Append(tb, events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size, MediaType: "application/octet-stream"}, known)...)
+		}
+		present[f.Digest] = h.Blob(f.Digest)
+	}
+	return present
 }
 
 // CompleteFile lets the first pending file of a session arrive.
@@ -159,6 +176,13 @@ func (h *History) RetryJob(tb TB, jobID string) error {
 	tb.Helper()
 	job := h.Job(jobID)
 	return h.decide(tb)(events.RetryJob(job, h.Upload(job.State.UploadID), h.Version(job.State.Image, job.State.Version)))
+}
+
+// CancelJob ends a job that hasn't published.
+func (h *History) CancelJob(tb TB, jobID, by, reason string) error {
+	tb.Helper()
+	job := h.Job(jobID)
+	return h.decide(tb)(events.CancelJob(job, h.Version(job.State.Image, job.State.Version), by, reason, h.now))
 }
 
 // MoveAlias points an alias at a version by hand.

@@ -17,8 +17,8 @@ func Draw(t *rapid.T, n int) *History {
 	versions := rapid.SampledFrom([]string{"1", "2", "12.5.0", "3~rc1+b"})
 	aliases := rapid.SampledFrom([]string{"latest", "stable", "edge"})
 	actions := rapid.SampledFrom([]string{"initiate", "file", "file", "complete", "advance", "advance", "advance", "finish", "finish",
-		"abort", "expire", "fail step", "fail job", "retry", "move alias", "remove alias", "skip event", "webhook", "delivery", "delivery", "delivery", "delivery", "subscriber",
-		"mirror", "mirror", "access", "access", "withdraw", "withdraw", "restore", "policy", "visibility", "derived", "derived", "derived"})
+		"abort", "expire", "fail step", "fail job", "retry", "cancel", "move alias", "remove alias", "skip event", "webhook", "delivery", "delivery", "delivery", "delivery", "subscriber",
+		"mirror", "mirror", "access", "access", "withdraw", "withdraw", "restore", "collect", "policy", "visibility", "derived", "derived", "derived"})
 	for range n {
 		action := actions.Draw(t, "action")
 		if action == "initiate" || len(h.ids) == 0 {
@@ -59,6 +59,9 @@ func (h *History) act(t *rapid.T, action, id, job string, images, versions, alia
 			ignoreRefusal(t, h.FailJob(t, job, events.Problem{Code: "storage", Detail: "no space"}))
 		}
 		return h.RetryJob(t, job)
+	case "cancel":
+		ignoreRefusal(t, h.handOver(t, id, job))
+		return h.CancelJob(t, job, "operator", "wrong \x00 file")
 	case "skip event":
 		return h.SkipEvent(t, "elsewhere", h.Head())
 	case "webhook":
@@ -82,6 +85,9 @@ func (h *History) act(t *rapid.T, action, id, job string, images, versions, alia
 		return h.Withdraw(t, image, version, moveTo, moveTo == "" && rapid.Bool().Draw(t, "remove aliases"))
 	case "restore":
 		return h.restoreSome(t, images, versions)
+	case "collect":
+		h.collect(t, images, versions)
+		return nil
 	case "policy":
 		return h.SetPolicy(t, images.Draw(t, "image"), events.Policy{
 			Formats:   []events.PolicyFormat{{Format: "disk.raw.zst", Required: rapid.Bool().Draw(t, "required")}},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/imgsrv/imgsrv/internal/secretfile"
@@ -84,5 +85,45 @@ func TestAFailedMakeLeavesNothing(t *testing.T) {
 	}
 	if there, err := os.ReadDir(dir); err != nil || len(there) != 0 {
 		t.Errorf("the folder holds %v, %v", there, err)
+	}
+}
+
+func TestWhatADeadProcessWasWritingIsSweptAway(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, text := range map[string]string{".secret-1": "half a sec", "secret": "whole"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	living, err := os.Create(filepath.Join(dir, ".secret-2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer living.Close() //nolint:errcheck // nothing was written
+	if err := syscall.Flock(int(living.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(secretfile.Sweep(dir), secretfile.Sweep(filepath.Join(dir, "nowhere"))); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 || entries[0].Name() != ".secret-2" || entries[1].Name() != "secret" {
+		t.Errorf("the folder holds %v, %v; want what is whole and what somebody writes", entries, err)
+	}
+}
+
+func TestAFileForEverybodyIsReplacedWhole(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "cert.pem")
+	for _, text := range []string{"first", "second"} {
+		if err := secretfile.ReplacePublic(path, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		info, statErr := os.Stat(path)
+		got, err := os.ReadFile(path)
+		if err := errors.Join(err, statErr); err != nil || info.Mode() != 0o644 || string(got) != text {
+			t.Errorf("%q with %v, %v; want %q", got, info.Mode(), err, text)
+		}
 	}
 }

@@ -19,6 +19,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/imgsrv/imgsrv/internal/secretfile"
 )
 
 const (
@@ -44,14 +46,15 @@ func Load(dir string, names []string, now time.Time) (cert tls.Certificate, made
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the certificate is public; the key has its own mode
 		return cert, false, fmt.Errorf("keep the self-signed certificate: %w", err)
 	}
-	// The key first: a certificate without its key would be an error at the next start, a lone key is not.
+	// The key first: a certificate without its key would be an error at the next start, a lone key is not. Each of the three is
+	// durable before the next: a key that doesn't fit, or half a certificate, would be an error too.
 	if err := os.Remove(certFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return cert, false, fmt.Errorf("replace the self-signed certificate: %w", err)
 	}
-	if err := os.WriteFile(keyFile, keyPEM, 0o600); err != nil {
+	if err := secretfile.Replace(keyFile, keyPEM); err != nil { // which syncs the folder, and so the removal with it
 		return cert, false, fmt.Errorf("keep the self-signed certificate: %w", err)
 	}
-	if err := os.WriteFile(certFile, certPEM, 0o644); err != nil { //nolint:gosec // public
+	if err := secretfile.ReplacePublic(certFile, certPEM); err != nil {
 		return cert, false, fmt.Errorf("keep the self-signed certificate: %w", err)
 	}
 	cert, err = tls.X509KeyPair(certPEM, keyPEM)

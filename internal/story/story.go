@@ -63,6 +63,8 @@ func (t *teller) tell(event events.Event) (version, text string) {
 		return fact.Version.Version, tellWithdrawal(fact.Withdrawal)
 	case events.VersionRestored:
 		return fact.Version.Version, "the withdrawal is undone"
+	case events.VersionCollected:
+		return fact.Version.Version, "it can't be restored any more: its bytes are collected"
 	case events.ImagePolicySet:
 		t.image = fact.Image
 		return "", tellPolicy(fact.Policy)
@@ -167,6 +169,12 @@ func tellJob(fact events.JobFact, latest bool) string {
 			if !j.Problem.Final {
 				text += " (it can be retried)"
 			}
+		}
+		return text
+	case events.JobCancelled:
+		text := "the job was cancelled"
+		if j.Problem != nil {
+			text = "the job was " + j.Problem.Detail
 		}
 		return text
 	case events.JobRetried:

@@ -1,9 +1,10 @@
-// Package telemetry gives each package its meter, and serves what they measure to Prometheus. It knows
-// nothing of what is measured.
+// Package telemetry gives each package its meter and its tracer, serves what they measure to Prometheus, and sends the traces to where
+// the environment says. It knows nothing of what is measured or traced.
 package telemetry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -13,12 +14,14 @@ import (
 	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// Telemetry is one node's meters. Each node has its own, so that tests can run many in one process.
+// Telemetry is one node's meters and tracers. Each node has its own, so that tests can run many in one process.
 type Telemetry struct {
 	provider *sdkmetric.MeterProvider
 	registry *prometheus.Registry
+	traces   *sdktrace.TracerProvider // nil: none
 }
 
 // New makes the meters of a node, with the Go runtime's and the process's own figures among them.
@@ -40,9 +43,15 @@ func (t *Telemetry) Handler() http.Handler {
 	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{})
 }
 
-// Shutdown ends measuring; instruments may still be called and then do nothing.
+// Shutdown ends measuring and tracing, and sends the spans that are left; instruments may still be called and then do nothing.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
-	if err := t.provider.Shutdown(ctx); err != nil {
+	err := t.provider.Shutdown(ctx)
+	if t.traces != nil {
+		ctx, cancel := context.WithTimeout(ctx, flushPatience)
+		defer cancel()
+		err = errors.Join(err, t.traces.Shutdown(ctx))
+	}
+	if err != nil {
 		return fmt.Errorf("shut telemetry down: %w", err)
 	}
 	return nil

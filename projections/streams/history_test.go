@@ -86,7 +86,15 @@ func (h *history) publish(u events.Upload) {
 	for _, name := range u.Aliases {
 		aliases[name] = last(h, events.AliasEntity(u.Image, name), events.FoldAlias)
 	}
-	h.add(events.Initiate(events.InitiateUpload{Session: u, Version: version(), Image: last(h, events.ImageEntity(u.Image), events.FoldImage),
+	present := map[events.Digest]events.Current[events.Blob]{}
+	for _, f := range u.Files() {
+		if f.State == events.FilePresent {
+			blob := last(h, events.BlobEntity(f.Digest), events.FoldBlob)
+			h.add(events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size}, blob), nil)
+			present[f.Digest] = last(h, events.BlobEntity(f.Digest), events.FoldBlob)
+		}
+	}
+	h.add(events.Initiate(events.InitiateUpload{Session: u, Present: present, Version: version(), Image: last(h, events.ImageEntity(u.Image), events.FoldImage),
 		IsArchitecture: func(string) bool { return false }}))
 	h.add(events.CompleteUpload(last(h, events.UploadEntity(u.ID), events.FoldUpload), h.now))
 	session := last(h, events.UploadEntity(u.ID), events.FoldUpload)

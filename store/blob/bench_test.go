@@ -87,3 +87,27 @@ func plainCopy(path string, source io.Reader) (cached, synced time.Duration, err
 	synced = time.Since(began)
 	return cached, synced, errors.Join(err, f.Close(), os.Remove(path))
 }
+
+// BenchmarkSeam compares a write of one chunk through the seam with one without (x-direct). The sides take turns.
+func BenchmarkSeam(b *testing.B) {
+	f, err := os.Create(filepath.Join(b.TempDir(), "f"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close() //nolint:errcheck // its bytes are of no interest
+	var disk Disk = osDisk{}
+	chunk := randomBytes(chunkBytes)
+	var direct, through time.Duration
+	for b.Loop() {
+		began := time.Now()
+		if _, err := f.WriteAt(chunk, 0); err != nil {
+			b.Fatal(err)
+		}
+		between := time.Now()
+		if _, err := disk.WriteAt(f, chunk, 0); err != nil {
+			b.Fatal(err)
+		}
+		direct, through = direct+between.Sub(began), through+time.Since(between)
+	}
+	b.ReportMetric(float64(through)/float64(direct), "x-direct")
+}

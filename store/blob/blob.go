@@ -10,6 +10,7 @@
 //	ingress/jobs/<job>/<name>          complete files that a job owns
 //	cas/sha256/<2 hex>/<64 hex>        blobs: read-only, complete, synced
 //	cas/tmp/                           copies on their way from another file system
+//	cas/trash/<64 hex>                 blobs on their way out; they may come back
 //
 // Names that begin with a dot are the store's own and never a caller's. Each of uploads, ingress and cas may be a
 // symbolic link or a mount of another file system; where hard links and renames can't go, bytes are copied. No other
@@ -26,7 +27,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 )
 
 const (
@@ -39,10 +39,6 @@ const (
 	// gonePrefix marks folders whose removal has been decided.
 	gonePrefix = ".gone-"
 
-	// strayAge is how long a temporary file must have been untouched before Open takes it for the leftover of a
-	// dead process. Nodes share the root, so a younger one may be another node's running copy.
-	strayAge = time.Hour
-
 	// checkpointBytes is how much of one Append may be lost to a SIGKILL: after so many bytes the state is saved in
 	// between. Rare enough that its syncs do not show.
 	checkpointBytes = 128 << 20
@@ -52,6 +48,7 @@ const (
 // may use one root. It holds nothing open between calls, so there is nothing to close.
 type Store struct {
 	root       string
+	disk       Disk
 	checkpoint int64     // bytes, see checkpointBytes
 	buffers    sync.Pool // of *chunk
 }
@@ -59,6 +56,11 @@ type Store struct {
 // Open makes the folders under root that are missing, syncs them, removes what dead processes left, and checks that
 // every folder can be written. The error says which folder can't; IsFull and IsReadOnly recognise the common causes.
 func Open(root string) (*Store, error) {
+	return OpenOver(root, func(real Disk) Disk { return real })
+}
+
+// OpenOver is Open with something between the store and the file system, for tests.
+func OpenOver(root string, between func(real Disk) Disk) (*Store, error) {
 	if root == "" {
 		return nil, errors.New("open blob store: no storage folder given")
 	}
@@ -66,17 +68,17 @@ func Open(root string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open blob store %s: %w", root, err)
 	}
-	s := &Store{root: abs, checkpoint: checkpointBytes}
+	s := &Store{root: abs, disk: between(osDisk{}), checkpoint: checkpointBytes}
 	s.buffers.New = func() any { return &chunk{buf: make([]byte, chunkBytes)} }
-	if err := os.MkdirAll(abs, folderMode); err != nil {
+	if err := s.disk.MkdirAll(abs, folderMode); err != nil {
 		return nil, fmt.Errorf("open blob store %s: %w", abs, err)
 	}
 	for _, dir := range []string{s.uploads(), s.jobs(), s.sha256Folder(), s.casTemp()} {
-		if err := os.MkdirAll(dir, folderMode); err != nil {
+		if err := s.disk.MkdirAll(dir, folderMode); err != nil {
 			return nil, fmt.Errorf("open blob store %s: %w", abs, err)
 		}
 	}
-	if err := s.sweep(time.Now().Add(-strayAge)); err != nil {
+	if err := s.sweep(); err != nil {
 		return nil, fmt.Errorf("open blob store %s: remove leftovers: %w", abs, err)
 	}
 	if err := s.Check(context.Background()); err != nil {
@@ -87,7 +89,7 @@ func Open(root string) (*Store, error) {
 		s.uploads(), s.jobs(), s.sha256Folder(), s.casTemp(),
 		filepath.Dir(s.jobs()), filepath.Dir(s.sha256Folder()), abs, filepath.Dir(abs),
 	} {
-		if err := syncFolder(dir); err != nil && !(dir == filepath.Dir(abs) && errors.Is(err, fs.ErrPermission)) {
+		if err := s.disk.SyncFolder(dir); err != nil && !(dir == filepath.Dir(abs) && errors.Is(err, fs.ErrPermission)) {
 			return nil, fmt.Errorf("open blob store %s: %w", abs, err)
 		}
 	}
@@ -101,11 +103,12 @@ func (s *Store) Check(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("check blob store: %w", context.Cause(ctx))
 		}
-		f, err := os.CreateTemp(dir, tempPrefix+"probe-*")
+		f, err := s.disk.CreateTemp(dir, tempPrefix+"probe-*")
 		if err != nil {
 			return fmt.Errorf("check that %s is writable: %w", dir, err)
 		}
-		if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+		// A sweep of another node may be faster: it holds no lock.
+		if err := errors.Join(f.Close(), s.removeIfThere(f.Name())); err != nil {
 			return fmt.Errorf("check that %s is writable: %w", dir, err)
 		}
 	}
@@ -140,8 +143,8 @@ func (s *Store) Space() (free, total int64, err error) {
 	return free, total, nil
 }
 
-// sweep removes temporary files last touched before the given time, and folders whose removal was cut short.
-func (s *Store) sweep(before time.Time) error {
+// sweep removes the temporary files of dead processes, and folders whose removal was cut short.
+func (s *Store) sweep() error {
 	for _, parent := range []string{s.uploads(), s.jobs()} {
 		entries, err := os.ReadDir(parent)
 		if err != nil {
@@ -150,25 +153,25 @@ func (s *Store) sweep(before time.Time) error {
 		for _, e := range entries {
 			path := filepath.Join(parent, e.Name())
 			if strings.HasPrefix(e.Name(), gonePrefix) {
-				if err := os.RemoveAll(path); err != nil {
+				if err := s.disk.RemoveAll(path); err != nil {
 					return err
 				}
 			} else if e.IsDir() {
-				if err := sweepFolder(path, before); err != nil {
+				if err := s.sweepFolder(path); err != nil {
 					return err
 				}
 			}
 		}
-		if err := sweepFolder(parent, before); err != nil {
+		if err := s.sweepFolder(parent); err != nil {
 			return err
 		}
 	}
-	return sweepFolder(s.casTemp(), before)
+	return s.sweepFolder(s.casTemp())
 }
 
-// sweepFolder removes the temporary files directly in dir that were last touched before the given time. What goes
-// away meanwhile was another node's to remove.
-func sweepFolder(dir string, before time.Time) error {
+// sweepFolder removes the temporary files directly in dir that nobody holds. What goes away meanwhile was another node's to
+// remove.
+func (s *Store) sweepFolder(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -177,19 +180,15 @@ func sweepFolder(dir string, before time.Time) error {
 		return err
 	}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), tempPrefix) {
+		if !strings.HasPrefix(e.Name(), tempPrefix) || e.IsDir() {
 			continue
 		}
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.ModTime().Before(before) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := removeIfThere(filepath.Join(dir, e.Name())); err != nil {
+		if err := s.removeDead(filepath.Join(dir, e.Name())); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// Root is the storage root, an absolute path.
+func (s *Store) Root() string { return s.root }

@@ -64,13 +64,17 @@ func (s *Store) moveToCAS(ctx context.Context, from, sha256hex string, sizeBytes
 		return &SizeMismatchError{What: "ingress file", WantBytes: sizeBytes, GotBytes: info.Size()}
 	}
 	to := s.blobPath(sha256hex)
-	if err := makeFolder(filepath.Dir(to)); err != nil {
+	if err := s.makeFolder(filepath.Dir(to)); err != nil {
 		return err
 	}
-	if err := sealFile(from); err != nil {
+	// A file that moves into a folder whose own name a power failure takes away would be gone from both.
+	if err := s.disk.SyncFolder(s.sha256Folder()); err != nil {
 		return err
 	}
-	err = moveNoReplace(from, to)
+	if err := s.sealFile(from); err != nil {
+		return err
+	}
+	err = s.moveNoReplace(from, to)
 	if err != nil && canCopyInstead(err) {
 		err = s.copyFile(ctx, from, s.casTemp(), to, sha256hex, sizeBytes, blobMode)
 	}
@@ -80,30 +84,27 @@ func (s *Store) moveToCAS(ctx context.Context, from, sha256hex string, sizeBytes
 // settle ends a promotion whose blob is there: makes its name durable, which another run may not have come to yet,
 // and only then lets go of the job's file.
 func (s *Store) settle(from, sha256hex string) error {
-	if err := syncFolder(filepath.Dir(s.blobPath(sha256hex))); err != nil {
+	if err := s.disk.SyncFolder(filepath.Dir(s.blobPath(sha256hex))); err != nil {
 		return err
 	}
-	if err := syncFolder(s.sha256Folder()); err != nil {
+	if err := s.removeIfThere(from); err != nil {
 		return err
 	}
-	if err := removeIfThere(from); err != nil {
-		return err
-	}
-	if err := syncFolder(filepath.Dir(from)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.disk.SyncFolder(filepath.Dir(from)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
 }
 
 // sealFile makes a file read-only and its bytes and mode durable.
-func sealFile(path string) error {
+func (s *Store) sealFile(path string) error {
 	f, _, err := openRegular(path)
 	if err != nil {
 		return err
 	}
-	err = f.Chmod(blobMode)
+	err = s.disk.Chmod(f, blobMode)
 	if err == nil {
-		err = f.Sync()
+		err = s.disk.Sync(f)
 	}
 	return errors.Join(err, f.Close())
 }
@@ -123,28 +124,28 @@ func (s *Store) copyFile(
 	if info.Size() != sizeBytes {
 		return &SizeMismatchError{What: "file to copy", WantBytes: sizeBytes, GotBytes: info.Size()}
 	}
-	temp, err := os.CreateTemp(tempFolder, tempPrefix+"*")
+	temp, err := s.createTemp(tempFolder)
 	if err != nil {
 		return err
 	}
 	err = s.copyBytes(ctx, temp, src, sha256hex, sizeBytes)
 	if err == nil {
-		err = temp.Chmod(mode)
+		err = s.disk.Chmod(temp, mode)
 	}
 	if err == nil {
-		err = temp.Sync()
+		err = s.disk.Sync(temp)
 	}
-	if err = errors.Join(err, temp.Close()); err == nil {
-		err = moveNoReplace(temp.Name(), to)
+	if err == nil {
+		err = s.moveNoReplace(temp.Name(), to) // still locked, or a sweep might take it away
 	}
-	if err != nil {
-		err = errors.Join(err, removeIfThere(temp.Name()))
+	if err = errors.Join(err, temp.Close()); err != nil {
+		err = errors.Join(err, s.removeIfThere(temp.Name()))
 	}
 	return err
 }
 
 func (s *Store) copyBytes(ctx context.Context, dst, src *os.File, sha256hex string, sizeBytes int64) error {
-	if reflink(dst, src) {
+	if s.disk.Reflink(dst, src) {
 		return nil
 	}
 	sum := sha256.New()

@@ -204,7 +204,7 @@ func TestPromoteAcrossFileSystemsEndsWithItsContext(t *testing.T) {
 
 func TestMovesNeverReplace(t *testing.T) {
 	t.Parallel()
-	for name, move := range map[string]func(from, to string) error{"in one step": moveNoReplace, "by a link": moveByLink} {
+	for name, move := range map[string]func(from, to string) error{"in one step": (&Store{disk: osDisk{}}).moveNoReplace, "by a link": (&Store{disk: osDisk{}}).moveByLink} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()

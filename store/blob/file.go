@@ -10,48 +10,82 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// syncFolder makes the entries of a folder durable. File systems that can't sync a folder at all say EINVAL or
-// ENOTSUP (FUSE, CIFS); there it is up to them.
-func syncFolder(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
-		err = nil
-	}
-	return errors.Join(err, f.Close())
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func (s *Store) removeIfThere(path string) error {
+	if err := s.disk.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
 }
 
+// createTemp makes a temporary file in one of the store's folders, locked for as long as it is open: the kernel gives the lock back
+// in whatever way the process ends, so that [Store.sweep] can tell a dead one's file from a running copy, also of another node that
+// shares the root.
+func (s *Store) createTemp(dir string) (*os.File, error) {
+	for {
+		f, err := s.disk.CreateTemp(dir, tempPrefix+"*")
+		if err != nil {
+			return nil, err
+		}
+		err = lockData(f)
+		if err == nil {
+			_, err = os.Lstat(f.Name())
+		}
+		if err == nil {
+			return f, nil
+		}
+		// A sweep was between the two steps, and has removed it or is about to.
+		gone := errors.Is(err, ErrBusy) || errors.Is(err, fs.ErrNotExist)
+		if closeErr := errors.Join(f.Close(), s.removeIfThere(f.Name())); closeErr != nil || !gone {
+			return nil, errors.Join(err, closeErr)
+		}
+	}
+}
+
+// removeDead removes a temporary file unless a living process holds it. The lock is kept until the file is gone, so that nobody
+// takes it for their own in between.
+func (s *Store) removeDead(path string) (err error) {
+	f, err := openFile(path, unix.O_RDWR|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrPermission) {
+		f, err = openFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0) // a copy that is a blob but for its name
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, ErrNotRegular):
+		return s.removeIfThere(path) // whatever it is, it is no copy of ours
+	case err != nil:
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := lockData(f); errors.Is(err, ErrBusy) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return s.removeIfThere(path)
+}
+
 // writeFile puts a small file in place atomically and durably, whatever was there before.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
+func (s *Store) writeFile(path string, data []byte, mode fs.FileMode) error {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, tempPrefix+"*")
+	f, err := s.createTemp(dir)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	_, err = s.disk.WriteAt(f, data, 0)
 	if err == nil {
-		err = f.Chmod(mode)
+		err = s.disk.Chmod(f, mode)
 	}
 	if err == nil {
-		err = f.Sync()
+		err = s.disk.Sync(f)
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
+	if err == nil {
+		err = s.disk.Rename(f.Name(), path) // still locked, or a sweep might take it away
 	}
-	if err != nil {
-		return errors.Join(err, removeIfThere(f.Name()))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, s.removeIfThere(f.Name()))
 	}
-	return syncFolder(dir)
+	return s.disk.SyncFolder(dir)
 }
 
 // openFile opens a file of the store and follows no symbolic link, neither in place of the file nor of the folder it is in, which
@@ -103,8 +137,8 @@ func checkFolder(dir string) error {
 }
 
 // makeFolder makes one of the store's folders, or finds it there.
-func makeFolder(dir string) error {
-	err := os.Mkdir(dir, folderMode)
+func (s *Store) makeFolder(dir string) error {
+	err := s.disk.Mkdir(dir, folderMode)
 	if errors.Is(err, fs.ErrExist) {
 		return checkFolder(dir)
 	}
@@ -145,20 +179,20 @@ func statRegular(path string) (fs.FileInfo, error) {
 
 // moveNoReplace gives a file its other name, which must be free (else fs.ErrExist), on the same file system (else
 // EXDEV, see canCopyInstead). It syncs nothing.
-func moveNoReplace(from, to string) error {
-	if done, err := renameNoReplace(from, to); done {
+func (s *Store) moveNoReplace(from, to string) error {
+	if done, err := s.disk.RenameNoReplace(from, to); done {
 		return err
 	}
-	return moveByLink(from, to)
+	return s.moveByLink(from, to)
 }
 
 // moveByLink is moveNoReplace in two steps. Cut short between them it leaves both names, and the next promotion of
 // the same file removes the old one.
-func moveByLink(from, to string) error {
-	if err := os.Link(from, to); err != nil {
+func (s *Store) moveByLink(from, to string) error {
+	if err := s.disk.Link(from, to); err != nil {
 		return err
 	}
-	return removeIfThere(from)
+	return s.removeIfThere(from)
 }
 
 // canCopyInstead reports whether a link or rename failed because of what the file systems are, so that copying the

@@ -45,10 +45,10 @@ func (s *Store) linkToIngress(ctx context.Context, session string, n int, job, n
 	if data.Size() != st.size {
 		return &SizeMismatchError{What: "uploaded data", WantBytes: st.size, GotBytes: data.Size()}
 	}
-	if err := makeFolder(s.jobFolder(job)); err != nil {
+	if err := s.makeFolder(s.jobFolder(job)); err != nil {
 		return err
 	}
-	err = os.Link(from, to)
+	err = s.disk.Link(from, to)
 	if err != nil && canCopyInstead(err) {
 		err = s.copyFile(ctx, from, s.jobFolder(job), to, "", st.size, uploadMode)
 	}
@@ -74,10 +74,10 @@ func (s *Store) linkToIngress(ctx context.Context, session string, n int, job, n
 func (s *Store) WriteIngress(job, name string, data []byte) error {
 	err := errors.Join(checkName("job", job), checkName("file", name))
 	if err == nil {
-		err = makeFolder(s.jobFolder(job))
+		err = s.makeFolder(s.jobFolder(job))
 	}
 	if err == nil {
-		err = writeFile(filepath.Join(s.jobFolder(job), name), data, uploadMode)
+		err = s.writeFile(filepath.Join(s.jobFolder(job), name), data, uploadMode)
 	}
 	if err == nil {
 		err = s.syncJob(job)
@@ -105,7 +105,7 @@ func (s *Store) RemoveIngress(job string) error {
 	if err := checkName("job", job); err != nil {
 		return err
 	}
-	if err := removeFolder(s.jobs(), job); err != nil {
+	if err := s.removeFolder(s.jobs(), job); err != nil {
 		return fmt.Errorf("remove ingress %s: %w", job, err)
 	}
 	return nil
@@ -123,10 +123,10 @@ func (s *Store) IngressJobs() ([]Entry, error) {
 // syncJob makes the entries of a job's folder durable, and the entry that names the folder: whoever made it may not
 // have come to that.
 func (s *Store) syncJob(job string) error {
-	if err := syncFolder(s.jobFolder(job)); err != nil {
+	if err := s.disk.SyncFolder(s.jobFolder(job)); err != nil {
 		return err
 	}
-	return syncFolder(s.jobs())
+	return s.disk.SyncFolder(s.jobs())
 }
 
 // CreateIngress opens an empty file of a job for writing: of what imgsrv makes itself and can't hold in memory. A file of that name
@@ -134,15 +134,15 @@ func (s *Store) syncJob(job string) error {
 func (s *Store) CreateIngress(job, name string) (*os.File, error) {
 	err := errors.Join(checkName("job", job), checkName("file", name))
 	if err == nil {
-		err = makeFolder(s.jobFolder(job))
+		err = s.makeFolder(s.jobFolder(job))
 	}
 	path := filepath.Join(s.jobFolder(job), name)
 	if err == nil {
-		err = removeIfThere(path)
+		err = s.removeIfThere(path)
 	}
 	var f *os.File
 	if err == nil {
-		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, uploadMode)
+		f, err = s.disk.Open(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, uploadMode)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make ingress %s/%s: %w", job, name, err)

@@ -60,7 +60,7 @@ func (s *Store) createIntake(ctx context.Context, session string, n int, spec In
 		return nil, err
 	}
 	in := &Intake{store: s, session: session, n: n}
-	f, err := openFile(s.dataPath(session, n), unix.O_RDWR|unix.O_CREAT|unix.O_NONBLOCK, uploadMode)
+	f, err := s.disk.Open(s.dataPath(session, n), unix.O_RDWR|unix.O_CREAT|unix.O_NONBLOCK, uploadMode)
 	if err != nil {
 		return nil, err
 	}
@@ -75,10 +75,10 @@ func (s *Store) createIntake(ctx context.Context, session string, n int, spec In
 	if in.state, err = s.existingState(session, n, f, fresh); err != nil || in.state != nil {
 		return in, err
 	}
-	if in.state, err = rehash(ctx, f, fresh); err != nil {
+	if in.state, err = s.rehash(ctx, f, fresh); err != nil {
 		return nil, err
 	}
-	return in, saveState(s.statePath(session, n), in.state)
+	return in, s.saveState(s.statePath(session, n), in.state)
 }
 
 // existingState returns the state of an intake that is there already and fits the data f and the fresh state, or nil
@@ -98,17 +98,17 @@ func (s *Store) existingState(session string, n int, f *os.File, fresh *intakeSt
 
 // rehash makes the state that fits the data in f, which the caller has locked, by reading all of it. More bytes than
 // declared can't have been received; they are cut off.
-func rehash(ctx context.Context, f *os.File, fresh *intakeState) (*intakeState, error) {
+func (s *Store) rehash(ctx context.Context, f *os.File, fresh *intakeState) (*intakeState, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if info.Size() > fresh.size {
-		if err := f.Truncate(fresh.size); err != nil {
+		if err := s.disk.Truncate(f, fresh.size); err != nil {
 			return nil, err
 		}
 	}
-	if err := syncData(f); err != nil {
+	if err := s.disk.SyncData(f); err != nil {
 		return nil, err
 	}
 	hashes, err := fresh.hashes()
@@ -203,7 +203,7 @@ func (in *Intake) append(ctx context.Context, st *intakeState, r io.Reader) (err
 	if err := checkData(f, st); err != nil {
 		return err
 	}
-	if err := f.Truncate(st.offset); err != nil {
+	if err := s.disk.Truncate(f, st.offset); err != nil {
 		return err
 	}
 	hashes, err := st.hashes()
@@ -213,12 +213,12 @@ func (in *Intake) append(ctx context.Context, st *intakeState, r io.Reader) (err
 	for !st.complete() {
 		got, readErr, writeErr := s.pump(ctx, f, st.offset, min(s.checkpoint, st.size-st.offset), r, hashes)
 		if got > 0 {
-			if err := syncData(f); err != nil {
+			if err := s.disk.SyncData(f); err != nil {
 				return errors.Join(readErr, writeErr, err)
 			}
 			next, err := st.advanced(got, hashes)
 			if err == nil {
-				err = saveState(s.statePath(in.session, in.n), next)
+				err = s.saveState(s.statePath(in.session, in.n), next)
 			}
 			if err != nil {
 				return errors.Join(readErr, writeErr, fmt.Errorf("save state: %w", err))
@@ -288,13 +288,13 @@ func (s *Store) dropIntake(session string, n int) (err error) {
 		return err
 	}
 	// The state goes last: whatever a crash leaves in between is seen as ErrDataLost, never as an intake to resume.
-	if err := removeIfThere(s.dataPath(session, n)); err != nil {
+	if err := s.removeIfThere(s.dataPath(session, n)); err != nil {
 		return err
 	}
-	if err := removeIfThere(s.statePath(session, n)); err != nil {
+	if err := s.removeIfThere(s.statePath(session, n)); err != nil {
 		return err
 	}
-	return syncFolder(s.sessionFolder(session))
+	return s.disk.SyncFolder(s.sessionFolder(session))
 }
 
 // lockData makes the caller the only writer of an intake until closeData, or ErrBusy. The lock (flock(2)) belongs to

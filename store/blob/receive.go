@@ -82,7 +82,7 @@ func (s *Store) pump(
 		c := s.buffers.Get().(*chunk)
 		var got int
 		got, readErr = fill(ctx, r, c.buf[:min(limit-n, int64(len(c.buf)))])
-		c.n, writeErr = f.WriteAt(c.buf[:got], offset+n)
+		c.n, writeErr = s.disk.WriteAt(f, c.buf[:got], offset+n)
 		n += int64(c.n)
 		c.refs.Store(int32(len(feeds)) + 1)
 		for _, feed := range feeds {

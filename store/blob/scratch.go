@@ -28,13 +28,13 @@ type Scratch struct {
 
 // NewScratch makes a folder that nobody else uses.
 func (s *Store) NewScratch() (*Scratch, error) {
-	dir, err := os.MkdirTemp(s.casTemp(), scratchPrefix+"*")
+	dir, err := s.disk.MkdirTemp(s.casTemp(), scratchPrefix+"*")
 	if err != nil {
 		return nil, fmt.Errorf("make a scratch folder: %w", err)
 	}
 	lock, err := lockScratch(dir)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock the scratch folder %s: %w", dir, err), os.RemoveAll(dir))
+		return nil, errors.Join(fmt.Errorf("lock the scratch folder %s: %w", dir, err), s.disk.RemoveAll(dir))
 	}
 	return &Scratch{store: s, dir: dir, lock: lock}, nil
 }
@@ -82,7 +82,7 @@ func (t *Scratch) Promote(ctx context.Context, name, sha256hex string, sizeBytes
 
 // Close removes the folder with all that is in it.
 func (t *Scratch) Close() error {
-	return errors.Join(os.RemoveAll(t.dir), t.lock.Close())
+	return errors.Join(t.store.disk.RemoveAll(t.dir), t.lock.Close())
 }
 
 // SweepScratch removes the folders whose process has died, and returns how many they were. Another node's, at work on
@@ -103,7 +103,7 @@ func (s *Store) SweepScratch() (int, error) {
 			continue
 		}
 		if err == nil {
-			err = errors.Join(os.RemoveAll(dir), lock.Close())
+			err = errors.Join(s.disk.RemoveAll(dir), lock.Close())
 		}
 		if err != nil {
 			return swept, fmt.Errorf("remove the scratch folder %s: %w", dir, err)

@@ -25,16 +25,16 @@ func (s *Store) CreateSession(session string) error {
 		return err
 	}
 	dir := s.sessionFolder(session)
-	if err := makeFolder(dir); err != nil {
+	if err := s.makeFolder(dir); err != nil {
 		return fmt.Errorf("create session %s: %w", session, err)
 	}
 	marker := filepath.Join(dir, sessionMarker)
 	if _, err := os.Lstat(marker); err != nil {
-		if err := writeFile(marker, nil, uploadMode); err != nil {
+		if err := s.writeFile(marker, nil, uploadMode); err != nil {
 			return fmt.Errorf("create session %s: %w", session, err)
 		}
 	}
-	if err := syncFolder(s.uploads()); err != nil {
+	if err := s.disk.SyncFolder(s.uploads()); err != nil {
 		return fmt.Errorf("create session %s: %w", session, err)
 	}
 	return nil
@@ -96,7 +96,7 @@ func (s *Store) RemoveSession(session string) error {
 	if err := checkName("session", session); err != nil {
 		return err
 	}
-	if err := removeFolder(s.uploads(), session); err != nil {
+	if err := s.removeFolder(s.uploads(), session); err != nil {
 		return fmt.Errorf("remove session %s: %w", session, err)
 	}
 	return nil
@@ -104,21 +104,21 @@ func (s *Store) RemoveSession(session string) error {
 
 // removeFolder takes a folder out of sight with one rename, so nobody can put files into a folder that is being
 // emptied, and then removes it.
-func removeFolder(parent, name string) error {
+func (s *Store) removeFolder(parent, name string) error {
 	gone := filepath.Join(parent, gonePrefix+name)
-	if err := os.RemoveAll(gone); err != nil { // of an attempt that was cut short
+	if err := s.disk.RemoveAll(gone); err != nil { // of an attempt that was cut short
 		return err
 	}
-	err := os.Rename(filepath.Join(parent, name), gone)
+	err := s.disk.Rename(filepath.Join(parent, name), gone)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err == nil {
-		if err := os.RemoveAll(gone); err != nil {
+		if err := s.disk.RemoveAll(gone); err != nil {
 			return err
 		}
 	}
-	return syncFolder(parent)
+	return s.disk.SyncFolder(parent)
 }
 
 // listActivity lists the folders in parent with the newest time found in each. A hard-linked file keeps the time of

@@ -190,6 +190,6 @@ func loadState(path string) (*intakeState, error) {
 }
 
 // saveState replaces the state file atomically and durably. Only the holder of the data file's lock may call it.
-func saveState(path string, st *intakeState) error {
-	return writeFile(path, st.encode(), uploadMode)
+func (s *Store) saveState(path string, st *intakeState) error {
+	return s.writeFile(path, st.encode(), uploadMode)
 }

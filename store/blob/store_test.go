@@ -163,17 +163,18 @@ func TestOpenRemovesLeftoversOfDeadProcessesOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := filesIn(t, s)
-	old := time.Now().Add(-2 * strayAge)
 	for _, dir := range []string{s.sessionFolder("s1"), s.jobFolder("j1"), s.casTemp(), s.uploads()} {
-		stray := filepath.Join(dir, tempPrefix+"old")
-		if err := errors.Join(os.WriteFile(stray, nil, 0o600), os.Chtimes(stray, old, old)); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, tempPrefix+"1"), nil, 0o400); err != nil {
 			t.Fatal(err)
 		}
 	}
-	running := filepath.Join(s.casTemp(), tempPrefix+"running")
+	running, err := s.createTemp(s.casTemp()) // as another node would hold it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer running.Close() //nolint:errcheck // nothing was written
 	gone := filepath.Join(s.uploads(), gonePrefix+"s0")
-	err := errors.Join(
-		os.WriteFile(running, nil, 0o600),
+	err = errors.Join(
 		os.Mkdir(gone, 0o700), os.WriteFile(filepath.Join(gone, "0"), nil, 0o600),
 	)
 	if err != nil {
@@ -182,7 +183,7 @@ func TestOpenRemovesLeftoversOfDeadProcessesOnly(t *testing.T) {
 	if s, err = Open(s.root); err != nil {
 		t.Fatal(err)
 	}
-	before["cas/tmp/"+tempPrefix+"running"] = 0o600
+	before["cas/tmp/"+filepath.Base(running.Name())] = 0o600
 	wantFiles(t, s, before)
 	if _, err := os.Stat(gone); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("half-removed folder is still there: %v", err)

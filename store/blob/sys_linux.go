@@ -2,7 +2,10 @@ package blob
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,4 +66,12 @@ func renameNoReplace(from, to string) (bool, error) {
 	default:
 		return true, &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 	}
+}
+
+// changedAt is the file's ctime, which nobody can set.
+func changedAt(info fs.FileInfo) time.Time {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return time.Unix(st.Ctim.Unix()).UTC()
+	}
+	return info.ModTime().UTC()
 }

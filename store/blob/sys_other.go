@@ -2,7 +2,11 @@
 
 package blob
 
-import "os"
+import (
+	"io/fs"
+	"os"
+	"time"
+)
 
 // syncData makes the bytes of f durable.
 func syncData(f *os.File) error { return f.Sync() }
@@ -15,3 +19,5 @@ func waitWriteBack(*os.File, int64, int64) (bool, error) { return false, nil }
 func reflink(*os.File, *os.File) bool { return false }
 
 func renameNoReplace(string, string) (bool, error) { return false, nil }
+
+func changedAt(info fs.FileInfo) time.Time { return info.ModTime().UTC() }

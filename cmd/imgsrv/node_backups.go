@@ -1,0 +1,22 @@
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/backup"
+	"github.com/imgsrv/imgsrv/store/blob"
+)
+
+// backups is what this node's backups are made of.
+func (n *Node) backups(flags ServerFlags, dataDir string, log *jetstream.Log, blobs *blob.Store, hooks testHooks) *backup.Config {
+	// By the names that they get in a restored data folder.
+	secrets := map[string]string{"webhook.key": filepath.Join(dataDir, "webhook.key"), "signing.key": filepath.Join(dataDir, "signing.key")}
+	if flags.SigningKey != "" {
+		secrets["signing.key"] = flags.SigningKey
+	}
+	if flags.StreamsSigningKey != "" {
+		secrets["streams-signing.key"] = flags.StreamsSigningKey
+	}
+	return &backup.Config{Log: log, Blobs: blobs, Release: version(), Secrets: secrets, Own: []string{dataDir, blobs.Root()}, Logger: n.log, Told: hooks.backupTold}
+}
