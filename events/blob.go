@@ -17,6 +17,8 @@ type Blob struct {
 	Size      int64     `json:"size"` // bytes
 	MediaType string    `json:"media_type"`
 	State     BlobState `json:"state,omitempty"` // absent: present
+	// Damage is there while the bytes are not those of the digest: see [BlobDamaged].
+	Damage *Damage `json:"damage,omitempty"`
 }
 
 // The facts of a blob. Whatever begins to need a blob has one of it, decided on the state that it was found in: so
@@ -68,9 +70,14 @@ func FoldBlob(state Blob, fact Fact) Blob {
 // PromoteBlob decides to record that a blob's bytes are in the store and needed. Where that is recorded already, by
 // whomever, they are needed once more. The order is: read current, see to it that the bytes are in the store, from a
 // source that stays, append; again from the beginning on a conflict. That is right in any state: the facts of a
-// collection that runs meet the conflict instead, and its bytes come back.
+// collection that runs meet the conflict instead, and its bytes come back. The bytes of a damaged blob take the place of the
+// bad ones, and repair it; damage that is found meanwhile is a conflict too.
 func PromoteBlob(b Blob, current Current[Blob]) []Change {
-	if current.Sequence != 0 && current.State.State == BlobIsPresent {
+	switch {
+	case current.Sequence == 0 || current.State.State != BlobIsPresent:
+	case current.State.Damage != nil:
+		return RepairBlob(current)
+	default:
 		return RetainBlob(current)
 	}
 	b.State = BlobIsPresent

@@ -45,6 +45,8 @@ var registry = map[Type]codec{
 	"imgsrv.job.failed.v1":               into[JobFailed](),
 	"imgsrv.job.retried.v1":              into[JobRetried](),
 	"imgsrv.blob.promoted.v1":            into[BlobPromoted](),
+	"imgsrv.blob.damaged.v1":             into[BlobDamaged](),
+	"imgsrv.blob.repaired.v1":            into[BlobRepaired](),
 	"imgsrv.blob.retained.v1":            into[BlobRetained](),
 	"imgsrv.blob.collecting.v1":          into[BlobCollecting](),
 	"imgsrv.blob.collected.v1":           into[BlobCollected](),

@@ -73,6 +73,7 @@ type testHooks struct {
 	certInterval      time.Duration // 0: certs.Interval
 	mirrorTick        time.Duration // between looks for mirrors that are due; 0: as always
 	mirrorPause       time.Duration // before a mirror makes a request again; 0: as always
+	scrubRepairEvery  time.Duration // between questions for damaged blobs; 0: as always; negative: none by itself
 }
 
 // StartNode starts every part, in order, and returns when the node serves. Where a part fails, those
@@ -206,6 +207,15 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		uploads.Expire(ctx, time.Minute)
 		return nil
 	})
+	mirrors, err := n.newMirrors(flags, events, tele, hooks)
+	if err != nil {
+		return err
+	}
+	// Before anything reads blobs: what is known to be damaged is not served.
+	scrubber, err := n.startScrub(ctx, flags, dataDir, events, blobs, mirrors, tele, hooks)
+	if err != nil {
+		return err
+	}
 	publications, err := publication.New(publication.Config{Log: events, Store: blobs, Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/publication"),
 		Attempts: flags.JobAttempts, StepTimeout: flags.StepTimeout, StepStarted: hooks.stepStarted})
 	if err != nil {
@@ -219,10 +229,6 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	n.background("retention", retention.New(retention.Config{Log: events, Logger: n.log}).Run)
 
 	webhooks, err := n.startWebhooks(flags, dataDir, events, tele)
-	if err != nil {
-		return err
-	}
-	mirrors, err := n.newMirrors(flags, events, tele, hooks)
 	if err != nil {
 		return err
 	}
@@ -240,7 +246,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Tracer: tele.Tracer("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: tables, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
-		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Backups: n.backups(flags, dataDir, events, blobs, hooks),
+		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Backups: n.backups(flags, dataDir, events, blobs, hooks), Scrub: scrubber,
 	})
 	if err != nil {
 		return err
@@ -283,6 +289,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 	}
 	if err := f.DeriveFlags.check(); err != nil {
 		return err
+	}
+	if _, err := f.ScrubRate.bytes(); err != nil {
+		return fmt.Errorf("--scrub-rate: %w", err)
 	}
 	addresses := []struct{ flag, addr string }{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}
 	if f.NATSURL == "" {

@@ -263,6 +263,7 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "GET /api/events/export", rule: operates, ok: 200},
 		{route: "POST /api/events/import", body: []byte("no history"), rule: administer, ok: 409},
 
+		{route: "POST /api/fsck", body: map[string]any{"bytes_per_second": -1}, rule: operates, ok: 422},
 		{route: "GET /api/operations", rule: operates, ok: 200},
 		{route: "GET /api/operations/{id}", path: "/api/operations/none", rule: operates, ok: 404},
 		{route: "GET /api/operations/{id}/events", path: "/api/operations/none/events", rule: operates, ok: 404},

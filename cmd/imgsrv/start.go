@@ -53,6 +53,7 @@ type ServerFlags struct {
 	natsFlags         `embed:""`
 	LimitFlags
 	DeriveFlags
+	ScrubFlags
 }
 
 // Run starts the server, says where everything is, and serves until ctx ends.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -69,25 +68,24 @@ func newCollector(t *testing.T) *collector {
 	return c
 }
 
-// trace gives the spans of a trace once all names are among them.
-func (c *collector) trace(id string, names []string) []*tracepb.Span {
+// await waits until the spans of a trace satisfy.
+func (c *collector) await(id string, complaints func([]*tracepb.Span) []string) {
 	c.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		c.mu.Lock()
 		var spans []*tracepb.Span
-		var there []string
 		for _, s := range c.spans {
 			if hex.EncodeToString(s.TraceId) == id {
-				spans, there = append(spans, s), append(there, s.Name)
+				spans = append(spans, s)
 			}
 		}
 		c.mu.Unlock()
-		missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(there, name) })
-		if len(missing) == 0 {
-			return spans
+		wrong := complaints(spans)
+		if len(wrong) == 0 {
+			return
 		}
 		if time.Now().After(deadline) {
-			c.t.Fatalf("spans %q, missing %q", there, missing)
+			c.t.Fatalf("of %d spans:\n%s", len(spans), strings.Join(wrong, "\n"))
 		}
 	}
 }
@@ -147,36 +145,37 @@ func TestAPublicationIsOneTrace(t *testing.T) {
 		"retention":                              "append imgsrv.version.published.v1",
 		"clean up":                               "append imgsrv.version.published.v1",
 	}
-	names := []string{"apply catalog", "apply streams", "apply jobs"}
-	for name := range parents {
-		names = append(names, name)
-	}
-	spans := collected.trace(traceID, names)
-	byID := map[string]*tracepb.Span{}
-	for _, s := range spans {
-		byID[hex.EncodeToString(s.SpanId)] = s
-	}
-	for _, s := range spans {
-		above := hex.EncodeToString(s.ParentSpanId)
-		want, known := parents[s.Name]
-		switch over := byID[above]; {
-		case above == root && known && want == "":
-		case over == nil && above != root:
-			t.Errorf("%s has the parent %s, which isn't there", s.Name, above)
-		case known && (over == nil || over.Name != want):
-			t.Errorf("%s is below %v, want %q", s.Name, over, want)
-		case over != nil && s.StartTimeUnixNano < over.StartTimeUnixNano:
-			t.Errorf("%s begins before %s, which led to it", s.Name, over.Name)
+	collected.await(traceID, func(spans []*tracepb.Span) (wrong []string) {
+		byID, seen := map[string]*tracepb.Span{root: {}}, map[string]bool{}
+		for _, s := range spans {
+			byID[hex.EncodeToString(s.SpanId)] = s
 		}
-	}
-	for _, projection := range []string{"apply catalog", "apply streams"} {
-		if !slices.ContainsFunc(spans, func(s *tracepb.Span) bool {
+		for _, s := range spans {
 			over := byID[hex.EncodeToString(s.ParentSpanId)]
-			return s.Name == projection && over != nil && over.Name == "append imgsrv.version.published.v1"
-		}) {
-			t.Errorf("no %s is below the publication's append", projection)
+			if over == nil {
+				wrong = append(wrong, fmt.Sprintf("%s has a parent that isn't there", s.Name))
+				continue
+			}
+			seen[s.Name+" below "+over.Name] = true
+			if want, known := parents[s.Name]; known && over.Name != want {
+				wrong = append(wrong, fmt.Sprintf("%s is below %q, want %q", s.Name, over.Name, want))
+			}
+			if s.StartTimeUnixNano < over.StartTimeUnixNano {
+				wrong = append(wrong, fmt.Sprintf("%s begins before %s, which led to it", s.Name, over.Name))
+			}
 		}
-	}
+		for name, over := range parents {
+			if !seen[name+" below "+over] {
+				wrong = append(wrong, "missing: "+name)
+			}
+		}
+		for _, projection := range []string{"catalog", "streams", "jobs"} { // which applied other events of the trace before
+			if !seen["apply "+projection+" below append imgsrv.version.published.v1"] {
+				wrong = append(wrong, "missing: apply "+projection)
+			}
+		}
+		return wrong
+	})
 	select {
 	case h := <-received:
 		if !strings.Contains(h.Get("traceparent"), traceID) || !strings.Contains(h.Get("ce-traceparent"), traceID) || h.Get("traceparent") == h.Get("ce-traceparent") {

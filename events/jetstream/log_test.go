@@ -18,6 +18,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/internal/natstest"
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
 var discard = slog.New(slog.DiscardHandler)
@@ -194,7 +195,7 @@ func TestAnEventTellsItsStory(t *testing.T) {
 	log := natstest.Log(t)
 	cause := jetstream.Cause{Actor: "admin", Correlation: "upload-1", Causation: "event-0"}
 	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-	sequence, err := log.Append(t.Context(), cause, events.Change{Fact: moved("latest", "12.5.0")})
+	sequence, err := log.Append(tracecontext.With(t.Context(), parent), cause, events.Change{Fact: moved("latest", "12.5.0")})
 	if err != nil {
 		t.Fatal(err)
 	}

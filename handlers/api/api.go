@@ -23,6 +23,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/handlers/scrub"
 	"github.com/imgsrv/imgsrv/handlers/web"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/projections"
@@ -83,6 +84,8 @@ type Config struct {
 	// Intake, optional, admits upload sessions; without it they are held against the free space of the storage only.
 	Intake *limits.Intake
 
+	// Scrub, optional, looks at blobs that couldn't be read, and is shown by /readyz.
+	Scrub *scrub.Scrubber
 	// Deltas, optional, is shown by /readyz.
 	Deltas *Deltas
 	// PingPostgres is asked by /readyz.
@@ -189,6 +192,9 @@ func New(cfg Config) (chi.Router, error) {
 	s.projectionRoutes()
 	if s.Operations != nil {
 		s.operations(router)
+		if s.Scrub != nil {
+			s.fsck()
+		}
 		s.backups()
 	}
 	s.principals()

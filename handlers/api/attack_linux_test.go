@@ -149,7 +149,7 @@ func TestABlobThatIsALinkIsNotFollowed(t *testing.T) {
 	}
 	for _, path := range []string{formatPath("debian", "1"), blobPath(data)} {
 		a := n.do(http.MethodGet, path, nil)
-		n.problem(a, 500, "internal-error")
+		n.problem(a, 500, "blob-damaged")
 		if strings.Contains(string(a.body), "SECRET") {
 			t.Errorf("%s gives what the link leads to", path)
 		}

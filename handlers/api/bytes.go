@@ -3,10 +3,14 @@ package api
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/http"
+	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -15,6 +19,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/internal/provenance"
+	"github.com/imgsrv/imgsrv/store/blob"
 )
 
 // Downloads, whatever names them.
@@ -111,15 +116,11 @@ type download struct {
 }
 
 func (s *server) send(w http.ResponseWriter, r *http.Request, d download) error {
-	file, info, err := s.Blobs.OpenBlob(d.digest.Hex())
+	file, err := s.openBlob(d.digest, d.size)
 	if err != nil {
-		// Published, and not there: the store has lost it. That is for the log, not a plain 404.
-		return fmt.Errorf("send a published file: %w", err)
+		return err
 	}
 	defer file.Close() //nolint:errcheck // only read
-	if info.Size() != d.size {
-		return fmt.Errorf("send a published file: blob %s has %d bytes and was published with %d", d.digest, info.Size(), d.size)
-	}
 	sum, err := hex.DecodeString(d.digest.Hex())
 	if err != nil {
 		return fmt.Errorf("send a published file: digest %q: %w", d.digest, err)
@@ -136,8 +137,52 @@ func (s *server) send(w http.ResponseWriter, r *http.Request, d download) error 
 	}
 	h.Set("Cache-Control", d.cache)
 
-	paced := &pacedWriter{ResponseWriter: w, request: r, log: s.Log, control: http.NewResponseController(w)}
+	paced := &pacedWriter{ResponseWriter: w, request: r, log: s.Log, control: http.NewResponseController(w),
+		good: func() error { return s.Blobs.Damaged(d.digest.Hex()) }}
 	problem.ServeContent(paced, r, s.Log, d.modified, file)
 	paced.end()
+	if paced.bad {
+		s.suspect(d.digest)
+		panic(http.ErrAbortHandler) // the client must not take what it has for the whole
+	}
 	return nil
+}
+
+// openBlob opens a published file. A file that isn't there, or hasn't the length that was published, or is known to be damaged, is
+// none that may be sent: that is a problem of its own, and no plain 404.
+func (s *server) openBlob(digest events.Digest, size int64) (*os.File, error) {
+	file, info, err := s.Blobs.OpenBlob(digest.Hex())
+	if err == nil && info.Size() != size {
+		err = errors.Join(&blob.SizeMismatchError{What: "blob " + digest.Hex(), WantBytes: size, GotBytes: info.Size()}, file.Close())
+	}
+	if err == nil {
+		return file, nil
+	}
+	var damaged *blob.DamagedError
+	var wrongSize *blob.SizeMismatchError
+	switch {
+	case errors.As(err, &damaged):
+	case errors.As(err, &wrongSize), errors.Is(err, fs.ErrNotExist), errors.Is(err, blob.ErrNotRegular), errors.Is(err, syscall.EIO):
+		s.suspect(digest) // nobody has noticed yet
+	default:
+		return nil, fmt.Errorf("send a published file: %w", err)
+	}
+	return nil, &damagedError{problem.New(problem.CodeBlobDamaged, fmt.Sprintf("the bytes of %s are damaged in the server's storage, and none of them is sent; its operators can repair them", digest)), err}
+}
+
+// damagedError is a problem, with its cause for the log.
+type damagedError struct {
+	details *problem.Details
+	cause   error
+}
+
+func (e *damagedError) Error() string { return fmt.Sprintf("send a published file: %v", e.cause) }
+
+func (e *damagedError) Unwrap() error { return e.details }
+
+// suspect has a blob looked at, which couldn't be read as it should.
+func (s *server) suspect(digest events.Digest) {
+	if s.Scrub != nil {
+		s.Scrub.Suspect(digest.Hex())
+	}
 }

@@ -177,7 +177,7 @@ func TestALostFileIsOurFaultAndLogged(t *testing.T) {
 	if err := os.Remove(file.Name()); err != nil {
 		t.Fatal(err)
 	}
-	n.problem(n.do(http.MethodGet, formatPath("debian", "1"), nil), 500, "internal-error")
+	n.problem(n.do(http.MethodGet, formatPath("debian", "1"), nil), 500, "blob-damaged")
 	if !strings.Contains(n.logged.String(), sha(data)) {
 		t.Error("the log doesn't name the blob")
 	}

@@ -36,6 +36,7 @@ type readiness struct {
 	Postgres    partStatus         `json:"postgres"`
 	Storage     storageStatus      `json:"storage"`
 	Projections []projectionStatus `json:"projections" nullable:"false"`
+	Scrub       *scrubStatus       `json:"scrub,omitempty" doc:"How the files in the storage are; with damaged ones the node is ready all the same"`
 	Deltas      *Deltas            `json:"deltas,omitempty" doc:"What the node does about deltas; without them it is ready all the same"`
 }
 
@@ -43,6 +44,12 @@ type readiness struct {
 type Deltas struct {
 	Versions int    `json:"versions" doc:"How many earlier versions a new one gets deltas from; 0: none are made" example:"2"`
 	Error    string `json:"error,omitempty" doc:"Why none are made all the same" example:"xdelta3 isn't installed"`
+}
+
+type scrubStatus struct {
+	Damaged        int       `json:"damaged" doc:"Blobs that are damaged and not repaired yet; nobody is given their bytes" example:"0"`
+	BytesPerSecond int64     `json:"bytes_per_second" doc:"How fast this node reads them again in the background; 0: it doesn't"`
+	LastPassAt     time.Time `json:"last_pass_at,omitzero" doc:"When this node had last read all of them; absent: not yet"`
 }
 
 type partStatus struct {
@@ -142,6 +149,10 @@ func (s *server) readiness(ctx context.Context) readiness {
 				LagSeconds: status.LagSeconds, Active: status.Active, Error: status.LastError, ErrorAt: uint64(status.LastErrorSequence),
 				ErrorType: string(status.LastErrorType), Remedy: status.Remedy()}
 		})
+	}
+	if s.Scrub != nil {
+		status := s.Scrub.Status()
+		out.Scrub = &scrubStatus{Damaged: status.Damaged, BytesPerSecond: status.Rate, LastPassAt: status.LastPass}
 	}
 	checks.Wait()
 	out.Ready = out.NATS.OK && out.Postgres.OK && out.Storage.Writable

@@ -326,13 +326,16 @@ func (s *server) markPresent(ctx context.Context, u events.Upload) (events.Uploa
 		if err != nil {
 			return u, nil, err
 		}
-		if known.Sequence == 0 || known.State.State != events.BlobIsPresent || known.State.Size != f.Size {
+		if known.Sequence == 0 || known.State.State != events.BlobIsPresent || known.State.Size != f.Size || known.State.Damage != nil { // an upload repairs a damaged one
 			continue
 		}
 		var wrongSize *blob.SizeMismatchError
 		there, err := s.Blobs.HasBlob(f.Declared.Hex(), f.Size)
 		if err != nil && !errors.As(err, &wrongSize) {
 			return u, nil, err
+		}
+		if !there {
+			s.suspect(f.Declared)
 		}
 		if there && s.mayKnow(ctx, f.Declared) { // a lost blob is taken in again
 			f.State, f.Digest = events.FilePresent, f.Declared

@@ -25,6 +25,8 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/api"
 	"github.com/imgsrv/imgsrv/handlers/backup"
 	"github.com/imgsrv/imgsrv/handlers/operations"
+	"github.com/imgsrv/imgsrv/handlers/promotion"
+	"github.com/imgsrv/imgsrv/handlers/scrub"
 	"github.com/imgsrv/imgsrv/internal/natstest"
 	"github.com/imgsrv/imgsrv/internal/pgtest"
 	"github.com/imgsrv/imgsrv/migrations"
@@ -104,6 +106,10 @@ func newStoppedNode(t testing.TB, change ...func(*api.Config)) *node {
 	cfg.Operations = operations.NewRunner(slog.New(slog.DiscardHandler), time.Now)
 	t.Cleanup(cfg.Operations.Close)
 	cfg.Backups = &backup.Config{Log: cfg.Events, Blobs: cfg.Blobs, Logger: cfg.Log}
+	var err error
+	if cfg.Scrub, err = scrub.New(scrub.Config{Log: cfg.Events, Store: cfg.Blobs, Logger: cfg.Log, Meter: cfg.Meter}); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -348,12 +354,11 @@ func (n *node) finish(id string) events.Sequence {
 		for i, f := range files {
 			files[i].MediaType = "application/x-qemu-disk"
 			if step == events.StepPromote && f.Ingress != "" {
-				if err := n.blobs.Promote(n.t.Context(), id, f.Ingress, f.Digest.Hex(), f.Size); err != nil {
-					n.t.Fatal(err)
-				}
+				b := events.Blob{Digest: f.Digest, Size: f.Size, MediaType: files[i].MediaType}
 				n.append(func(ctx context.Context) ([]events.Change, error) {
-					current, err := n.events.Blob(ctx, f.Digest)
-					return events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size, MediaType: files[i].MediaType}, current), err
+					return promotion.Blob(ctx, n.events, n.blobs, b, func(ctx context.Context, _ events.Blob) error {
+						return n.blobs.Admit(ctx, id, f.Ingress, f.Digest.Hex(), f.Size)
+					})
 				})
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"syscall"
 	"time"
 )
 
@@ -23,6 +24,8 @@ type pacedWriter struct {
 	request *http.Request
 	log     *slog.Logger
 	control *http.ResponseController
+	good    func() error // optional, is asked before each piece whether the file is still one to be sent
+	bad     bool         // it isn't, or it has ended too early, or the disk doesn't give it
 }
 
 // Unwrap is for http.ResponseController.
@@ -56,14 +59,21 @@ func (p *pacedWriter) ReadFrom(src io.Reader) (int64, error) {
 			outer.N = left
 		}
 		if err != nil || piece.N > 0 { // broken, or at the end
+			p.bad = p.bad || errors.Is(err, syscall.EIO) || err == nil && limited && left > 0
 			return sent, err
 		}
 	}
 	return sent, nil
 }
 
-// extend gives the client time for one more piece. A writer that knows no deadlines goes without.
+// extend gives the client time for one more piece, if the file is good for it. A writer that knows no deadlines goes without.
 func (p *pacedWriter) extend() error {
+	if p.good != nil {
+		if err := p.good(); err != nil {
+			p.bad = true
+			return err
+		}
+	}
 	err := p.control.SetWriteDeadline(time.Now().Add(pieceTimeout))
 	if errors.Is(err, http.ErrNotSupported) {
 		return nil

@@ -40,7 +40,7 @@ type jobCount struct {
 
 // givenUp is one kind of what failed.
 type givenUp struct {
-	What     string   `json:"what" enum:"jobs,formats,deliveries,mirrors,events,projections"`
+	What     string   `json:"what" enum:"jobs,formats,deliveries,mirrors,events,projections,blobs"`
 	Count    int64    `json:"count"`
 	Look     string   `json:"look" doc:"The command that shows them" example:"imgsrv jobs --state failed"`
 	Examples []string `json:"examples,omitempty" doc:"The last few of them"`
@@ -55,13 +55,27 @@ func (s *server) status() {
 	}, func(ctx context.Context, _ *struct{}) (*statusOutput, error) {
 		out := &statusOutput{CacheControl: "no-store", Body: serverStatus{Readiness: s.readiness(ctx), Jobs: []jobCount{}, GivenUp: []givenUp{}}}
 		failed := s.failedJobs(ctx, &out.Body)
-		for _, g := range []givenUp{failed, s.givenUpFormats(ctx), s.deadDeliveries(ctx), s.failingMirrors(ctx), s.stuckEvents(), stuckProjections(out.Body.Readiness)} {
+		for _, g := range []givenUp{failed, s.givenUpFormats(ctx), s.deadDeliveries(ctx), s.failingMirrors(ctx), s.stuckEvents(), stuckProjections(out.Body.Readiness), s.damagedBlobs()} {
 			if g.Count > 0 || g.Error != "" {
 				out.Body.GivenUp = append(out.Body.GivenUp, g)
 			}
 		}
 		return out, nil
 	})
+}
+
+// damagedBlobs are those that nobody is given until somebody repairs them.
+func (s *server) damagedBlobs() givenUp {
+	g := givenUp{What: "blobs", Look: "imgsrv fsck"}
+	if s.Scrub == nil {
+		return g
+	}
+	damaged := s.Scrub.Damaged()
+	g.Count = int64(len(damaged))
+	for _, b := range damaged[:min(len(damaged), shownExamples)] {
+		g.Examples = append(g.Examples, fmt.Sprintf("%s: %s", b.Digest, b.Damage.Reason))
+	}
+	return g
 }
 
 // why tells an operator in a few words why something isn't known.

@@ -38,7 +38,7 @@ var requestHeaders = []string{
 
 // Headers of answers that scripts of other origins may read, beside those that are always allowed.
 var answerHeaders = []string{
-	"Accept-Ranges", "Allow", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Imgsrv-At-Sequence", "Imgsrv-Sequence",
+	"Accept-Ranges", "Allow", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Imgsrv-At-Sequence", "Imgsrv-Problem", "Imgsrv-Sequence",
 	"Link", "Location", "Repr-Digest", "Retry-After", "WWW-Authenticate", "X-Request-Id",
 	"Tus-Checksum-Algorithm", "Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version", "Upload-Complete", "Upload-Concat",
 	"Upload-Defer-Length", "Upload-Draft-Interop-Version", "Upload-Expires", "Upload-Incomplete", "Upload-Length", "Upload-Limit",

@@ -16,6 +16,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/promotion"
 	"github.com/imgsrv/imgsrv/internal/vcdiff"
 )
 
@@ -133,12 +134,11 @@ func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job st
 		if err != nil {
 			return nil, err
 		}
-		bytes, err := d.Log.SettledBlob(ctx, result.digest)
+		b := events.Blob{Digest: result.digest, Size: result.size, MediaType: MediaType}
+		promoted, err := promotion.Blob(ctx, d.Log, d.Store, b, func(ctx context.Context, _ events.Blob) error {
+			return d.Store.Admit(ctx, job, deltaFile, result.digest.Hex(), result.size)
+		})
 		if err != nil {
-			return nil, err
-		}
-		// After the state was read, and again after each conflict: see events.PromoteBlob.
-		if err := d.Store.Admit(ctx, job, deltaFile, result.digest.Hex(), result.size); err != nil {
 			return nil, err
 		}
 		changes, err := events.RecordDerived(events.Derived{
@@ -154,7 +154,7 @@ func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job st
 		if err != nil || len(changes) == 0 {
 			return nil, err
 		}
-		return append(events.PromoteBlob(events.Blob{Digest: result.digest, Size: result.size, MediaType: MediaType}, bytes), changes...), nil
+		return append(promoted, changes...), nil
 	})
 	if events.IsCode(err, events.CodeNotFound) {
 		return nil // withdrawn meanwhile

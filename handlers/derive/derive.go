@@ -23,6 +23,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/promotion"
 	"github.com/imgsrv/imgsrv/internal/convert"
 	"github.com/imgsrv/imgsrv/internal/imagefile"
 	"github.com/imgsrv/imgsrv/store/blob"
@@ -215,15 +216,14 @@ func (d *Deriver) record(ctx context.Context, scratch *blob.Scratch, file events
 		}
 		if !kept[next.Digest] {
 			kept[next.Digest] = true
-			known, err := d.Log.SettledBlob(ctx, next.Digest)
+			b := events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}
+			promoted, err := promotion.Blob(ctx, d.Log, d.Store, b, func(ctx context.Context, _ events.Blob) error {
+				return scratch.Admit(ctx, f.Format, f.SHA256, f.Size)
+			})
 			if err != nil {
 				return nil, err
 			}
-			// After the state was read, and again after each conflict: see events.PromoteBlob.
-			if err := scratch.Admit(ctx, f.Format, f.SHA256, f.Size); err != nil {
-				return nil, err
-			}
-			changes = append(changes, events.PromoteBlob(events.Blob{Digest: next.Digest, Size: next.Size, MediaType: next.MediaType}, known)...)
+			changes = append(changes, promoted...)
 		}
 		changes = append(changes, recorded...)
 	}

@@ -18,6 +18,9 @@ import (
 // TypeBase begins each problem's type URI; the page of that name in the docs describes it.
 const TypeBase = "https://imgsrv.github.io/imgsrv/problems/"
 
+// HeaderCode has the problem's code too, for who asks by HEAD and gets no document.
+const HeaderCode = "Imgsrv-Problem"
+
 // ContentType of a problem document.
 const ContentType = "application/problem+json"
 
@@ -41,6 +44,7 @@ const (
 	CodeRebuilding     events.Code = "rebuild-running"
 	CodeNotEmpty       events.Code = "not-empty"
 	CodeInternal       events.Code = "internal-error"
+	CodeBlobDamaged    events.Code = "blob-damaged" // the bytes are lost; none of them is sent
 
 	CodeOperationRunning events.Code = "operation-running"
 
@@ -104,6 +108,7 @@ var table = map[events.Code]entry{
 	CodeTooManyUploads:           {http.StatusTooManyRequests, "Too many uploads at once"},
 	CodeTooManySessions:          {http.StatusTooManyRequests, "Too many open upload sessions"},
 	CodeQuota:                    {http.StatusTooManyRequests, "The bytes of this day are used up"},
+	CodeBlobDamaged:              {http.StatusInternalServerError, "The file is damaged"},
 	CodeInternal:                 {http.StatusInternalServerError, "Internal error"},
 }
 
@@ -143,7 +148,7 @@ func (d *Details) ContentType(string) string { return ContentType }
 
 // GetHeaders is for huma.
 func (d *Details) GetHeaders() http.Header {
-	h := http.Header{"Cache-Control": {"no-store"}}
+	h := http.Header{"Cache-Control": {"no-store"}, HeaderCode: {d.Code}}
 	if d.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(d.retryAfter.Seconds())))
 	}
@@ -247,6 +252,8 @@ func Write(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) 
 // Log logs an error once if it is the server's fault, not the client's.
 func Log(ctx context.Context, log *slog.Logger, details *Details, err error) {
 	switch {
+	case details.Code == string(CodeBlobDamaged): // an error was logged when it was found; each request is no news
+		log.WarnContext(ctx, "a damaged file was asked for", "error", err)
 	case details.Status == http.StatusInternalServerError:
 		log.ErrorContext(ctx, "request failed", "error", err)
 	case details.Status > http.StatusInternalServerError:

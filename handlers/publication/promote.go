@@ -8,6 +8,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/promotion"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -21,15 +22,9 @@ func (p *Publication) promote(ctx context.Context, job events.Job, _ events.Uplo
 			continue
 		}
 		_, err := p.log.Decide(ctx, jetstream.Cause{Actor: "imgsrv", Correlation: job.UploadID}, func(ctx context.Context) ([]events.Change, error) {
-			current, err := p.log.SettledBlob(ctx, f.Digest)
-			if err != nil {
-				return nil, err
-			}
-			// After the state was read, and again after each conflict: see events.PromoteBlob.
-			if err := p.admit(ctx, job.ID, f, current.State); err != nil {
-				return nil, err
-			}
-			return events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size, MediaType: f.MediaType}, current), nil
+			return promotion.Blob(ctx, p.log, p.store, events.Blob{Digest: f.Digest, Size: f.Size, MediaType: f.MediaType}, func(ctx context.Context, known events.Blob) error {
+				return p.admit(ctx, job.ID, f, known)
+			})
 		})
 		if err != nil {
 			return nil, err

@@ -23,6 +23,7 @@ const (
 	CodeFileComplete      = "file-complete"
 	CodeUnauthorized      = "unauthorized"
 	CodeNotFound          = "not-found"
+	CodeBlobDamaged       = "blob-damaged"
 )
 
 // Problem is a refusal or failure told by the server (RFC 9457). An answer that is no problem document, from a proxy say,
@@ -92,6 +93,11 @@ func problemOf(answer *http.Response) *Problem {
 			p = &Problem{}
 		}
 	}
+	if p.Code == "" { // an answer to HEAD has no document
+		if p.Code = answer.Header.Get("Imgsrv-Problem"); p.Code == CodeBlobDamaged {
+			p.Detail = "the file is damaged in the server's storage; its operators can repair it"
+		}
+	}
 	p.Status = answer.StatusCode
 	if p.Title == "" {
 		p.Title = http.StatusText(answer.StatusCode)
@@ -133,6 +139,9 @@ func transient(err error) bool {
 	}
 	var p *Problem
 	if errors.As(err, &p) {
+		if p.Code == CodeBlobDamaged {
+			return false // somebody has to do something first
+		}
 		switch p.Status {
 		case http.StatusRequestTimeout, http.StatusLocked, http.StatusTooEarly, http.StatusTooManyRequests:
 			return true

@@ -22,7 +22,7 @@ var (
 )
 
 // few is how many places a run without flags tries.
-const few = 16
+const few = 12
 
 // point is a place and how often it is come to.
 type point struct {

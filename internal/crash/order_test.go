@@ -90,10 +90,9 @@ func (c claim) holds(dir string) error {
 	return fmt.Errorf("%s was sent after %d operations, and the bytes of %s are neither in the store nor in %s/%s", c.fact, c.ops, c.digest, c.job, c.file)
 }
 
-// TestFactsAreSentAfterTheirBytesAreSafe takes publications through the real intake and the real steps, on a disk that is recorded,
-// and cuts the power after each operation: what the facts that were sent by then say about bytes is true of what is left.
-func TestFactsAreSentAfterTheirBytesAreSafe(t *testing.T) {
-	t.Parallel()
+// recorded takes publications through the real intake and the real steps, on a disk that is recorded; lie is the recorder's.
+func recorded(t *testing.T, lie string) *ledger {
+	t.Helper()
 	dir := folder(t)
 	root := filepath.Join(dir, "storage")
 	if err := os.Mkdir(root, 0o750); err != nil {
@@ -102,6 +101,7 @@ func TestFactsAreSentAfterTheirBytesAreSafe(t *testing.T) {
 	book := &ledger{}
 	store, err := blob.OpenOver(root, func(real blob.Disk) blob.Disk {
 		book.rec = powerlosstest.New(root, real)
+		book.rec.Lie = lie
 		return book.rec
 	})
 	if err != nil {
@@ -146,24 +146,32 @@ func TestFactsAreSentAfterTheirBytesAreSafe(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	return book
+}
+
+// check cuts the power after each operation, and looks whether what the facts that were sent by then say about bytes is true of what
+// is left. kinds counts what was looked at.
+func (l *ledger) check(t *testing.T) (kinds map[events.Type]int, broken error) {
+	t.Helper()
+	dir := folder(t)
 	random := rand.New(rand.NewPCG(1, 1))
-	kinds := map[events.Type]int{}
-	for n := range book.rec.Ops() + 1 {
+	kinds = map[events.Type]int{}
+	for n := range l.rec.Ops() + 1 {
 		for way, choose := range []powerlosstest.Choice{powerlosstest.Worst, random.IntN} {
 			left := filepath.Join(dir, fmt.Sprint("left", n, "-", way))
 			if err := os.Mkdir(left, 0o750); err != nil {
 				t.Fatal(err)
 			}
-			if err := book.rec.Crash(n, left, choose); err != nil {
+			if err := l.rec.Crash(n, left, choose); err != nil {
 				t.Fatal(err)
 			}
-			for _, c := range book.claims {
+			for _, c := range l.claims {
 				if c.ops > n {
 					continue
 				}
 				kinds[c.fact]++
 				if err := c.holds(left); err != nil {
-					t.Fatalf("after operation %d: %v", n, err)
+					return kinds, fmt.Errorf("after operation %d: %w", n, err)
 				}
 			}
 			if err := os.RemoveAll(left); err != nil {
@@ -171,12 +179,32 @@ func TestFactsAreSentAfterTheirBytesAreSafe(t *testing.T) {
 			}
 		}
 	}
+	return kinds, nil
+}
+
+func TestFactsAreSentAfterTheirBytesAreSafe(t *testing.T) {
+	t.Parallel()
+	book := recorded(t, "")
+	kinds, err := book.check(t)
+	if err != nil {
+		t.Error(err)
+	}
 	for _, want := range []events.Type{events.UploadFileCompleted{}.Type(), events.JobStepCompleted{}.Type(), events.BlobPromoted{}.Type(), events.VersionPublished{}.Type()} {
 		if kinds[want] == 0 {
 			t.Errorf("no %s was looked at", want)
 		}
 	}
 	t.Logf("%d operations, %d claims of facts", book.rec.Ops(), len(book.claims))
+}
+
+// As above, a test that couldn't fail would say nothing.
+func TestFactsThatAreSentTooEarlyAreNoticed(t *testing.T) {
+	t.Parallel()
+	for _, lie := range []string{"SyncData", "SyncFolder"} {
+		if _, err := recorded(t, lie).check(t); err == nil {
+			t.Errorf("without %s nothing is lost", lie)
+		}
+	}
 }
 
 // publishRecorded publishes a container with metadata that imgsrv makes, and waits for its job's last fact.

@@ -18,7 +18,7 @@ func Draw(t *rapid.T, n int) *History {
 	aliases := rapid.SampledFrom([]string{"latest", "stable", "edge"})
 	actions := rapid.SampledFrom([]string{"initiate", "file", "file", "complete", "advance", "advance", "advance", "finish", "finish",
 		"abort", "expire", "fail step", "fail job", "retry", "cancel", "move alias", "remove alias", "skip event", "webhook", "delivery", "delivery", "delivery", "delivery", "subscriber",
-		"mirror", "mirror", "access", "access", "withdraw", "withdraw", "restore", "collect", "policy", "visibility", "derived", "derived", "derived"})
+		"mirror", "mirror", "access", "access", "withdraw", "withdraw", "restore", "collect", "policy", "visibility", "derived", "derived", "derived", "damage"})
 	for range n {
 		action := actions.Draw(t, "action")
 		if action == "initiate" || len(h.ids) == 0 {
@@ -68,6 +68,8 @@ func (h *History) act(t *rapid.T, action, id, job string, images, versions, alia
 		return h.webhook(t)
 	case "derived":
 		return h.derived(t, images.Draw(t, "image"), versions.Draw(t, "version"))
+	case "damage":
+		return h.damage(t)
 	case "access":
 		return h.access(t)
 	case "mirror":

@@ -144,7 +144,7 @@ func (r *Recorder) made(path string, folder bool) {
 	}
 }
 
-// Open is as blob.Disk says, and so are the methods below.
+// Open is as blob.Disk says.
 func (r *Recorder) Open(path string, flags int, mode fs.FileMode) (*os.File, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -156,6 +156,7 @@ func (r *Recorder) Open(path string, flags int, mode fs.FileMode) (*os.File, err
 	return f, err
 }
 
+// CreateTemp is as blob.Disk says.
 func (r *Recorder) CreateTemp(dir, pattern string) (*os.File, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -166,6 +167,7 @@ func (r *Recorder) CreateTemp(dir, pattern string) (*os.File, error) {
 	return f, err
 }
 
+// MkdirTemp is as blob.Disk says.
 func (r *Recorder) MkdirTemp(dir, pattern string) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -176,6 +178,7 @@ func (r *Recorder) MkdirTemp(dir, pattern string) (string, error) {
 	return made, err
 }
 
+// Mkdir is as blob.Disk says.
 func (r *Recorder) Mkdir(dir string, mode fs.FileMode) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -186,6 +189,7 @@ func (r *Recorder) Mkdir(dir string, mode fs.FileMode) error {
 	return err
 }
 
+// MkdirAll is as blob.Disk says.
 func (r *Recorder) MkdirAll(dir string, mode fs.FileMode) error {
 	if _, there := inode(dir); there || !r.within(dir) {
 		return r.real.MkdirAll(dir, mode)
@@ -211,6 +215,7 @@ func (r *Recorder) top(path string) string {
 	return name
 }
 
+// Rename is as blob.Disk says.
 func (r *Recorder) Rename(from, to string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -225,6 +230,7 @@ func (r *Recorder) Rename(from, to string) error {
 	return err
 }
 
+// RenameNoReplace is as blob.Disk says.
 func (r *Recorder) RenameNoReplace(from, to string) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -239,6 +245,7 @@ func (r *Recorder) RenameNoReplace(from, to string) (bool, error) {
 	return done, err
 }
 
+// Link is as blob.Disk says.
 func (r *Recorder) Link(from, to string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -253,6 +260,7 @@ func (r *Recorder) Link(from, to string) error {
 	return err
 }
 
+// Remove is as blob.Disk says.
 func (r *Recorder) Remove(path string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -280,6 +288,7 @@ func (r *Recorder) RemoveAll(path string) error {
 	return nil
 }
 
+// WriteAt is as blob.Disk says.
 func (r *Recorder) WriteAt(f *os.File, b []byte, offset int64) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -288,6 +297,7 @@ func (r *Recorder) WriteAt(f *os.File, b []byte, offset int64) (int, error) {
 	return n, err
 }
 
+// Truncate is as blob.Disk says.
 func (r *Recorder) Truncate(f *os.File, size int64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -296,19 +306,23 @@ func (r *Recorder) Truncate(f *os.File, size int64) error {
 	return err
 }
 
+// Chmod is as blob.Disk says.
 func (r *Recorder) Chmod(f *os.File, mode fs.FileMode) error { return r.real.Chmod(f, mode) }
 
 // Reflink is never possible, so that copies are written.
 func (r *Recorder) Reflink(_, _ *os.File) bool { return false }
 
+// Sync is as blob.Disk says.
 func (r *Recorder) Sync(f *os.File) error {
 	return r.sync("Sync", f.Name(), func() error { return r.real.Sync(f) })
 }
 
+// SyncData is as blob.Disk says.
 func (r *Recorder) SyncData(f *os.File) error {
 	return r.sync("SyncData", f.Name(), func() error { return r.real.SyncData(f) })
 }
 
+// SyncFolder is as blob.Disk says.
 func (r *Recorder) SyncFolder(dir string) error {
 	return r.sync("SyncFolder", dir, func() error { return r.real.SyncFolder(dir) })
 }

@@ -3,6 +3,8 @@ package tracecontext_test
 import (
 	"testing"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
@@ -20,5 +22,17 @@ func TestATraceParentGoesThroughAContext(t *testing.T) {
 		if got := tracecontext.Of(tracecontext.With(t.Context(), given)); got != want {
 			t.Errorf("%q becomes %q, want %q", given, got, want)
 		}
+	}
+}
+
+// What an append pays where there are no traces.
+func BenchmarkOff(b *testing.B) {
+	ctx := b.Context()
+	for b.Loop() {
+		ctx, end := tracecontext.Start(tracecontext.With(ctx, ""), nil, "append", trace.SpanKindProducer)
+		if tracecontext.Of(ctx) != "" {
+			b.Fatal("a trace out of nothing")
+		}
+		end(nil)
 	}
 }

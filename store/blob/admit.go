@@ -35,14 +35,19 @@ func (t *Scratch) Admit(ctx context.Context, name, sha256hex string, sizeBytes i
 }
 
 func (s *Store) admit(ctx context.Context, from, sha256hex string, sizeBytes int64) error {
-	there, err := s.HasBlob(sha256hex, sizeBytes)
+	if damaged := s.Damaged(sha256hex); damaged != nil {
+		if err := s.clearAway(ctx, from, sha256hex, sizeBytes, damaged); err != nil {
+			return err
+		}
+	}
+	there, err := s.hasBlob(sha256hex, sizeBytes)
 	if err != nil {
-		return err
+		return s.blame(from, sha256hex, sizeBytes, err)
 	}
 	if !there {
 		err := s.linkToCAS(ctx, from, sha256hex, sizeBytes)
 		if errors.Is(err, fs.ErrExist) {
-			_, err = s.HasBlob(sha256hex, sizeBytes) // another run was faster
+			_, err = s.hasBlob(sha256hex, sizeBytes) // another run was faster
 		}
 		if err != nil {
 			return err

@@ -10,6 +10,7 @@
 //	ingress/jobs/<job>/<name>          complete files that a job owns
 //	cas/sha256/<2 hex>/<64 hex>        blobs: read-only, complete, synced
 //	cas/tmp/                           copies on their way from another file system
+//	cas/quarantine/<64 hex>-<time>     files that were found not to be the blob they were named; nobody reads them
 //	cas/trash/<64 hex>                 blobs on their way out; they may come back
 //
 // Names that begin with a dot are the store's own and never a caller's. Each of uploads, ingress and cas may be a
@@ -27,6 +28,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -51,6 +54,11 @@ type Store struct {
 	disk       Disk
 	checkpoint int64     // bytes, see checkpointBytes
 	buffers    sync.Pool // of *chunk
+	aligned    sync.Pool // of *[]byte, as direct reads need them
+	pread      func(fd int, p []byte, offset int64) (int, error)
+
+	mu      sync.RWMutex
+	damaged map[string]damage // by digest: those that were, or are, damaged
 }
 
 // Open makes the folders under root that are missing, syncs them, removes what dead processes left, and checks that
@@ -68,7 +76,8 @@ func OpenOver(root string, between func(real Disk) Disk) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open blob store %s: %w", root, err)
 	}
-	s := &Store{root: abs, disk: between(osDisk{}), checkpoint: checkpointBytes}
+	s := &Store{root: abs, disk: between(osDisk{}), checkpoint: checkpointBytes, pread: unix.Pread, damaged: map[string]damage{}}
+	s.aligned.New = func() any { b := alignedBuffer(); return &b }
 	s.buffers.New = func() any { return &chunk{buf: make([]byte, chunkBytes)} }
 	if err := s.disk.MkdirAll(abs, folderMode); err != nil {
 		return nil, fmt.Errorf("open blob store %s: %w", abs, err)

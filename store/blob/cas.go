@@ -16,9 +16,12 @@ import (
 // Promote makes a job's file the blob of the given digest. On one file system that is a rename and costs the same for
 // any size; the bytes are not read, so the caller must have verified the digest. Across file systems they are copied,
 // and verified on the way. The blob appears complete, synced and read-only, and is never replaced: if it exists, the
-// job's file is just removed. Run again after it has worked, or at once with others, it does nothing.
+// job's file is just removed. Run again after it has worked, or at once with others, it does nothing. A blob that is known
+// to be damaged (SetDamage) is no blob: its file goes to the quarantine, and the job's file takes its place; without one,
+// what lies there is read, and is a *DamagedError unless it is right after all.
 //
-// The job's file or an existing blob of another size is a *SizeMismatchError, copied bytes of another digest a
+// A blob that has not the length of its job's file, which is right, is a *DamagedError too. The job's file or, without one,
+// an existing blob of another size is a *SizeMismatchError, copied bytes of another digest a
 // *DigestMismatchError; without job's file and blob the error is fs.ErrNotExist.
 func (s *Store) Promote(ctx context.Context, job, name, sha256hex string, sizeBytes int64) error {
 	err := errors.Join(checkName("job", job), checkName("file", name), checkDigest(sha256hex))
@@ -32,9 +35,14 @@ func (s *Store) Promote(ctx context.Context, job, name, sha256hex string, sizeBy
 }
 
 func (s *Store) promote(ctx context.Context, from, sha256hex string, sizeBytes int64) error {
-	there, err := s.HasBlob(sha256hex, sizeBytes)
+	if damaged := s.Damaged(sha256hex); damaged != nil {
+		if err := s.clearAway(ctx, from, sha256hex, sizeBytes, damaged); err != nil {
+			return err
+		}
+	}
+	there, err := s.hasBlob(sha256hex, sizeBytes)
 	if err != nil {
-		return err
+		return s.blame(from, sha256hex, sizeBytes, err)
 	}
 	if there {
 		return s.settle(from, sha256hex)
@@ -45,11 +53,40 @@ func (s *Store) promote(ctx context.Context, from, sha256hex string, sizeBytes i
 	}
 	// Another run may have been faster: it has made the blob, or taken the job's file away to make it.
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
-		if there, hasErr := s.HasBlob(sha256hex, sizeBytes); hasErr != nil {
+		if there, hasErr := s.hasBlob(sha256hex, sizeBytes); hasErr != nil {
 			return hasErr
 		} else if there {
 			return s.settle(from, sha256hex)
 		}
+	}
+	return err
+}
+
+// blame tells a blob that has lost its length from a caller that is wrong about it, by the job's file.
+func (s *Store) blame(from, sha256hex string, sizeBytes int64, err error) error {
+	var mismatch *SizeMismatchError
+	if info, statErr := statRegular(from); errors.As(err, &mismatch) && statErr == nil && info.Size() == sizeBytes {
+		return &DamagedError{Digest: sha256hex, Reason: RotSize}
+	}
+	return err
+}
+
+// clearAway makes room for the right bytes of a damaged blob, or, where the job's file is gone, as after an earlier run, makes
+// sure that the right ones are there.
+func (s *Store) clearAway(ctx context.Context, from, sha256hex string, sizeBytes int64, damaged error) error {
+	source, err := statRegular(from)
+	if err == nil {
+		if there, statErr := os.Lstat(s.blobPath(sha256hex)); statErr != nil || !os.SameFile(source, there) {
+			_, err = s.quarantine(sha256hex, nil)
+			return err
+		}
+		// Another name of the file that lies there: it is as good or bad.
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	_, rot, err := s.VerifyBlob(ctx, sha256hex, sizeBytes, func(ctx context.Context, _ int) error { return ctx.Err() })
+	if err == nil && rot != nil {
+		err = damaged
 	}
 	return err
 }
@@ -169,10 +206,14 @@ func (s *Store) copyBytes(ctx context.Context, dst, src *os.File, sha256hex stri
 	return nil
 }
 
-// OpenBlob opens a blob for reading; the caller closes it. Not there: fs.ErrNotExist. The argument may come from a
-// client: anything but 64 lower-case hex digits is ErrDigest before the file system is asked.
+// OpenBlob opens a blob for reading; the caller closes it. Not there: fs.ErrNotExist; known to be damaged: a *DamagedError.
+// The argument may come from a client: anything but 64 lower-case hex digits is ErrDigest before the file system is asked.
 func (s *Store) OpenBlob(sha256hex string) (*os.File, fs.FileInfo, error) {
-	if err := checkDigest(sha256hex); err != nil {
+	err := checkDigest(sha256hex)
+	if err == nil {
+		err = s.Damaged(sha256hex)
+	}
+	if err != nil {
 		return nil, nil, fmt.Errorf("open blob: %w", err)
 	}
 	f, info, err := openRegular(s.blobPath(sha256hex))
@@ -182,12 +223,19 @@ func (s *Store) OpenBlob(sha256hex string) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// HasBlob reports whether a blob is there. One of another size than given is a *SizeMismatchError: either the store
-// is damaged or the caller is wrong about the size.
+// HasBlob reports whether a blob is there and not known to be damaged. One of another size than given is a
+// *SizeMismatchError: either the store is damaged or the caller is wrong about the size.
 func (s *Store) HasBlob(sha256hex string, sizeBytes int64) (bool, error) {
 	if err := checkDigest(sha256hex); err != nil {
 		return false, err
 	}
+	if s.Damaged(sha256hex) != nil {
+		return false, nil
+	}
+	return s.hasBlob(sha256hex, sizeBytes)
+}
+
+func (s *Store) hasBlob(sha256hex string, sizeBytes int64) (bool, error) {
 	info, err := statRegular(s.blobPath(sha256hex))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil

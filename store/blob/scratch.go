@@ -61,7 +61,11 @@ func (s *Store) BlobPath(sha256hex string) (string, error) {
 		return "", err
 	}
 	path := s.blobPath(sha256hex)
-	if _, err := statRegular(path); err != nil {
+	_, err := statRegular(path)
+	if damaged := s.Damaged(sha256hex); damaged != nil {
+		err = damaged
+	}
+	if err != nil {
 		return "", fmt.Errorf("find blob %s: %w", sha256hex, err)
 	}
 	return path, nil

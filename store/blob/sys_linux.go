@@ -68,6 +68,33 @@ func renameNoReplace(from, to string) (bool, error) {
 	}
 }
 
+const euclean = unix.EUCLEAN
+
+// openUncached opens a file for reading past the page cache (O_DIRECT, see open(2)): what is read is what the disk has, and
+// nothing that others read often is pushed out. False: the file system can't, and the cache is read.
+func openUncached(path string) (f *os.File, direct bool, err error) {
+	f, err = openFile(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_DIRECT, 0)
+	if err == nil || !errors.Is(err, unix.EINVAL) {
+		return f, true, err
+	}
+	f, err = openFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	return f, false, err
+}
+
+// cached takes O_DIRECT back.
+func cached(f *os.File) error {
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_SETFL, flags&^unix.O_DIRECT)
+	}
+	return os.NewSyscallError("fcntl", err)
+}
+
+// forget has the kernel drop a range of a file from the page cache, as far as it likes to.
+func forget(f *os.File, offset, n int64) {
+	_ = unix.Fadvise(int(f.Fd()), offset, n, unix.FADV_DONTNEED)
+}
+
 // changedAt is the file's ctime, which nobody can set.
 func changedAt(info fs.FileInfo) time.Time {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {

@@ -18,6 +18,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/internal/natstest"
+	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
 // schemaVariable names a file: schemas/3.0.0.json of the npm package @asyncapi/specs, the schema of AsyncAPI 3.0 itself.
@@ -114,7 +115,7 @@ func TestTheAsyncAPIDocumentDescribesStoredMessages(t *testing.T) {
 	log, nc := natstest.LogAndConn(t)
 	fact := events.AliasMoved{Alias: events.Alias{Image: "debian", Alias: "latest", Version: "1"}, MovedBy: events.MovedByHand}
 	cause := jetstream.Cause{Actor: "admin", Correlation: "upload", Causation: "event"}
-	if _, err := log.Append(t.Context(), cause, events.Change{Fact: fact}); err != nil {
+	if _, err := log.Append(tracecontext.With(t.Context(), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), cause, events.Change{Fact: fact}); err != nil {
 		t.Fatal(err)
 	}
 	js, err := natsjs.New(nc)

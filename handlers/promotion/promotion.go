@@ -1,0 +1,54 @@
+// Package promotion makes bytes blobs of the store: bytes first, fact after. It knows what to do where the blob that is there
+// already is damaged: fresh bytes of the same digest take the place of the bad ones. It knows nothing of where bytes come from.
+package promotion
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/store/blob"
+)
+
+// tries is how often bytes are admitted where damage of the blob comes to light by that. Each finding makes room for the next try.
+const tries = 3
+
+// Blob sees to it that a blob's bytes are in the store, by admit, and decides the fact of it; it is called anew after each
+// conflict, as [events.PromoteBlob] asks for. admit is told the blob as its last fact left it, and must leave its source where it
+// is, as the store's own do.
+func Blob(ctx context.Context, log *jetstream.Log, store *blob.Store, b events.Blob, admit func(ctx context.Context, known events.Blob) error) ([]events.Change, error) {
+	for try := 1; ; try++ {
+		current, err := log.SettledBlob(ctx, b.Digest)
+		if err != nil {
+			return nil, err
+		}
+		known := current.State
+		if known.Damage != nil { // the store may not have heard of it yet
+			store.SetDamage(b.Digest.Hex(), uint64(current.Sequence), string(known.Damage.Reason))
+		}
+		err = admit(ctx, known)
+		var damaged *blob.DamagedError
+		if errors.As(err, &damaged) && known.Damage == nil && current.Sequence != 0 && try < tries {
+			// What lies there hasn't even the right length, and nobody has noticed.
+			if err := record(ctx, log, b, events.Damage{Reason: events.DamageReason(damaged.Reason), Detail: "found by a promotion of the same bytes"}); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return events.PromoteBlob(b, current), nil
+	}
+}
+
+func record(ctx context.Context, log *jetstream.Log, b events.Blob, damage events.Damage) error {
+	_, err := log.Decide(ctx, jetstream.Cause{Actor: "imgsrv"}, func(ctx context.Context) ([]events.Change, error) {
+		current, err := log.Blob(ctx, b.Digest)
+		damage.FoundAt = time.Now().UTC()
+		return events.DamageBlob(b, current, damage), err
+	})
+	return err
+}
