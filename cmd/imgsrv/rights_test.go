@@ -317,6 +317,8 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 
 		{route: "* /streams/v1/*", path: "GET /streams/v1/images.json", rule: public, ok: 200},
 		{route: "* /streams/v1/*", path: "GET /streams/v1/index.json", rule: public, ok: 200},
+		{route: "* /streams/v1/*", path: "GET /streams/v1/images/team-a-secret.json", rule: hidden, ok: 200},
+		{route: "* /streams/v1/*", path: "GET /streams/v1/images/team-a-open.json", rule: public, ok: 200},
 	}
 	sequence := publishedAt(t, p, "team-a-secret")
 	rowOf := map[string]bool{}

@@ -128,6 +128,7 @@ func handMade() []*huma.Operation {
 			Summary: "Drop the bytes of a tus upload", Parameters: []*huma.Param{upload, tusHeader},
 			Responses: responses("204", "Dropped; the file may be uploaded anew", 401, 403, 404, 409, 410, 423, 429, 503)},
 	)
+	least, most := 1.0, 1000.0
 	for _, name := range []string{"index.json", "images.json"} {
 		ops = append(ops, &huma.Operation{OperationID: "streams-" + name[:len(name)-len(".json")], Method: http.MethodGet, Path: "/streams/v1/" + name,
 			Tags: []string{tagStreams}, Security: []map[string][]string{{}}, Summary: "Simplestreams " + name,
@@ -136,7 +137,16 @@ func handMade() []*huma.Operation {
 			Responses: with(responses("200", "The document", 400, 429, 503), "304",
 				&huma.Response{Description: "Not changed since the ETag in If-None-Match"})})
 	}
-	return ops
+	page := responses("200", "The document", 400, 404, 429, 503)
+	page["200"].Headers = map[string]*huma.Param{"Link": {Description: "The next page, rel=next (RFC 8288)", Schema: &huma.Schema{Type: huma.TypeString}}}
+	return append(ops, &huma.Operation{OperationID: "streams-image", Method: http.MethodGet, Path: "/streams/v1/images/{image}.json",
+		Tags: []string{tagStreams}, Security: []map[string][]string{{}}, Summary: "Simplestreams products of one image",
+		Description: "The newest versions first, in pages, each of them a whole document. No index leads here: clients that follow indexes have all products from images.json.",
+		Parameters: []*huma.Param{pathParameter("image", "debian-bookworm"),
+			{Name: "limit", In: "query", Description: "Versions on a page", Schema: &huma.Schema{Type: huma.TypeInteger, Minimum: &least, Maximum: &most, Default: 100}},
+			{Name: "after", In: "query", Description: "The version that the page before ended with: Link has it", Schema: &huma.Schema{Type: huma.TypeString}},
+			minSequenceParameter(), headerParameter("If-None-Match", "ETag of an earlier answer", "", false)},
+		Responses: with(page, "304", &huma.Response{Description: "Not changed since the ETag in If-None-Match"})})
 }
 
 func pathParameter(name, example string) *huma.Param {

@@ -1,149 +1,144 @@
 package streams
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/klauspost/compress/gzip"
 
 	"github.com/imgsrv/imgsrv/internal/incus"
+	"github.com/imgsrv/imgsrv/internal/pieces"
+	projection "github.com/imgsrv/imgsrv/projections/streams"
 )
+
+// loadTimeout bounds reading the tables, all of them after a start or a rebuild.
+const loadTimeout = 30 * time.Second
 
 // content is one state of a document. It is never changed.
 type content struct {
-	etag     string    // SHA-256 of body, hex
+	etag     string    // hex, without what is added for a coding
 	modified time.Time // zero for a document that never had anything in it
-	body     []byte
-	zipped   []byte // nil where it would save nothing
+	body     pieces.Body
 
 	mediaType string // "": JSON
+	next      string // where the next page is, relative; "": this is the last one, or there are no pages
 }
 
-func newContent(etag string, modified time.Time, body []byte) (*content, error) {
-	c := &content{etag: etag, modified: modified, body: body}
-	var zipped bytes.Buffer
-	z := gzip.NewWriter(&zipped)
-	_, err := z.Write(body)
-	if err := errors.Join(err, z.Close()); err != nil {
-		return nil, fmt.Errorf("compress a simplestreams document: %w", err)
-	}
-	if zipped.Len() < len(body) {
-		c.zipped = zipped.Bytes()
-	}
-	return c, nil
+func newContent(modified time.Time, body pieces.Body) *content {
+	return &content{etag: body.Tag(), modified: modified, body: body}
 }
 
-// document is one of the two, with the last state that PostgreSQL gave.
-type document struct {
-	db   *database
-	path string
+// state is the tables at one moment, with what everybody may see of them. It is never changed.
+type state struct {
+	tables  *projection.Tables
+	number  int // counts states, the later one is higher
+	private []string
+	shown   *projection.Shown
 
-	known   atomic.Pointer[content] // nil until PostgreSQL has answered
-	reading sync.Mutex              // held while a new body is read, so that only one request does that
+	documents map[string]*content // by path
 }
 
-// nothing is the document before the first publication, when there is no row; clients take it for a remote without images.
-func nothing(path string) (*content, error) {
-	none := incus.NewProducts(time.Time{})
-	none.Updated = ""
-	encode := none.Encode
-	if path == incus.IndexPath {
-		encode = none.Index(incus.ImagesPath).Encode
+func documentsOf(shown *projection.Shown, modified time.Time) map[string]*content {
+	return map[string]*content{
+		incus.IndexPath:  newContent(modified, shown.Index),
+		incus.ImagesPath: newContent(modified, shown.Images),
 	}
-	body, err := encode()
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(body)
-	return newContent(hex.EncodeToString(sum[:]), time.Time{}, body)
 }
 
-// latest asks PostgreSQL for the entity tag, and for the body only if that is a new one. While PostgreSQL is away it gives the
-// last state known, and fails only if there is none or ctx has ended.
-func (d *document) latest(ctx context.Context) (*content, error) {
-	known := d.known.Load()
-	if known != nil && d.db.resting() {
+// source gives states, each as soon as a request asks for it. While PostgreSQL is away it gives the last one known.
+type source struct {
+	db    *database
+	known atomic.Pointer[state] // nil until PostgreSQL has answered
+	turn  chan struct{}         // holds the right to read a new state and to use view, so that only one request does
+	view  *projection.View
+}
+
+func newSource(db *database) *source {
+	return &source{db: db, turn: make(chan struct{}, 1), view: projection.NewView(func(string) bool { return false })}
+}
+
+// latest asks PostgreSQL for the revision, and for what has changed only if that is another one. It fails only if nothing is known
+// or ctx has ended.
+func (s *source) latest(ctx context.Context) (*state, error) {
+	known := s.known.Load()
+	if known != nil && s.db.resting() {
 		return known, nil
 	}
-	fresh, err := d.read(ctx, known)
+	fresh, err := s.read(ctx, known)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		d.db.failed(err)
+		s.db.failed(err)
 		if known == nil {
 			return nil, err
 		}
 		return known, nil
 	}
-	d.db.answered()
+	s.db.answered()
 	return fresh, nil
 }
 
-const selectTag = `SELECT etag, updated_at FROM streams.documents WHERE path = $1`
-
-func (d *document) read(ctx context.Context, known *content) (*content, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.db.timeout)
+// read gives a state that is at least as new as the revision at the time of the call.
+func (s *source) read(ctx context.Context, known *state) (*state, error) {
+	short, cancel := context.WithTimeout(ctx, s.db.timeout)
 	defer cancel()
-	var etag string
-	var modified *time.Time
-	err := d.db.pool.QueryRow(ctx, selectTag, d.path).Scan(&etag, &modified)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		c, err := nothing(d.path)
-		if err != nil {
-			return nil, err
-		}
-		d.known.Store(c)
-		return c, nil
-	case err != nil:
-		return nil, fmt.Errorf("read the entity tag of %s: %w", d.path, err)
-	case known.is(etag, modified):
-		return known, nil
+	revision, err := projection.ReadRevision(short, s.db.pool)
+	if err != nil || known != nil && known.tables.Revision == revision {
+		return known, err
 	}
-	return d.readBody(ctx, etag, modified)
+	wait := short
+	if known == nil { // there is nothing better to do
+		var cancel context.CancelFunc
+		wait, cancel = context.WithTimeout(ctx, loadTimeout)
+		defer cancel()
+	}
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-wait.Done():
+		return nil, fmt.Errorf("wait for another request that reads the simplestreams tables: %w", wait.Err())
+	}
+	if read := s.known.Load(); read != known { // by another request meanwhile
+		known = read
+		short, cancel := context.WithTimeout(ctx, s.db.timeout)
+		defer cancel()
+		revision, err := projection.ReadRevision(short, s.db.pool)
+		if err != nil || known.tables.Revision == revision {
+			return known, err
+		}
+	}
+	// The next request wants it too, should this one's client have gone.
+	long, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
+	defer cancel()
+	return s.load(long, known)
 }
 
-const selectBody = `SELECT etag, updated_at, body FROM streams.documents WHERE path = $1`
-
-// readBody gives a state that is at least as new as the entity tag just read.
-func (d *document) readBody(ctx context.Context, etag string, modified *time.Time) (*content, error) {
-	d.reading.Lock()
-	defer d.reading.Unlock()
-	if known := d.known.Load(); known.is(etag, modified) {
-		return known, nil // another request has read it meanwhile
+// load is called with the turn taken.
+func (s *source) load(ctx context.Context, known *state) (*state, error) {
+	started := time.Now()
+	var earlier *projection.Tables
+	fresh := &state{}
+	if known != nil {
+		earlier, fresh.number = known.tables, known.number+1
 	}
-	var body []byte
-	if err := d.db.pool.QueryRow(ctx, selectBody, d.path).Scan(&etag, &modified, &body); err != nil {
-		return nil, fmt.Errorf("read %s: %w", d.path, err)
-	}
-	var at time.Time
-	if modified != nil {
-		at = *modified
-	}
-	c, err := newContent(etag, at, body)
-	if err != nil {
+	var err error
+	if fresh.tables, err = projection.ReadTables(ctx, s.db.pool, earlier); err != nil {
 		return nil, err
 	}
-	d.known.Store(c)
-	return c, nil
-}
-
-func (c *content) is(etag string, modified *time.Time) bool {
-	if c == nil || c.etag != etag {
-		return false
+	read := time.Since(started)
+	if fresh.shown, err = s.view.Show(fresh.tables, nil); err != nil {
+		return nil, fmt.Errorf("make the simplestreams documents: %w", err)
 	}
-	return modified == nil && c.modified.IsZero() || modified != nil && c.modified.Equal(*modified)
+	fresh.private = fresh.tables.Private()
+	fresh.documents = documentsOf(fresh.shown, fresh.shown.Changed.At)
+	s.known.Store(fresh)
+	s.db.log.DebugContext(ctx, "simplestreams documents made", "bytes", fresh.shown.Images.Len(), "reading", read, "took", time.Since(started))
+	return fresh, nil
 }
 
 // database is PostgreSQL with what is known of its health, so that its absence is logged once and doesn't slow each request.

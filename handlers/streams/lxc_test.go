@@ -18,12 +18,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/internal/lxctest"
-	projection "github.com/imgsrv/imgsrv/projections/streams"
 )
 
 // remote serves documents and files as imgsrv does, and notes what it is asked for.
@@ -79,24 +77,6 @@ func (s *remote) publication(t *testing.T, image, version string, roots map[even
 		}})
 	}
 	return events.VersionPublished{Version: events.Version{Image: image, Version: version, State: events.StatePublished, Manifest: m}}
-}
-
-// project applies facts as the projection's runner does.
-func (s *remote) project(t *testing.T, facts ...events.Fact) {
-	t.Helper()
-	var batch []events.Event
-	for i, fact := range facts {
-		batch = append(batch, events.Event{Meta: events.Meta{Time: published}, Sequence: events.Sequence(i + 1), Fact: fact})
-	}
-	err := pgx.BeginFunc(t.Context(), s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(t.Context(), `SET LOCAL search_path = streams`); err != nil {
-			return err
-		}
-		return projection.New().Apply(t.Context(), tx, batch)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestRealLXDClientListsAndExportsWhatIsPublished(t *testing.T) {

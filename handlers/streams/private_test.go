@@ -27,8 +27,8 @@ import (
 	projection "github.com/imgsrv/imgsrv/projections/streams"
 )
 
-// assembled is what the handler logs when it makes documents.
-const assembled = "simplestreams documents made"
+// assembled is what the handler logs when it makes documents with private images.
+const assembled = "documents made for readers"
 
 // privateSite has the images deb (public), team-a and team-b (private), each with a version 1, and logs all.
 type privateSite struct {
@@ -40,9 +40,6 @@ func newPrivateSite(t *testing.T) *privateSite {
 	t.Helper()
 	s := &privateSite{remote{site: newSite(t), files: map[string][]byte{}}, t}
 	s.Handler = streams.New(streams.Config{Pool: s.pool, Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})), RetryPause: time.Nanosecond})
-	if _, err := s.pool.Exec(t.Context(), `INSERT INTO streams.position (sequence, stream, updated_at) VALUES (0, 's', now())`); err != nil {
-		t.Fatal(err)
-	}
 	s.publish("deb", "1", events.Public)
 	s.publish("team-a", "1", events.Private)
 	s.publish("team-b", "1", events.Private)
@@ -345,15 +342,15 @@ func TestConcurrentReadersGetTheirOwnDocuments(t *testing.T) {
 func TestIndexAndImagesAreOfOneSet(t *testing.T) {
 	t.Parallel()
 	s := newPrivateSite(t)
-	set, err := projection.ReadTables(t.Context(), s.pool)
+	tables, err := projection.ReadTables(t.Context(), s.pool, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := projection.DocumentsFor(set.Products, set.Aliases, set.Images, func(image string) bool { return image == "team-a" })
+	want, err := projection.NewView(func(image string) bool { return image == "team-a" }).Show(tables, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, document := range map[string][]byte{incus.IndexPath: want.Index, incus.ImagesPath: want.Images} {
+	for path, document := range map[string][]byte{incus.IndexPath: want.Index.Bytes(), incus.ImagesPath: want.Images.Bytes()} {
 		if diff := cmp.Diff(string(document), body(t, s.as(reader("team-a"), "/"+path))); diff != "" {
 			t.Errorf("%s (-what the projection makes +served):\n%s", path, diff)
 		}

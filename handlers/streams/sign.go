@@ -1,21 +1,19 @@
 package streams
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"log/slog"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/incus"
+	"github.com/imgsrv/imgsrv/internal/pieces"
 )
 
 const (
 	mediaTypeText = "text/plain; charset=utf-8"
 
-	// maxSigned bounds the signed states that are kept: two for the public documents, the rest for those of some principals.
+	// maxSigned bounds the signed states that are kept: two for the public documents, the rest for those of some principals and images.
 	maxSigned = 32
 )
 
@@ -52,7 +50,7 @@ func (s *signing) of(plainPath string, c *content) (*content, error) {
 	if out != nil {
 		return out, nil
 	}
-	body := c.body
+	body := c.body.Bytes()
 	var err error
 	if plainPath == incus.IndexPath {
 		if body, err = sjson.Index(body); err != nil {
@@ -62,11 +60,8 @@ func (s *signing) of(plainPath string, c *content) (*content, error) {
 	if body, err = s.signer.Sign(body, c.modified); err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(body)
-	if out, err = newContent(hex.EncodeToString(sum[:]), c.modified, body); err != nil {
-		return nil, err
-	}
-	out.mediaType = mediaTypeText
+	out = newContent(c.modified, pieces.Body{pieces.New(body)})
+	out.mediaType, out.next = mediaTypeText, c.next
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.known == nil || len(s.known) >= maxSigned {
@@ -77,8 +72,8 @@ func (s *signing) of(plainPath string, c *content) (*content, error) {
 }
 
 // serveKey answers with the public key of the signatures.
-func (s *signing) serveKey(w http.ResponseWriter, r *http.Request, log *slog.Logger) {
-	key := s.signer.PublicKey()
-	sum := sha256.Sum256(key)
-	serve(w, r, log, &content{etag: hex.EncodeToString(sum[:]), body: key, mediaType: "application/pgp-keys"})
+func (h *Handler) serveKey(w http.ResponseWriter, r *http.Request) {
+	key := newContent(time.Time{}, pieces.Body{pieces.New(h.signing.signer.PublicKey())})
+	key.mediaType = "application/pgp-keys"
+	h.serve(w, r, key)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/handlers/streams"
 	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
+	"github.com/imgsrv/imgsrv/internal/incus"
 )
 
 func newSignedSite(t *testing.T) site {
@@ -57,27 +58,41 @@ func (s site) checked(t *testing.T, url string) (text, etag string) {
 func TestSignedDocumentsAreThePlainOnesAndLeadToEachOther(t *testing.T) {
 	t.Parallel()
 	s := newSignedSite(t)
-	plainTag := s.put(t, imagesURL, `{"one": "document"}`)
-	s.put(t, indexURL, `{"index":{"images":{"path":"streams/v1/images.json","products":["a"]}}}`)
+	s.publish(t, "deb", "1")
+	want := s.want(t)
+	plainTag := s.do("GET", imagesURL).Header.Get("ETag")
 	text, etag := s.checked(t, "/streams/v1/images.sjson")
-	if text != `{"one": "document"}` || etag == plainTag {
+	if text != strings.TrimRight(want[imagesURL], "\n") || etag == plainTag {
 		t.Errorf("signed text %q as %s", text, etag)
 	}
 	if r := s.do("GET", "/streams/v1/images.sjson", "If-None-Match", etag); r.StatusCode != 304 {
 		t.Errorf("the same again: %d", r.StatusCode)
 	}
-	if text, _ := s.checked(t, "/streams/v1/index.sjson"); text != `{"index":{"images":{"path":"streams/v1/images.sjson","products":["a"]}}}` {
-		t.Errorf("signed index %s", text)
+	text, _ = s.checked(t, "/streams/v1/index.sjson")
+	var index, signedIndex incus.Index
+	for text, into := range map[string]*incus.Index{want[indexURL]: &index, text: &signedIndex} {
+		if err := json.Unmarshal([]byte(text), into); err != nil {
+			t.Fatal(err)
+		}
 	}
-	s.put(t, imagesURL, `{"another": "document"}`)
-	if text, again := s.checked(t, "/streams/v1/images.sjson"); text != `{"another": "document"}` || again == etag {
+	entry := index.Index[incus.ContentID]
+	entry.Path = "streams/v1/images.sjson"
+	index.Index[incus.ContentID] = entry
+	if diff := cmp.Diff(index, signedIndex); diff != "" {
+		t.Errorf("signed index (-want +got):\n%s", diff)
+	}
+	if text, _ := s.checked(t, "/streams/v1/images/deb.sjson"); !strings.Contains(text, "deb:1:") {
+		t.Errorf("the signed document of the image is %s", text)
+	}
+	s.publish(t, "deb", "2")
+	if text, again := s.checked(t, "/streams/v1/images.sjson"); text != strings.TrimRight(s.want(t)[imagesURL], "\n") || again == etag {
 		t.Errorf("after a change: %q as %s", text, again)
 	}
 	// The plain ones are as ever.
-	if r := s.do("GET", imagesURL); body(t, r) != `{"another": "document"}` || r.Header.Get("Content-Type") != "application/json" {
+	if r := s.do("GET", imagesURL); body(t, r) != s.want(t)[imagesURL] || r.Header.Get("Content-Type") != "application/json" {
 		t.Errorf("the plain document is %s", r.Header.Get("Content-Type"))
 	}
-	for url, status := range map[string]int{"/streams/v1/absent.sjson": 404, "/streams/v1/index.json.sjson": 404, "/streams/v1/.sjson": 404} {
+	for url, status := range map[string]int{"/streams/v1/absent.sjson": 404, "/streams/v1/index.json.sjson": 404, "/streams/v1/.sjson": 404, "/streams/v1/images/absent.sjson": 404} {
 		if r := s.do("GET", url); r.StatusCode != status {
 			t.Errorf("%s: %d", url, r.StatusCode)
 		}

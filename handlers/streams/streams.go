@@ -1,10 +1,9 @@
-// Package streams serves the simplestreams documents that Incus and LXD clients read. To everybody it passes on the bytes that the
-// projection of that name has made; for those who may read private images it has the projection make documents with these in
-// them. It knows nothing of how documents are made.
+// Package streams serves the simplestreams documents that Incus and LXD clients read, to everybody those of the public images, to those
+// who may read private ones documents with these in them. It has package projections/streams make them, whenever a request finds
+// that the tables of that name are others, and knows nothing of how they are made.
 package streams
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -21,6 +20,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
 	"github.com/imgsrv/imgsrv/internal/incus"
+	"github.com/imgsrv/imgsrv/internal/pieces"
 )
 
 // Config is what the handler works with.
@@ -37,25 +37,24 @@ type Config struct {
 
 // Handler serves the documents.
 type Handler struct {
-	log       *slog.Logger
-	documents map[string]*document // by path, without the leading slash
-	private   *private
-	signing   signing
+	log     *slog.Logger
+	source  *source
+	private *private
+	pages   pages
+	signing signing
+	coder   *pieces.Coder
 }
 
 // New makes the handler of /streams/v1/; it looks at the whole path of a request.
 //
 // GET and HEAD answer 200 or 304, with the documents as they were when PostgreSQL answered last: those of the principal that
-// access.From finds in the request's context, who may read some private images, or else the public ones. With a Signer they are
-// there also clear-signed, under names that end in .sjson, and its public key under sjson.KeyPath. 404: another path. 405: another
-// method. 503: PostgreSQL has not answered since the start.
+// access.From finds in the request's context, who may read some private images, or else the public ones; and, below images/, a document
+// of one image, in pages. With a Signer they are there also clear-signed, under names that end in .sjson, and its public key under
+// sjson.KeyPath. 400: a page that isn't one. 404: another path, or an image that the principal may not read. 405: another method.
+// 503: PostgreSQL has not answered since the start.
 func New(cfg Config) *Handler {
 	db := &database{pool: cfg.Pool, log: cfg.Log, pause: cmp.Or(cfg.RetryPause, time.Second), timeout: cmp.Or(cfg.QueryTimeout, 2*time.Second)}
-	h := &Handler{log: cfg.Log, documents: map[string]*document{}, private: newPrivate(db), signing: signing{signer: cfg.Signer}}
-	for _, path := range []string{incus.IndexPath, incus.ImagesPath} {
-		h.documents[path] = &document{db: db, path: path}
-	}
-	return h
+	return &Handler{log: cfg.Log, source: newSource(db), private: newPrivate(db), signing: signing{signer: cfg.Signer}, coder: pieces.NewCoder()}
 }
 
 // keepEvery is how old what Keep has read may be, at most.
@@ -67,10 +66,7 @@ func (h *Handler) Keep(ctx context.Context) error {
 	ticker := time.NewTicker(keepEvery)
 	defer ticker.Stop()
 	for {
-		for _, d := range h.documents {
-			_, _ = d.latest(ctx) // what goes wrong is logged there, once
-		}
-		_, _ = h.private.tables(ctx) // as above
+		_, _ = h.source.latest(ctx) // what goes wrong is logged there, once
 		select {
 		case <-ctx.Done():
 			return nil
@@ -84,8 +80,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	asked := strings.TrimPrefix(r.URL.Path, "/")
 	isKey := h.signing.signer != nil && asked == sjson.KeyPath
 	path := h.signing.plain(asked)
-	_, ok := h.documents[path]
-	if !ok && !isKey {
+	image, isImage := incus.ImageOfPath(path)
+	if path != incus.IndexPath && path != incus.ImagesPath && !isImage && !isKey {
 		problem.Write(w, r, h.log, problem.New(events.CodeNotFound, "there is no such simplestreams document: clients begin at /"+incus.IndexPath))
 		return
 	}
@@ -95,10 +91,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if isKey {
-		h.signing.serveKey(w, r, h.log)
+		h.serveKey(w, r)
 		return
 	}
-	c, err := h.latest(r.Context(), path)
+	state, err := h.source.latest(r.Context())
 	if err != nil {
 		if !errors.Is(err, r.Context().Err()) {
 			err = errors.Join(problem.New(problem.CodeUnavailable, "the simplestreams documents can't be read from PostgreSQL yet: try again"), err)
@@ -106,27 +102,34 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, h.log, err)
 		return
 	}
-	if path != asked {
-		if c, err = h.signing.of(path, c); err != nil {
-			problem.Write(w, r, h.log, err)
-			return
-		}
+	var c *content
+	if isImage {
+		c, err = h.pages.of(state, access.From(r.Context()), image, r.URL.Query())
+	} else {
+		c, err = h.document(r.Context(), state, path)
 	}
-	serve(w, r, h.log, c)
+	if err == nil && path != asked {
+		c, err = h.signing.of(path, c)
+	}
+	if err != nil {
+		problem.Write(w, r, h.log, err)
+		return
+	}
+	h.serve(w, r, c)
 }
 
-// latest is the document for the principal of ctx.
-func (h *Handler) latest(ctx context.Context, path string) (*content, error) {
+// document is the one for the principal of ctx.
+func (h *Handler) document(ctx context.Context, of *state, path string) (*content, error) {
 	if who := access.From(ctx); who.MaySomewhere(events.RoleReader) {
-		if c, err := h.private.latest(ctx, who, path); c != nil || err != nil {
+		if c, err := h.private.latest(ctx, who, of, path); c != nil || err != nil {
 			return c, err
 		}
 	}
-	return h.documents[path].latest(ctx)
+	return of.documents[path], nil
 }
 
 // serve answers with the bytes, compressed for a client that takes them so.
-func serve(w http.ResponseWriter, r *http.Request, log *slog.Logger, c *content) {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, c *content) {
 	header := w.Header()
 	header.Set("Content-Type", cmp.Or(c.mediaType, "application/json"))
 	// Clients keep the documents by a clock of their own. Caches on the way must ask each time: who has just published expects
@@ -137,33 +140,55 @@ func serve(w http.ResponseWriter, r *http.Request, log *slog.Logger, c *content)
 		header.Set("Cache-Control", "private, no-cache")
 		header.Add("Vary", "Authorization")
 	}
-	etag, body := c.etag, c.body
-	if c.zipped != nil && acceptsGzip(r.Header.Values("Accept-Encoding")) {
-		// Other bytes, other strong tag (RFC 9110, section 8.8.3.3).
-		etag, body = c.etag+"-gzip", c.zipped
-		header.Set("Content-Encoding", "gzip")
-		header.Set("Content-Length", strconv.Itoa(len(body)))
+	if c.next != "" {
+		header.Set("Link", "<"+c.next+`>; rel="next"`)
+	}
+	etag, body := c.etag, c.body.Reader()
+	if coding, ok := negotiate(r.Header.Values("Accept-Encoding")); ok {
+		packed, err := h.coder.Compress(c.body, coding)
+		if err != nil {
+			problem.Write(w, r, h.log, err)
+			return
+		}
+		if packed.Size() < body.Size() {
+			// Other bytes, other strong tag (RFC 9110, section 8.8.3.3).
+			etag, body = c.etag+"-"+coding.String(), packed
+			header.Set("Content-Encoding", coding.String())
+			header.Set("Content-Length", strconv.FormatInt(body.Size(), 10))
+		}
 	}
 	header.Set("ETag", `"`+etag+`"`)
-	problem.ServeContent(w, r, log, c.modified, bytes.NewReader(body))
+	problem.ServeContent(w, r, h.log, c.modified, body)
 }
 
-// acceptsGzip reads Accept-Encoding (RFC 9110, section 12.5.3). A client that doesn't name gzip doesn't get it, even if it
-// sends "*".
-func acceptsGzip(values []string) bool {
+// negotiate reads Accept-Encoding (RFC 9110, section 12.5.3): of the codings that the client names, the one that it likes best; of those
+// it likes the same, zstd before gzip, which packs less and slower, before none. A client that doesn't name a coding doesn't get it, even if it sends "*".
+func negotiate(values []string) (best pieces.Coding, ok bool) {
+	weights := map[string]float64{}
 	for _, value := range values {
 		for coding := range strings.SplitSeq(value, ",") {
 			name, parameters, _ := strings.Cut(coding, ";")
-			if !strings.EqualFold(strings.TrimSpace(name), "gzip") {
-				continue
-			}
-			q, weighted := strings.CutPrefix(strings.ToLower(strings.ReplaceAll(parameters, " ", "")), "q=")
-			if !weighted {
-				return true
-			}
-			weight, err := strconv.ParseFloat(q, 64)
-			return err == nil && weight > 0
+			weights[strings.ToLower(strings.TrimSpace(name))] = weightOf(parameters)
 		}
 	}
-	return false
+	least := weights["identity"] // which is fine with a client that is silent about it, but nothing that it asks for
+	for _, coding := range []pieces.Coding{pieces.Zstd, pieces.Gzip} {
+		if weight := weights[coding.String()]; weight > 0 && weight >= least && (!ok || weight > weights[best.String()]) {
+			best, ok = coding, true
+		}
+	}
+	return best, ok
+}
+
+// weightOf reads the parameters of a coding: 1 where there is no weight, 0 where it can't be read.
+func weightOf(parameters string) float64 {
+	q, weighted := strings.CutPrefix(strings.ToLower(strings.ReplaceAll(parameters, " ", "")), "q=")
+	if !weighted {
+		return 1
+	}
+	weight, err := strconv.ParseFloat(q, 64)
+	if err != nil || !(weight >= 0 && weight <= 1) {
+		return 0
+	}
+	return weight
 }

@@ -1,15 +1,15 @@
 package streams_test
 
 import (
-	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,8 +18,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/klauspost/compress/zstd"
 
+	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/streams"
+	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/internal/pgtest"
 	"github.com/imgsrv/imgsrv/migrations"
 	projection "github.com/imgsrv/imgsrv/projections/streams"
@@ -36,6 +39,7 @@ type site struct {
 	http.Handler
 	pool *pgxpool.Pool
 	log  *lines
+	last *events.Sequence // of the facts in the tables
 }
 
 // lines keeps what is logged.
@@ -71,24 +75,60 @@ func newSiteWith(t *testing.T, pause time.Duration) site {
 	if err := migrations.Apply(t.Context(), pool, projection.Name, migrations.Streams()); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := pool.Exec(t.Context(), `INSERT INTO streams.position (sequence, stream, updated_at) VALUES (0, 's', now())`); err != nil {
+		t.Fatal(err)
+	}
 	log := &lines{}
-	return site{streams.New(streams.Config{Pool: pool, Log: slog.New(slog.NewTextHandler(log, nil)), RetryPause: pause}), pool, log}
+	return site{streams.New(streams.Config{Pool: pool, Log: slog.New(slog.NewTextHandler(log, nil)), RetryPause: pause}), pool, log, new(events.Sequence)}
 }
 
 var published = time.Date(2026, 11, 24, 12, 0, 0, 123456000, time.UTC)
 
-// put stores a document as the projector does, and returns its strong entity tag.
-func (s site) put(t *testing.T, path, body string) string {
+// project applies facts as the projection's runner does.
+func (s site) project(t *testing.T, facts ...events.Fact) {
 	t.Helper()
-	sum := sha256.Sum256([]byte(body))
-	etag := hex.EncodeToString(sum[:])
-	_, err := s.pool.Exec(t.Context(), `
-INSERT INTO streams.documents (path, body, etag, sequence, updated_at) VALUES ($1, $2, $3, 1, $4)
-ON CONFLICT (path) DO UPDATE SET body = excluded.body, etag = excluded.etag`, strings.TrimPrefix(path, "/"), []byte(body), etag, published)
+	var batch []events.Event
+	for _, fact := range facts {
+		*s.last++
+		batch = append(batch, events.Event{Meta: events.Meta{Time: published}, Sequence: *s.last, Fact: fact})
+	}
+	err := pgx.BeginFunc(t.Context(), s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), `SET LOCAL search_path = streams`); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(t.Context(), `UPDATE position SET sequence = $1`, int64(*s.last)); err != nil {
+			return err
+		}
+		return projection.New().Apply(t.Context(), tx, batch)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return `"` + etag + `"`
+}
+
+// publish makes versions of a public image, each with a virtual machine of other bytes.
+func (s site) publish(t *testing.T, image string, versions ...string) {
+	t.Helper()
+	var facts []events.Fact
+	r := &remote{site: s, files: map[string][]byte{}}
+	for _, version := range versions {
+		facts = append(facts, r.publication(t, image, version, map[events.Variant]string{{Architecture: "amd64", Type: events.VirtualMachine, Flavour: "default"}: image + version}))
+	}
+	s.project(t, facts...)
+}
+
+// want are the documents as the projection makes them of all that is in the tables.
+func (s site) want(t *testing.T) map[string]string {
+	t.Helper()
+	tables, err := projection.ReadTables(t.Context(), s.pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown, err := projection.NewView(func(string) bool { return false }).Show(tables, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]string{indexURL: string(shown.Index.Bytes()), imagesURL: string(shown.Images.Bytes())}
 }
 
 func (s site) do(method, url string, headers ...string) *http.Response {
@@ -113,9 +153,13 @@ func body(t *testing.T, r *http.Response) string {
 func TestDocumentsAreServedWithTheirValidators(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	text := `{"products":"` + strings.Repeat("bookworm ", 200) + `"}`
-	etag := s.put(t, imagesURL, text)
-	zipped := strings.TrimSuffix(etag, `"`) + `-gzip"`
+	s.publish(t, "deb", "1", "2", "3")
+	text := s.want(t)[imagesURL]
+	etag := s.do("GET", imagesURL).Header.Get("ETag")
+	if len(etag) != 66 {
+		t.Fatalf("entity tag %s", etag)
+	}
+	of := func(coding string) string { return strings.TrimSuffix(etag, `"`) + "-" + coding + `"` }
 
 	tests := []struct {
 		name           string
@@ -132,10 +176,17 @@ func TestDocumentsAreServedWithTheirValidators(t *testing.T) {
 		{"another tag", "GET", []string{"If-None-Match", `"x"`}, 200, etag, "", text},
 		{"not modified since", "GET", []string{"If-Modified-Since", "Tue, 24 Nov 2026 12:00:00 GMT"}, 304, etag, "", ""},
 		{"modified since", "GET", []string{"If-Modified-Since", "Tue, 24 Nov 2026 11:59:59 GMT"}, 200, etag, "", text},
-		{"gzip", "GET", []string{"Accept-Encoding", "br, GZIP;q=0.5"}, 200, zipped, "gzip", text},
-		{"gzip, HEAD", "HEAD", []string{"Accept-Encoding", "gzip"}, 200, zipped, "gzip", ""},
-		{"gzip, the tag it has", "GET", []string{"Accept-Encoding", "gzip", "If-None-Match", zipped}, 304, zipped, "", ""},
+		{"gzip", "GET", []string{"Accept-Encoding", "br, GZIP;q=0.5"}, 200, of("gzip"), "gzip", text},
+		{"gzip, HEAD", "HEAD", []string{"Accept-Encoding", "gzip"}, 200, of("gzip"), "gzip", ""},
+		{"gzip, the tag it has", "GET", []string{"Accept-Encoding", "gzip", "If-None-Match", of("gzip")}, 304, of("gzip"), "", ""},
+		{"zstd", "GET", []string{"Accept-Encoding", "zstd"}, 200, of("zstd"), "zstd", text},
+		{"zstd, the tag it has", "GET", []string{"Accept-Encoding", "zstd", "If-None-Match", of("zstd")}, 304, of("zstd"), "", ""},
+		{"zstd, the tag of another form", "GET", []string{"Accept-Encoding", "zstd", "If-None-Match", of("gzip")}, 200, of("zstd"), "zstd", text},
+		{"as browsers ask", "GET", []string{"Accept-Encoding", "gzip, deflate, br, zstd"}, 200, of("zstd"), "zstd", text},
+		{"gzip rather than zstd", "GET", []string{"Accept-Encoding", "zstd;q=0.5, gzip"}, 200, of("gzip"), "gzip", text},
+		{"rather nothing", "GET", []string{"Accept-Encoding", "zstd;q=0.5, gzip;q=0.4, identity"}, 200, etag, "", text},
 		{"no gzip", "GET", []string{"Accept-Encoding", "gzip;q=0, deflate"}, 200, etag, "", text},
+		{"a weight that isn't one", "GET", []string{"Accept-Encoding", "gzip;q=nan, zstd;q=7"}, 200, etag, "", text},
 		{"anything but named gzip", "GET", []string{"Accept-Encoding", "*"}, 200, etag, "", text},
 	}
 	for _, test := range tests {
@@ -143,19 +194,11 @@ func TestDocumentsAreServedWithTheirValidators(t *testing.T) {
 			t.Parallel()
 			r := s.do(test.method, imagesURL, test.headers...)
 			got := body(t, r)
-			if r.Header.Get("Content-Encoding") == "gzip" && got != "" {
-				if length := r.Header.Get("Content-Length"); length == "" || len(got) >= len(text) {
+			if coding := r.Header.Get("Content-Encoding"); coding != "" && got != "" {
+				if length := r.Header.Get("Content-Length"); length != strconv.Itoa(len(got)) || len(got) >= len(text) {
 					t.Errorf("%d bytes of %d, Content-Length %q", len(got), len(text), length)
 				}
-				z, err := gzip.NewReader(strings.NewReader(got))
-				if err != nil {
-					t.Fatal(err)
-				}
-				all, err := io.ReadAll(z)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got = string(all)
+				got = unpack(t, coding, got)
 			}
 			if r.StatusCode != test.status || got != test.body {
 				t.Errorf("%d with %q, want %d with %q", r.StatusCode, got, test.status, test.body)
@@ -179,6 +222,35 @@ func TestDocumentsAreServedWithTheirValidators(t *testing.T) {
 	}
 }
 
+// unpack is what stands in a body, by the decoders of the standard library and of zstd.
+func unpack(t *testing.T, coding, packed string) string {
+	t.Helper()
+	var plain io.Reader
+	switch coding {
+	case "gzip":
+		z, err := gzip.NewReader(strings.NewReader(packed))
+		if err != nil {
+			t.Fatal(err)
+		}
+		z.Multistream(false) // as some clients read
+		plain = z
+	case "zstd":
+		z, err := zstd.NewReader(strings.NewReader(packed))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer z.Close()
+		plain = z
+	default:
+		t.Fatalf("coding %q", coding)
+	}
+	all, err := io.ReadAll(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(all)
+}
+
 func TestOtherPathsAndMethodsAreProblems(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -187,6 +259,8 @@ func TestOtherPathsAndMethodsAreProblems(t *testing.T) {
 		status      int
 	}{
 		{"GET", "/streams/v1/", 404}, {"GET", "/streams/v1/index.json/", 404}, {"GET", "/streams/v1/index.sjson", 404},
+		{"GET", "/streams/v1/images/absent.json", 404}, {"GET", "/streams/v1/images/.json", 404}, {"GET", "/streams/v1/images/", 404},
+		{"GET", "/streams/v1/images/a/b.json", 404}, {"PUT", "/streams/v1/images/a.json", 405},
 		{"POST", indexURL, 405}, {"DELETE", imagesURL, 405},
 	} {
 		r := s.do(test.method, test.url)
@@ -221,28 +295,33 @@ func TestNewDocumentIsSeenByTheNextRequest(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	old := s.do("GET", indexURL).Header.Get("ETag")
-	for _, text := range []string{"one", "two", "one"} {
-		etag := s.put(t, indexURL, text)
-		r := s.do("GET", indexURL, "If-None-Match", old)
-		if got := body(t, r); got != text || r.Header.Get("ETag") != etag {
-			t.Errorf("served %q as %s, want %q as %s", got, r.Header.Get("ETag"), text, etag)
+	for _, version := range []string{"1", "2", "3"} {
+		s.publish(t, "deb", version)
+		for url, want := range s.want(t) {
+			r := s.do("GET", url, "If-None-Match", old)
+			if got := body(t, r); got != want || !strings.Contains(got, "deb:"+version+":") || r.Header.Get("ETag") == old {
+				t.Errorf("served %q as %s, want %q", got, r.Header.Get("ETag"), want)
+			}
 		}
-		old = etag
+		old = s.do("GET", indexURL).Header.Get("ETag")
 	}
 }
 
-func TestUnchangedDocumentIsNotReadAgain(t *testing.T) {
+func TestUnchangedDocumentsAreNotReadAgain(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	s.put(t, imagesURL, "known")
-	if got := body(t, s.do("GET", imagesURL)); got != "known" {
-		t.Fatalf("served %q", got)
-	}
-	// Bytes under the same tag can't differ; if they did, only who reads them again would see it.
-	if _, err := s.pool.Exec(t.Context(), `UPDATE streams.documents SET body = 'read again'`); err != nil {
+	s.publish(t, "deb", "1")
+	known := body(t, s.do("GET", imagesURL))
+	// What changes without a word about it is seen by who reads all again.
+	if _, err := s.pool.Exec(t.Context(), `UPDATE streams.versions SET withdrawn = true`); err != nil {
 		t.Fatal(err)
 	}
-	if got := body(t, s.do("GET", imagesURL)); got != "known" {
+	if got := body(t, s.do("GET", imagesURL)); got != known {
+		t.Errorf("served %q", got)
+	}
+	// After a change only what has changed is read.
+	s.publish(t, "deb", "2")
+	if got := body(t, s.do("GET", imagesURL)); !strings.Contains(got, "deb:1:") || !strings.Contains(got, "deb:2:") {
 		t.Errorf("served %q", got)
 	}
 }
@@ -275,25 +354,35 @@ func block(t *testing.T, s site) (unblock func()) {
 func TestKnownDocumentsAreServedWhilePostgresIsAway(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	s.put(t, imagesURL, "known")
+	s.publish(t, "deb", "1")
 	first := s.do("GET", imagesURL)
+	known := body(t, first)
 	unblock := block(t, s)
 	for range 5 {
 		r := s.do("GET", imagesURL)
-		if got := body(t, r); got != "known" || r.Header.Get("ETag") != first.Header.Get("ETag") {
+		if got := body(t, r); got != known || r.Header.Get("ETag") != first.Header.Get("ETag") {
 			t.Fatalf("%d with %q, want the known document", r.StatusCode, got)
 		}
 	}
 	if n := s.log.count("level=WARN"); n != 1 {
 		t.Errorf("its absence was logged %d times, want once:\n%s", n, s.log.text.String())
 	}
-	// This one has never been read.
-	if r := s.do("GET", indexURL); r.StatusCode != 503 || r.Header.Get("Retry-After") == "" {
-		t.Errorf("unknown document: %d, Retry-After %q, want 503 and when to try again", r.StatusCode, r.Header.Get("Retry-After"))
+	// What was never asked for, made of what is known.
+	for _, url := range []string{indexURL, "/streams/v1/images/deb.json"} {
+		if r := s.do("GET", url); r.StatusCode != 200 || !strings.Contains(body(t, r), "deb:1:") {
+			t.Errorf("%s: %d", url, r.StatusCode)
+		}
+	}
+	// A node that has never read the tables.
+	fresh := site{Handler: streams.New(streams.Config{Pool: s.pool, Log: slog.New(slog.DiscardHandler), RetryPause: time.Nanosecond})}
+	for _, url := range []string{indexURL, "/streams/v1/images/deb.json"} {
+		if r := fresh.do("GET", url); r.StatusCode != 503 || r.Header.Get("Retry-After") == "" {
+			t.Errorf("%s, unknown: %d, Retry-After %q, want 503 and when to try again", url, r.StatusCode, r.Header.Get("Retry-After"))
+		}
 	}
 	unblock()
-	s.put(t, imagesURL, "new")
-	if got := body(t, s.do("GET", imagesURL)); got != "new" {
+	s.publish(t, "deb", "2")
+	if got := body(t, s.do("GET", imagesURL)); !strings.Contains(got, "deb:2:") {
 		t.Errorf("served %q after PostgreSQL came back", got)
 	}
 	if n := s.log.count("level=INFO"); n != 1 {
@@ -304,13 +393,13 @@ func TestKnownDocumentsAreServedWhilePostgresIsAway(t *testing.T) {
 func TestPostgresIsLeftAloneForAPauseAfterItFailed(t *testing.T) {
 	t.Parallel()
 	s := newSiteWith(t, time.Hour)
-	s.put(t, imagesURL, "known")
-	s.do("GET", imagesURL)
+	s.publish(t, "deb", "1")
+	known := body(t, s.do("GET", imagesURL))
 	unblock := block(t, s)
 	s.do("GET", imagesURL) // fails to ask
 	unblock()
-	s.put(t, imagesURL, "new")
-	if got := body(t, s.do("GET", imagesURL)); got != "known" {
+	s.publish(t, "deb", "2")
+	if got := body(t, s.do("GET", imagesURL)); got != known {
 		t.Errorf("PostgreSQL was asked within the pause: served %q", got)
 	}
 }
@@ -327,40 +416,51 @@ func TestRequestThatItsClientEndedIsNoFailureOfPostgres(t *testing.T) {
 	}
 }
 
+// Readers at the time of publications get whole documents, never an older one than they had, and one entity tag for the same bytes.
 func TestConcurrentReadersSeeWholeDocuments(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	texts := map[string]bool{}
-	for i := range 20 {
-		texts[strings.Repeat(string(rune('a'+i)), 5000)] = true
-	}
-	s.put(t, imagesURL, strings.Repeat("a", 5000))
+	s.publish(t, "deb", "0")
 	done := make(chan struct{})
 	var readers sync.WaitGroup
-	for range 4 {
+	var mu sync.Mutex
+	tags := map[string]string{}
+	for i := range 4 {
 		readers.Go(func() {
+			coding, seen := []string{"gzip", "zstd"}[i%2], 0
 			for {
 				select {
 				case <-done:
 					return
 				default:
 				}
-				r := s.do("GET", imagesURL)
-				all, err := io.ReadAll(r.Body)
-				sum := sha256.Sum256(all)
-				if err != nil || !texts[string(all)] || r.Header.Get("ETag") != `"`+hex.EncodeToString(sum[:])+`"` {
-					t.Errorf("%d: %.20q… as %s, %v", r.StatusCode, all, r.Header.Get("ETag"), err)
+				r := s.do("GET", imagesURL, "Accept-Encoding", coding)
+				text := unpack(t, coding, body(t, r))
+				var document incus.Products
+				if err := json.Unmarshal([]byte(text), &document); err != nil || len(document.Products) < seen {
+					t.Errorf("%d products after %d, %v", len(document.Products), seen, err)
 					return
 				}
+				seen = len(document.Products)
+				tag, _, _ := strings.Cut(r.Header.Get("ETag"), "-")
+				mu.Lock()
+				if before, known := tags[tag]; known && before != text {
+					t.Errorf("one tag for two documents: %s", tag)
+				}
+				tags[tag] = text
+				mu.Unlock()
 			}
 		})
 	}
-	for text := range texts {
-		s.put(t, imagesURL, text)
-		if got := s.do("GET", imagesURL); !bytes.Equal([]byte(body(t, got)), []byte(text)) {
+	for i := 1; i <= 20; i++ {
+		s.publish(t, "deb", fmt.Sprint(i))
+		if got := body(t, s.do("GET", imagesURL)); !strings.Contains(got, fmt.Sprintf("deb:%d:", i)) {
 			t.Error("a reader that came after the change got the older document")
 		}
 	}
 	close(done)
 	readers.Wait()
+	if len(tags) < 2 {
+		t.Errorf("readers saw %d documents", len(tags))
+	}
 }

@@ -35,6 +35,20 @@ const (
 	FileDiskKVMDelta  = "disk-kvm.img.vcdiff"
 )
 
+// The document of one image stands in a folder of its own. No index leads there: clients read each document
+// that one names, and would see those images twice.
+const imageFolder, imageSuffix = "streams/v1/images/", ".json"
+
+// ImagePath is where the document of one image is.
+func ImagePath(image string) string { return imageFolder + image + imageSuffix }
+
+// ImageOfPath is the image whose document is at a path; ok is false for another path.
+func ImageOfPath(path string) (image string, ok bool) {
+	image, inFolder := strings.CutPrefix(path, imageFolder)
+	image, ok = strings.CutSuffix(image, imageSuffix)
+	return image, ok && inFolder && image != "" && !strings.Contains(image, "/")
+}
+
 // Index is streams/v1/index.json.
 type Index struct {
 	Index   map[string]IndexEntry `json:"index"`
@@ -149,6 +163,15 @@ func (i Index) Encode() ([]byte, error) { return encode("index", i) }
 
 // Encode gives the document's bytes. Equal documents give equal bytes, since encoding/json sorts the keys of maps.
 func (p Products) Encode() ([]byte, error) { return encode("products", p) }
+
+// Member gives the product's bytes as they stand in a document: `"KEY":{…}`.
+func (p Product) Member(key string) ([]byte, error) {
+	text, err := encode("product", map[string]Product{key: p})
+	if err != nil {
+		return nil, err
+	}
+	return text[len("{") : len(text)-len("}\n")], nil
+}
 
 func encode(what string, document any) ([]byte, error) {
 	var out bytes.Buffer

@@ -4,10 +4,38 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/projections/streams"
 )
 
-// Each publication derives the documents anew; this is what that costs without the database.
+// BenchmarkApply measures what an event costs the projection, one transaction each, with so many versions in its tables.
+func BenchmarkApply(b *testing.B) {
+	for _, n := range []int{1000, 10_000, 100_000} {
+		b.Run(fmt.Sprintf("versions=%d", n), func(b *testing.B) {
+			s := newStream(b)
+			fact := func(i int) events.Fact {
+				return published(fmt.Sprintf("image-%d", i%(n/200)), fmt.Sprintf("%d.0", i), fmt.Sprint(i), events.Public, 60*i)
+			}
+			for from := 0; from < n; from += 1000 {
+				var facts []events.Fact
+				for i := range 1000 {
+					facts = append(facts, fact(from+i))
+				}
+				s.append(facts...)
+			}
+			if _, err := s.pool.Exec(b.Context(), `ANALYZE`); err != nil {
+				b.Fatal(err)
+			}
+			i := n
+			for b.Loop() {
+				s.append(fact(i))
+				i++
+			}
+		})
+	}
+}
+
+// BenchmarkDocuments measures what a node's first request costs it without the database: documents of all that is published.
 func BenchmarkDocuments(b *testing.B) {
 	for _, n := range []int{100, 10_000} {
 		var products []streams.Product

@@ -2,7 +2,6 @@ package streams
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -18,11 +17,9 @@ func (*Projector) Kinds() []string {
 func (*Projector) LastOnly() bool { return false }
 
 // Load implements projections.Bulk. A row's value depends on the one before it, and PostgreSQL decides that, so the statements
-// are those of Apply, sent without waiting for each, and without those that a later one of the batch makes idle. The documents
-// hold everything that is published: they wait for Finish.
+// are those of Apply, sent without waiting for each, and without those that a later one of the batch makes idle.
 func (*Projector) Load(ctx context.Context, tx pgx.Tx, batch []events.Event) error {
-	_, err := change(ctx, tx, condense(batch))
-	return err
+	return change(ctx, tx, condense(batch))
 }
 
 // condense leaves out moves of an alias that have no bearing on the row it ends with: all but the last two to different versions, of
@@ -70,14 +67,5 @@ func condense(batch []events.Event) []events.Event {
 	return out
 }
 
-// Finish implements projections.Bulk: the documents, where there is anything to show or to hide.
-func (*Projector) Finish(ctx context.Context, tx pgx.Tx) error {
-	var published bool
-	if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM images) OR EXISTS (SELECT FROM aliases)`).Scan(&published); err != nil {
-		return fmt.Errorf("look for publications: %w", err)
-	}
-	if !published { // as Apply, which makes none before the first fact that bears on them
-		return nil
-	}
-	return derive(ctx, tx)
-}
+// Finish implements projections.Bulk: all is in the rows.
+func (*Projector) Finish(context.Context, pgx.Tx) error { return nil }

@@ -2,11 +2,7 @@ package streams
 
 import (
 	"cmp"
-	"context"
 	"slices"
-	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/internal/incus"
@@ -30,33 +26,22 @@ const maxListedDeltas = 1
 // delta is one that is listed, with the product that it starts from.
 type delta struct {
 	Delta
-	base Product
-}
-
-// sibling names a variant of an image in one of its versions.
-type sibling struct {
-	image, version string
-	variant        events.Variant
-}
-
-func siblings(listed []Product) map[sibling]Product {
-	found := make(map[sibling]Product, len(listed))
-	for _, p := range listed {
-		found[sibling{p.Image, p.Version, p.Variant}] = p
-	}
-	return found
+	base *listing
 }
 
 // listedDeltas picks, of a product's deltas, those from the newest bases that clients can apply: the base itself is listed, so
 // that what is said of it is no secret and its bytes can be had.
-func listedDeltas(p Product, others map[sibling]Product) []delta {
-	if kind := rootType(p); kind != incus.FileSquashfs && kind != incus.FileDiskKVM {
+func listedDeltas(p *listing, line *Line) []delta {
+	if len(p.Deltas) == 0 {
+		return nil
+	}
+	if kind := rootType(p.Product); kind != incus.FileSquashfs && kind != incus.FileDiskKVM {
 		return nil // clients know no deltas of others
 	}
 	var usable []delta
 	for _, d := range p.Deltas {
-		base, shown := others[sibling{p.Image, d.BaseVersion, p.Variant}]
-		if d.Removed || !shown || rootType(base) != rootType(p) || base.Root.SHA256 != d.BaseSHA256 || p.Root.SHA256 != d.TargetSHA256 ||
+		base := line.sibling(p, d.BaseVersion)
+		if d.Removed || base == nil || rootType(base.Product) != rootType(p.Product) || base.Root.SHA256 != d.BaseSHA256 || p.Root.SHA256 != d.TargetSHA256 ||
 			base.Fingerprint == p.Fingerprint || incus.VersionKey(base.KeyedAt) == incus.VersionKey(p.KeyedAt) {
 			continue
 		}
@@ -69,6 +54,31 @@ func listedDeltas(p Product, others map[sibling]Product) []delta {
 	return usable[:min(len(usable), maxListedDeltas)]
 }
 
+// siblingKey names a variant of an image in one of its versions.
+type siblingKey struct {
+	version string
+	variant events.Variant
+}
+
+// sibling is the same variant in another version, if clients are told of it; else nil.
+func (l *Line) sibling(of *listing, version string) *listing {
+	return l.siblings[siblingKey{version, of.Variant}]
+}
+
+// findSiblings makes what sibling looks in, where there is a delta.
+func (l *Line) findSiblings() {
+	l.siblings = nil
+	if !slices.ContainsFunc(l.products, func(p *listing) bool { return len(p.Deltas) > 0 }) {
+		return
+	}
+	l.siblings = make(map[siblingKey]*listing, len(l.products))
+	for _, p := range l.products {
+		if p.shown() {
+			l.siblings[siblingKey{p.Version, p.Variant}] = p
+		}
+	}
+}
+
 // addDeltas puts deltas into a product that is otherwise ready, each with a version for its base: clients look the base up among
 // the product's own versions, and take its fingerprint from the field that is for squashfs, whatever its root is
 // (lxc/incus shared/simplestreams/products.go, ToAPI). Without a root file such a version makes no image.
@@ -79,7 +89,7 @@ func addDeltas(product incus.Product, p Product, deltas []delta) {
 		it.FileType, it.DeltaBase = rootType(p)+".vcdiff", base
 		product.Versions[incus.VersionKey(p.KeyedAt)].Items[it.FileType] = it
 
-		meta := item(d.base, d.base.Metadata)
+		meta := item(d.base.Product, d.base.Metadata)
 		meta.CombinedSquashfsSHA256 = d.base.Fingerprint
 		forLXD := meta
 		meta.FileType, forLXD.FileType = incus.FileIncusMetadata, incus.FileLXDMetadata
@@ -102,35 +112,4 @@ func (c *changes) keepDelta(d events.Derived, changed Change) {
 	}
 	c.Queue(upsertDelta, d.Image, d.Version, d.Variant, d.Format, d.Digest.Hex(), d.Size, d.From.Digest.Hex(), d.BaseVersion, d.BaseDigest.Hex(),
 		d.State != events.DerivedIsMade, int64(changed.Sequence), changed.At)
-}
-
-const selectDeltas = `
-SELECT image, version, variant, format, sha256, size_bytes, target_sha256, base_version, base_sha256, removed, changed_sequence, changed_at
-FROM deltas
-ORDER BY image, version, variant, format`
-
-// loadDeltas gives each product its deltas.
-func loadDeltas(ctx context.Context, tx pgx.Tx, products []Product) error {
-	rows, err := tx.Query(ctx, selectDeltas)
-	if err != nil {
-		return err
-	}
-	type place struct{ image, version, variant string }
-	found := map[place][]Delta{}
-	var at place
-	var d Delta
-	var changedAt time.Time
-	_, err = pgx.ForEachRow(rows, []any{&at.image, &at.version, &at.variant, &d.File.Format, &d.File.SHA256, &d.File.SizeBytes, &d.TargetSHA256,
-		&d.BaseVersion, &d.BaseSHA256, &d.Removed, &d.Changed.Sequence, &changedAt}, func() error {
-		d.Changed.At = changedAt
-		found[at] = append(found[at], d)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for i, p := range products {
-		products[i].Deltas = found[place{p.Image, p.Version, p.Variant.Name()}]
-	}
-	return nil
 }

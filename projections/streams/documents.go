@@ -2,8 +2,6 @@ package streams
 
 import (
 	"cmp"
-	"fmt"
-	"slices"
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -78,88 +76,11 @@ func Documents(products []Product, aliases []Alias, images []Image) (Set, error)
 // DocumentsFor is Documents for somebody who may read also the private images that mayRead says; it isn't asked about public
 // ones. Their products are listed as if they were public: what is said of fingerprints and names holds over all of them together.
 func DocumentsFor(products []Product, aliases []Alias, images []Image, mayRead func(image string) bool) (Set, error) {
-	readable := map[string]Image{}
-	var set Set
-	for _, image := range images {
-		set.note(image.Changed)
-		if image.Visibility == events.Public || mayRead(image.Name) {
-			readable[image.Name] = image
-		}
-	}
-	for _, alias := range aliases {
-		if _, ok := readable[alias.Image]; ok {
-			set.note(alias.Changed)
-		}
-	}
-	listed := list(products, readable)
-	for _, p := range listed {
-		set.note(p.Published)
-		set.note(p.Changed)
-		for _, d := range p.Deltas {
-			set.note(d.Changed)
-		}
-	}
-	listed = slices.DeleteFunc(listed, func(p Product) bool { return p.Withdrawn })
-
-	document := incus.NewProducts(set.Changed.At)
-	if set.Changed.Sequence == 0 {
-		document.Updated = ""
-	}
-	owners, names := assign(listed, products, aliases)
-	others := siblings(listed)
-	for i, p := range listed {
-		if owners[i] != i {
-			continue
-		}
-		product, err := describe(p, readable[p.Image], names[i])
-		if err != nil {
-			return Set{}, fmt.Errorf("list %s of %s %s: %w", p.Variant.Name(), p.Image, p.Version, err)
-		}
-		addDeltas(product, p, listedDeltas(p, others))
-		document.Products[productKey(p)] = product
-	}
-	var err error
-	if set.Images, err = document.Encode(); err != nil {
+	shown, err := NewView(mayRead).Show(NewTables(products, aliases, images), nil)
+	if err != nil {
 		return Set{}, err
 	}
-	if set.Index, err = document.Index(incus.ImagesPath).Encode(); err != nil {
-		return Set{}, err
-	}
-	return set, nil
-}
-
-func (s *Set) note(c Change) {
-	if c.Sequence > s.Changed.Sequence {
-		s.Changed = c
-	}
-}
-
-// list picks the products that clients could use, withdrawn ones too, in the order in which they were published.
-func list(products []Product, readable map[string]Image) []Product {
-	var listed []Product
-	for _, p := range products {
-		_, shown := readable[p.Image]
-		architecture, known := incus.Canonical(p.Variant.Architecture)
-		if !shown || !known || p.Fingerprint == "" || p.Metadata.Format == "" || rootType(p) == "" && !isUnified(p) {
-			continue
-		}
-		listed = append(listed, p)
-		listed[len(listed)-1].Variant.Architecture = architecture
-	}
-	slices.SortFunc(listed, func(a, b Product) int {
-		return cmp.Or(cmp.Compare(a.Published.Sequence, b.Published.Sequence), byFlavour(a, b), cmp.Compare(productKey(a), productKey(b)))
-	})
-	return listed
-}
-
-func byFlavour(a, b Product) int {
-	rank := func(p Product) int {
-		if p.Variant.Flavour == events.DefaultFlavour {
-			return 0
-		}
-		return 1
-	}
-	return cmp.Compare(rank(a), rank(b))
+	return Set{Index: shown.Index.Bytes(), Images: shown.Images.Bytes(), Changed: shown.Changed}, nil
 }
 
 // isUnified says whether the product is one tarball with metadata and root.

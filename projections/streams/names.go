@@ -10,7 +10,8 @@ import (
 // claim is a name that a product asks for.
 type claim struct {
 	name    string
-	product int // index of the product that is listed for it
+	product *listing
+	place   int // of the product in the order of publication
 	rank    int
 }
 
@@ -29,77 +30,72 @@ type slot struct {
 	variantType        events.VariantType
 }
 
-// assign gives, for each listed product, the one that it is listed as (owners: itself, or an earlier one of the same
-// fingerprint), and for each of those the names it is listed under.
+// assign gives the names that an image's products claim, by the fingerprint of the product that is listed under them: each is
+// listed as its owner, which is itself or another product of the same fingerprint, maybe of another image. Only products of one
+// image claim the same names, since all of them begin with the image's.
 //
 // Clients also make NAME/ARCHITECTURE of each name. Who claims a name that is taken, itself or so extended, doesn't get it:
 // else chance would decide where it leads. The rules of package events keep most such pairs from arising.
-func assign(listed, all []Product, aliases []Alias) (owners []int, names [][]string) {
-	owners, names = make([]int, len(listed)), make([][]string, len(listed))
-	first := map[string]int{} // by fingerprint
-	for i, p := range listed {
-		if _, known := first[p.Fingerprint]; !known {
-			first[p.Fingerprint] = i
-		}
-		owners[i] = first[p.Fingerprint]
-	}
-
-	taken := map[slot]int{}
-	for _, c := range claims(listed, all, aliases) {
-		owner := owners[c.product]
-		variant := listed[owner].Variant
+func assign(line *Line, owner func(fingerprint string) *listing) map[string][]string {
+	names := make(map[string][]string, len(line.products))
+	taken := make(map[slot]string, 2*len(line.products)) // by fingerprint
+	for _, c := range claims(line) {
+		fingerprint := c.product.Fingerprint
+		variant := owner(fingerprint).Variant
 		short := slot{c.name, variant.Architecture, variant.Type}
 		long := slot{c.name + "/" + variant.Architecture, variant.Architecture, variant.Type}
-		if isOthers(taken, short, owner) || isOthers(taken, long, owner) {
+		if isOthers(taken, short, fingerprint) || isOthers(taken, long, fingerprint) {
 			continue
 		}
-		taken[short], taken[long] = owner, owner
-		names[owner] = append(names[owner], c.name)
+		taken[short], taken[long] = fingerprint, fingerprint
+		names[fingerprint] = append(names[fingerprint], c.name)
 	}
-	return owners, names
+	return names
 }
 
-func isOthers(taken map[slot]int, s slot, owner int) bool {
+func isOthers(taken map[slot]string, s slot, fingerprint string) bool {
 	holder, is := taken[s]
-	return is && holder != owner
+	return is && holder != fingerprint
 }
 
-// claims lists what the products ask for, those first that go before others.
-func claims(listed, all []Product, aliases []Alias) []claim {
-	type version struct{ image, name string }
-	versions := map[version]bool{}
-	for _, p := range all {
-		versions[version{p.Image, p.Version}] = true
+// claims lists what an image's products ask for, those first that go before others.
+func claims(line *Line) []claim {
+	versions := make(map[string]bool, len(line.products)) // also of products that aren't shown
+	for _, p := range line.products {
+		versions[p.Version] = true
 	}
-	pointing := map[version][]string{} // aliases by the version they name
-	for _, a := range aliases {
+	pointing := map[string][]string{} // aliases by the version they name
+	for _, a := range line.aliases {
 		// An alias with the name of a version would lead elsewhere than that version does.
-		if a.Version != "" && !versions[version{a.Image, a.Alias}] {
-			pointing[version{a.Image, a.Version}] = append(pointing[version{a.Image, a.Version}], a.Alias)
+		if a.Version != "" && !versions[a.Alias] {
+			pointing[a.Version] = append(pointing[a.Version], a.Alias)
 		}
 	}
 
-	var claims []claim
-	for i, p := range listed {
+	claims := make([]claim, 0, len(line.products))
+	for i, p := range line.products {
+		if !p.shown() {
+			continue
+		}
 		suffix := ""
 		if p.Variant.Flavour != events.DefaultFlavour {
 			suffix = "/" + p.Variant.Flavour
 		}
-		claims = append(claims, claim{p.Image + "/" + p.Version + suffix, i, rankVersion})
-		for _, alias := range pointing[version{p.Image, p.Version}] {
-			claims = append(claims, claim{p.Image + "/" + alias + suffix, i, rankAlias})
+		claims = append(claims, claim{p.Image + "/" + p.Version + suffix, p, i, rankVersion})
+		for _, alias := range pointing[p.Version] {
+			claims = append(claims, claim{p.Image + "/" + alias + suffix, p, i, rankAlias})
 			if alias == latest {
 				rank := rankBare
 				if suffix != "" {
 					rank = rankFlavour
 				}
-				claims = append(claims, claim{p.Image + suffix, i, rank})
+				claims = append(claims, claim{p.Image + suffix, p, i, rank})
 			}
 		}
 	}
 	slices.SortFunc(claims, func(a, b claim) int {
 		// The order of products puts the default flavour of a version before its others.
-		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.product, b.product), cmp.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.place, b.place), cmp.Compare(a.name, b.name))
 	})
 	return claims
 }

@@ -1,10 +1,10 @@
-// Package streams derives the simplestreams documents of Incus and LXD from events, and keeps them as ready bytes. It knows
-// nothing of HTTP; the rules of the clients are those of internal/incus/clientrules.
+// Package streams derives from events what the simplestreams documents of Incus and LXD say: a [Projector] keeps it in tables, and a
+// [View] makes the documents of them, anew only where something has changed. It knows nothing of HTTP; the rules of the clients
+// are those of internal/incus/clientrules.
 package streams
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 
@@ -29,21 +29,15 @@ func (*Projector) Name() string { return Name }
 // Migrations make its tables.
 func (*Projector) Migrations() fs.FS { return migrations.Streams() }
 
-// Apply changes the tables in the order of the events, and derives the documents again, once, if one of the events bears on
-// them. Both happen in tx, so that a document never shows another state than the tables.
+// Apply changes the tables in the order of the events. What it costs doesn't depend on how much is published.
 func (*Projector) Apply(ctx context.Context, tx pgx.Tx, batch []events.Event) error {
-	changed, err := change(ctx, tx, batch)
-	if err != nil || !changed {
-		return err
-	}
-	return derive(ctx, tx)
+	return change(ctx, tx, batch)
 }
 
 // touch tells readers that keep what they made of the tables (see [ReadRevision]) that these are others now.
 const touch = `UPDATE position SET revision = txid_current()`
 
-// change applies the events to the tables but not to the documents; false when none bears on them.
-func change(ctx context.Context, tx pgx.Tx, batch []events.Event) (bool, error) {
+func change(ctx context.Context, tx pgx.Tx, batch []events.Event) error {
 	changes := changes{shown: map[string]shown{}}
 	for _, e := range batch {
 		changed := Change{Sequence: e.Sequence, At: e.Time}
@@ -70,13 +64,13 @@ func change(ctx context.Context, tx pgx.Tx, batch []events.Event) (bool, error) 
 	}
 	changes.queueProducts()
 	if changes.Len() == 0 {
-		return false, nil
+		return nil
 	}
 	changes.Queue(touch)
 	if err := tx.SendBatch(ctx, &changes.Batch).Close(); err != nil {
-		return false, fmt.Errorf("apply publications to the simplestreams tables: %w", err)
+		return fmt.Errorf("apply publications to the simplestreams tables: %w", err)
 	}
-	return true, nil
+	return nil
 }
 
 // changes are the statements of a batch. Those of one table go in the order of the events.
@@ -223,19 +217,4 @@ WHERE old.version <> excluded.version`
 
 func (c *changes) moveAlias(a events.Alias, changed Change) {
 	c.Queue(upsertAlias, a.Image, a.Alias, a.Version, int64(changed.Sequence), changed.At)
-}
-
-// derive makes the documents of what the tables hold.
-func derive(ctx context.Context, tx pgx.Tx) error {
-	products, errProducts := loadProducts(ctx, tx)
-	aliases, errAliases := loadAliases(ctx, tx)
-	images, errImages := loadImages(ctx, tx)
-	if err := errors.Join(errProducts, errAliases, errImages); err != nil {
-		return fmt.Errorf("read the simplestreams tables: %w", err)
-	}
-	set, err := Documents(products, aliases, images)
-	if err != nil {
-		return fmt.Errorf("derive the simplestreams documents: %w", err)
-	}
-	return store(ctx, tx, set)
 }

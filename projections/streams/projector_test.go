@@ -12,7 +12,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/internal/incus/clientrules"
 	"github.com/imgsrv/imgsrv/internal/pgtest"
 	"github.com/imgsrv/imgsrv/migrations"
@@ -58,16 +57,24 @@ func (db database) apply(ctx context.Context, batch ...events.Event) error {
 	})
 }
 
-// stored reads the documents back.
+// stored makes the documents of what is in the tables.
 func (db database) stored(t testing.TB) streams.Set {
 	t.Helper()
-	var set streams.Set
-	for path, body := range map[string]*[]byte{incus.IndexPath: &set.Index, incus.ImagesPath: &set.Images} {
-		query := `SELECT body, sequence, updated_at FROM ` + pgx.Identifier{db.schema, "documents"}.Sanitize() + ` WHERE path = $1`
-		if err := db.pool.QueryRow(t.Context(), query, path).Scan(body, &set.Changed.Sequence, &set.Changed.At); err != nil {
-			t.Fatalf("read %s: %v", path, err)
-		}
+	tables, err := streams.ReadTables(t.Context(), db.pool, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return shownTo(t, tables, func(string) bool { return false })
+}
+
+// shownTo makes the documents of those who may read some private images.
+func shownTo(t testing.TB, tables *streams.Tables, mayRead func(image string) bool) streams.Set {
+	t.Helper()
+	shown, err := streams.NewView(mayRead).Show(tables, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := streams.Set{Index: shown.Index.Bytes(), Images: shown.Images.Bytes(), Changed: shown.Changed}
 	set.Changed.At = set.Changed.At.UTC()
 	return set
 }
@@ -75,7 +82,7 @@ func (db database) stored(t testing.TB) streams.Set {
 // dump is every row of the tables that are derived from events alone.
 func (db database) dump(ctx context.Context) (string, error) {
 	text := ""
-	for _, table := range []string{"images", "versions", "products", "aliases", "deltas", "documents"} {
+	for _, table := range []string{"images", "versions", "products", "aliases", "deltas"} {
 		query := fmt.Sprintf(`SELECT coalesce(string_agg(line, E'\n' ORDER BY line), '') FROM (SELECT row_to_json(r)::text AS line FROM %s AS r) AS lines`,
 			pgx.Identifier{db.schema, table}.Sanitize())
 		var rows string
@@ -333,7 +340,7 @@ func TestFailedBatchLeavesNothingBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "images\n\nversions\n\nproducts\n\naliases\n\ndeltas\n\ndocuments\n\n"; got != want {
+	if want := "images\n\nversions\n\nproducts\n\naliases\n\ndeltas\n\n"; got != want {
 		t.Errorf("rows are left:\n%s", got)
 	}
 }
@@ -353,7 +360,7 @@ func TestAnyBatchesGiveTheSameRows(t *testing.T) {
 		h := randomHistory(t, rt)
 		for _, db := range []database{live, rebuilt} {
 			tables := ""
-			for _, table := range []string{"images", "versions", "products", "aliases", "deltas", "documents"} {
+			for _, table := range []string{"images", "versions", "products", "aliases", "deltas"} {
 				tables += "DELETE FROM " + pgx.Identifier{db.schema, table}.Sanitize() + ";"
 			}
 			if _, err := db.pool.Exec(ctx, tables); err != nil {

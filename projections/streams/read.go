@@ -7,49 +7,52 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/imgsrv/imgsrv/events"
 )
 
 // Revision names a state of the live tables; equal ones are the same rows. It says nothing of which is newer.
 type Revision struct {
 	table  uint32 // object that holds the position: another one after a rebuild
+	file   uint32 // where the versions are: another one after the tables were emptied
 	stream string
 	change int64 // transaction that changed a row last
 }
 
-// Tables is all that documents are made of, at one moment.
-type Tables struct {
-	Revision Revision
-	Products []Product
-	Aliases  []Alias
-	Images   []Image
+// grewFrom says whether the rows of r are those of an earlier revision and what later facts have changed.
+func (r Revision) grewFrom(earlier Revision) bool {
+	return r.table == earlier.table && r.file == earlier.file && r.stream == earlier.stream
 }
 
 type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-const selectRevision = `SELECT tableoid, coalesce(stream, ''), revision FROM ` + Name + `.position`
+const selectRevision = `
+SELECT tableoid, coalesce(pg_relation_filenode('` + Name + `.versions'), 0), coalesce(stream, ''), revision, sequence
+FROM ` + Name + `.position`
 
 // ReadRevision asks which state the live tables are in. It costs the database as good as nothing.
 func ReadRevision(ctx context.Context, pool *pgxpool.Pool) (Revision, error) {
-	return readRevision(ctx, pool)
+	revision, _, err := readRevision(ctx, pool)
+	return revision, err
 }
 
-func readRevision(ctx context.Context, q querier) (Revision, error) {
-	var r Revision
-	err := q.QueryRow(ctx, selectRevision).Scan(&r.table, &r.stream, &r.change)
+func readRevision(ctx context.Context, q querier) (r Revision, position events.Sequence, err error) {
+	err = q.QueryRow(ctx, selectRevision).Scan(&r.table, &r.file, &r.stream, &r.change, &position)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) { // no row: no runner has been here yet
-		return r, fmt.Errorf("read the revision of the simplestreams tables: %w", err)
+		return r, 0, fmt.Errorf("read the revision of the simplestreams tables: %w", err)
 	}
-	return r, nil
+	return r, position, nil
 }
 
-// ReadTables reads the live tables, private images included.
-func ReadTables(ctx context.Context, pool *pgxpool.Pool) (Tables, error) {
+// ReadTables reads the live tables, private images included. Where earlier ones are given, it reads what later facts have changed,
+// and takes the rest from them.
+func ReadTables(ctx context.Context, pool *pgxpool.Pool, earlier *Tables) (*Tables, error) {
 	for {
-		tables, whole, err := readTables(ctx, pool)
+		tables, whole, err := readTables(ctx, pool, earlier)
 		if err != nil {
-			return Tables{}, fmt.Errorf("read the simplestreams tables: %w", err)
+			return nil, fmt.Errorf("read the simplestreams tables: %w", err)
 		}
 		if whole {
 			return tables, nil
@@ -57,25 +60,30 @@ func ReadTables(ctx context.Context, pool *pgxpool.Pool) (Tables, error) {
 	}
 }
 
-// readTables reads in one snapshot. It isn't whole if a rebuild put other tables in place meanwhile: the snapshot doesn't show
-// their rows, but names already lead to them.
-func readTables(ctx context.Context, pool *pgxpool.Pool) (tables Tables, whole bool, err error) {
+// readTables reads in one snapshot. It isn't whole if a rebuild put other tables in place meanwhile, or the tables were emptied:
+// the snapshot doesn't show their rows, but names already lead to them.
+func readTables(ctx context.Context, pool *pgxpool.Pool, earlier *Tables) (tables *Tables, whole bool, err error) {
 	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, pool, options, func(tx pgx.Tx) error {
-		var err error
-		if tables.Revision, err = readRevision(ctx, tx); err != nil {
+		revision, position, err := readRevision(ctx, tx)
+		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `SET LOCAL search_path = `+Name); err != nil {
+		base := earlier
+		if base == nil || !revision.grewFrom(base.Revision) || position < base.position {
+			base = &Tables{}
+		}
+		changed, err := loadRows(ctx, tx, base.position)
+		if err != nil {
 			return err
 		}
-		var errs [4]error
-		tables.Products, errs[0] = loadProducts(ctx, tx)
-		tables.Aliases, errs[1] = loadAliases(ctx, tx)
-		tables.Images, errs[2] = loadImages(ctx, tx)
-		after, err := readRevision(ctx, tx)
-		errs[3], whole = err, after == tables.Revision
-		return errors.Join(errs[:]...)
+		after, _, err := readRevision(ctx, tx)
+		if err != nil {
+			return err
+		}
+		tables, whole = base.with(changed), after == revision
+		tables.Revision, tables.position = revision, position
+		return nil
 	})
 	return tables, whole, err
 }
