@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -222,8 +223,8 @@ func TestABackupInABucketIsRestored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, f.data) {
+	got, err := io.ReadAll(resp.Body)
+	if err = errors.Join(err, resp.Body.Close()); err != nil || !bytes.Equal(got, f.data) {
 		t.Errorf("download: %d bytes, %v", len(got), err)
 	}
 	wantClean(t, node.HTTPURL, target)

@@ -49,6 +49,7 @@ type grammar struct {
 	Events      EventsCmd      `cmd:"" help:"Follow what happens, look at an event, move a history between servers."`
 	History     HistoryCmd     `cmd:"" help:"Tell what happened to an image, or to one version."`
 	Projections ProjectionsCmd `cmd:"" help:"For operators: status of the projections, rebuild, verify, replay, skip."`
+	GC          GCCmd          `cmd:"" name:"gc" help:"For operators: remove what nothing needs any more: blobs that no version names, abandoned uploads."`
 	Fsck        FsckCmd        `cmd:"" help:"For operators: read all files in the storage again, and find those that the disk has changed or lost."`
 	Operations  OperationsCmd  `cmd:"" help:"For operators: list, follow and cancel what the server does at length."`
 	Principals  PrincipalsCmd  `cmd:"" help:"For admins: who may do what: people and services, and their roles."`

@@ -21,7 +21,7 @@ import (
 var metricName = regexp.MustCompile(`\b(imgsrv_[a-z0-9_]+|http_server_[a-z0-9_]+|process_[a-z0-9_]+|go_[a-z0-9_]+)`)
 
 // ofOthers are measured by parts that a plain node doesn't have at work.
-var ofOthers = []string{"imgsrv_blobs_damaged", "imgsrv_scrub_bytes_total", "imgsrv_scrub_last_pass_timestamp_seconds", "imgsrv_backup_last_success_timestamp_seconds"}
+var ofOthers = []string{"imgsrv_blobs_damaged", "imgsrv_scrub_bytes_total", "imgsrv_scrub_last_pass_seconds", "imgsrv_backup_last_success_timestamp_seconds"}
 
 // metricsIn are the metrics that a file of docs/monitoring names.
 func metricsIn(t *testing.T, file string) map[string]bool {
@@ -92,7 +92,7 @@ func allMetrics(t *testing.T, url string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // only read
 	text, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("metrics: %d, %v", resp.StatusCode, err)

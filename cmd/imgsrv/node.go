@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,13 +51,16 @@ type Node struct {
 	Token      string
 	Took       time.Duration // from the call to ready
 
-	log     *slog.Logger
-	failed  chan error
-	router  chi.Router
-	closers []closer      // in start order; stopped in reverse
-	certs   *certs.Keeper // of the HTTPS listener; nil without one
-	stop    sync.Once
-	stopErr error
+	log      *slog.Logger
+	failed   chan error
+	router   chi.Router
+	closers  []closer      // in start order; stopped in reverse
+	certs    *certs.Keeper // of the HTTPS listener; nil without one
+	servers  []*listening  // in start order
+	drain    sync.Once
+	patience time.Duration // that requests have to finish at the stop
+	stop     sync.Once
+	stopErr  error
 }
 
 type closer struct {
@@ -73,6 +77,7 @@ type testHooks struct {
 	certInterval      time.Duration // 0: certs.Interval
 	mirrorTick        time.Duration // between looks for mirrors that are due; 0: as always
 	mirrorPause       time.Duration // before a mirror makes a request again; 0: as always
+	noGrace           bool          // garbage is collected at once
 	scrubRepairEvery  time.Duration // between questions for damaged blobs; 0: as always; negative: none by itself
 }
 
@@ -94,6 +99,7 @@ func startNode(ctx context.Context, flags ServerFlags, log *slog.Logger, hooks t
 
 func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) error {
 	dataDir := flags.DataDir
+	n.patience = cmp.Or(flags.StopTimeout, stopPatience)
 	began := time.Now()
 	if err := flags.check(ctx); err != nil {
 		return err
@@ -166,6 +172,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	n.background("directory of principals and tokens", directory.Run)
 	guard := directory.Guard(trust.verifier.Authenticate)
 	subscribers := n.startSubscribers(events, server)
+	files := n.startKnown(events)
 
 	pool, err := n.connectPostgres(ctx, flags, dataDir)
 	if err != nil {
@@ -236,6 +243,10 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
+	collector, err := n.startGarbage(flags.garbageFlags, events, blobs, tele, hooks)
+	if err != nil {
+		return err
+	}
 	works := operations.NewRunner(n.log, time.Now)
 	n.onStop("operations", func() error { works.Close(); return nil })
 	tables := catalog.New(pool)
@@ -243,16 +254,17 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	router, err := api.New(api.Config{
-		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Tracer: tele.Tracer("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: tables, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
+		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Tracer: tele.Tracer("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: tables, Known: files, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,
 		CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], Operators: operators, PingPostgres: pool.Ping,
-		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Backups: n.backups(flags, dataDir, events, blobs, hooks), Scrub: scrubber,
+		MaxUploadBytes: flags.MaxUploadBytes, Version: version(), Load: limited.load, Requests: limited.requests, Intake: limited.intake, Deltas: deltas, Operations: works, Backups: n.backups(flags, dataDir, events, blobs, hooks), Scrub: scrubber, Garbage: collector,
 	})
 	if err != nil {
 		return err
 	}
 	router.Mount(tus.BasePath, uploads)
 	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log, Signer: keys.streams})
+	n.background("simplestreams documents kept in memory", simplestreams.Keep)
 	router.Mount("/streams/v1/", api.Authenticate(guard, n.log)(api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams)))
 
 	n.router = router
@@ -272,6 +284,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 	if err := f.natsFlags.check(f.NATSURL); err != nil {
 		return err
 	}
+	if f.StopTimeout < 0 {
+		return errors.New("--stop-timeout is a duration from 0")
+	}
 	if f.MaxUploadBytes < 0 {
 		return errors.New("--max-upload-bytes is a number of bytes from 0")
 	}
@@ -288,6 +303,9 @@ func (f ServerFlags) check(ctx context.Context) error {
 		return errors.New("--step-timeout is a time from one second, such as 2h")
 	}
 	if err := f.DeriveFlags.check(); err != nil {
+		return err
+	}
+	if err := f.garbageFlags.check(); err != nil {
 		return err
 	}
 	if _, err := f.ScrubRate.bytes(); err != nil {
@@ -317,25 +335,18 @@ func (n *Node) connectPostgres(ctx context.Context, flags ServerFlags, dataDir s
 	address := flags.PostgresURL
 	n.PostgresAt = "PostgreSQL of --postgres-url"
 	if address == "" {
-		managed, err := postgres.StartManaged(ctx, postgres.ManagedConfig{DataDir: dataDir, Log: n.log})
+		kept, err := postgres.Keep(ctx, postgres.ManagedConfig{DataDir: dataDir, Log: n.log})
 		if err != nil {
 			return nil, err
 		}
 		n.onStop("PostgreSQL", func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
 			defer cancel()
-			return managed.Stop(ctx)
+			return kept.Stop(ctx)
 		})
-		address = managed.URL()
-		n.background("private PostgreSQL", func(ctx context.Context) error {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-managed.Done():
-				return errors.New("its server ended; see " + filepath.Join(dataDir, "postgres.log") + ", and start imgsrv again")
-			}
-		})
-		n.PostgresAt = managed.DataDir() + "  (private PostgreSQL)"
+		address = kept.URL()
+		n.background("private PostgreSQL", kept.Run)
+		n.PostgresAt = kept.DataDir() + "  (private PostgreSQL)"
 	}
 	pool, err := postgres.Open(ctx, address)
 	if err != nil {

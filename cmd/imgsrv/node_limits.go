@@ -18,6 +18,7 @@ type LimitFlags struct {
 	RateLimit          float64       `help:"Requests a second that one principal, or one address without a token, may make of this node in the long run; 0: no limit." default:"200" placeholder:"N"`
 	RateBurst          int           `help:"Requests that it may make at once; 0: those of one second." default:"2000" placeholder:"N"`
 	RateExempt         []string      `help:"Addresses and CIDR prefixes from which nobody without a token and no admin is limited in requests; empty for none. Name a proxy's address here, and limit there." default:"127.0.0.0/8,::1" placeholder:"PREFIX"`
+	MaxRequests        int           `help:"Requests that this node serves at once, of all clients; what is more is told to come back. 0: as many as there are open files for, 4096 at most; -1: no limit." default:"0" placeholder:"N"`
 	MaxParallelUploads int           `help:"Requests with bytes of files that one principal may have under way at once on this node; 0: no limit." default:"64" placeholder:"N"`
 	MaxOpenSessions    int           `help:"Upload sessions that one principal may have open; 0: no limit." default:"1000" placeholder:"N"`
 	MaxBytesPerDay     int64         `help:"Bytes that one principal's upload sessions may declare in 24 hours; 0: no limit." default:"0" placeholder:"BYTES"`
@@ -41,6 +42,9 @@ func (f LimitFlags) check() error {
 			return errors.New(flag + " is a number from 0")
 		}
 	}
+	if f.MaxRequests < -1 {
+		return errors.New("--max-requests is a number from 1, 0 for the default rule, or -1 for no limit")
+	}
 	if f.StorageReserve < limits.AutoReserve {
 		return errors.New("--storage-reserve is a number of bytes from 0, or -1 for the default rule")
 	}
@@ -52,6 +56,7 @@ func (f LimitFlags) check() error {
 
 // limited are the limits of a running node.
 type limited struct {
+	load     *limits.Load
 	requests *limits.Requests
 	uploads  *limits.Uploads
 	intake   *limits.Intake
@@ -66,6 +71,15 @@ func (n *Node) startLimits(ctx context.Context, f LimitFlags, log *jetstream.Log
 	if err != nil {
 		return limited{}, err
 	}
+	most := f.MaxRequests
+	if most == 0 {
+		most = limits.RequestsRule()
+	}
+	free := []string{"/healthz", "/readyz"}
+	load, err := limits.NewLoad(most, free, refusals, tele.Meter("github.com/imgsrv/imgsrv/handlers/limits"), n.log)
+	if err != nil {
+		return limited{}, err
+	}
 	intake := limits.NewIntake(limits.IntakeConfig{Events: log, Store: store, MaxSessions: f.MaxOpenSessions, MaxPerDay: f.MaxBytesPerDay,
 		Reserve: f.StorageReserve, Refusals: refusals, Log: n.log})
 	if err := intake.Load(ctx); err != nil {
@@ -73,8 +87,9 @@ func (n *Node) startLimits(ctx context.Context, f LimitFlags, log *jetstream.Log
 	}
 	n.background("limits of uploads", intake.Follow)
 	return limited{
+		load: load,
 		requests: limits.NewRequests(limits.RequestsConfig{PerSecond: f.RateLimit, Burst: f.RateBurst, Exempt: exempt,
-			Free: []string{"/healthz", "/readyz"}, Chunks: tus.BasePath, Refusals: refusals, Log: n.log}),
+			Free: free, Chunks: tus.BasePath, Refusals: refusals, Log: n.log}),
 		uploads: limits.NewUploads(f.MaxParallelUploads, refusals), intake: intake,
 	}, nil
 }

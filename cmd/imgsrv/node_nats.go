@@ -17,15 +17,17 @@ import (
 // natsFlags say when the embedded NATS server syncs, and how imgsrv shows one of somebody else's who it is.
 type natsFlags struct {
 	EventsSync string `name:"events-sync" help:"When the embedded NATS server syncs events to disk: always, before one is acknowledged, or every so often, such as 1s. Then a power failure may take the last ones, with what was published by them. Ignored with --nats-url." default:"always" placeholder:"WHEN"`
-	NATSCreds string `name:"nats-creds" help:"Credentials for --nats-url: a .creds file (JWT and seed), or a file with the seed of an nkey user." placeholder:"FILE"`
-	NATSCA    string `name:"nats-ca" help:"PEM file of the authorities that the certificate of --nats-url may come from, instead of the system's. Asks for TLS." placeholder:"FILE"`
-	NATSCert  string `name:"nats-cert" help:"Client certificate for --nats-url, PEM file. Asks for TLS." placeholder:"FILE"`
-	NATSKey   string `name:"nats-key" help:"Private key of --nats-cert, PEM file." placeholder:"FILE"`
+	NATSCreds  string `name:"nats-creds" help:"Credentials for --nats-url: a .creds file (JWT and seed), or a file with the seed of an nkey user." placeholder:"FILE"`
+	NATSCA     string `name:"nats-ca" help:"PEM file of the authorities that the certificate of --nats-url may come from, instead of the system's. Asks for TLS." placeholder:"FILE"`
+	NATSCert   string `name:"nats-cert" help:"Client certificate for --nats-url, PEM file. Asks for TLS." placeholder:"FILE"`
+	NATSKey    string `name:"nats-key" help:"Private key of --nats-cert, PEM file." placeholder:"FILE"`
 }
 
 // connectNATS connects to the NATS server of --nats-url, or starts the embedded one; server is nil for the former.
 func (n *Node) connectNATS(ctx context.Context, flags ServerFlags, dataDir string) (nc *nats.Conn, server *jetstream.Server, err error) {
 	options := []nats.Option{nats.Name("imgsrv"), nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond),
+		// A server that hangs, or whose machine is gone without a word, is left after ten seconds, for another one of the cluster.
+		nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				n.log.Warn("the connection to NATS broke; reconnecting", "error", err)

@@ -31,6 +31,8 @@ type childSpec struct {
 	HoldAt events.Step
 	// KillWhenDeriving makes the process kill itself when a tool is writing a further format.
 	KillWhenDeriving bool
+	// OpenFiles, where not 0, is how many files the process may have open.
+	OpenFiles uint64
 	// KillInBackup makes the process kill itself when it has copied some bytes of the blobs to a backup.
 	KillInBackup bool
 	// Env is added to the environment of the process.
@@ -40,6 +42,10 @@ type childSpec struct {
 }
 
 func TestMain(m *testing.M) {
+	if spec := os.Getenv(natsVariable); spec != "" {
+		fmt.Fprintln(os.Stderr, "child NATS server:", runNATS(spec))
+		os.Exit(1)
+	}
 	if spec := os.Getenv(childVariable); spec != "" {
 		if err := runChild(spec); err != nil {
 			fmt.Fprintln(os.Stderr, "child node:", err)
@@ -55,6 +61,11 @@ func runChild(encoded string) error {
 	var spec childSpec
 	if err := json.Unmarshal([]byte(encoded), &spec); err != nil {
 		return err
+	}
+	if spec.OpenFiles != 0 {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: spec.OpenFiles, Max: spec.OpenFiles}); err != nil {
+			return err
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

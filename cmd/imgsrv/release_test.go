@@ -282,8 +282,8 @@ func load(t *testing.T, url string, dump []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context())
-	if _, err := conn.PgConn().Exec(t.Context(), strings.Join(sql, "")).ReadAll(); err != nil {
+	_, err = conn.PgConn().Exec(t.Context(), strings.Join(sql, "")).ReadAll()
+	if err = errors.Join(err, conn.Close(t.Context())); err != nil {
 		t.Fatalf("load the projections: %v", err)
 	}
 }

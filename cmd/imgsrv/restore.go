@@ -150,7 +150,7 @@ func syncTree(dir string) error {
 		if err != nil || !entry.IsDir() && !entry.Type().IsRegular() {
 			return err
 		}
-		f, err := os.Open(path)
+		f, err := os.Open(path) //nolint:gosec // G122: a folder that this process has just made, for its own user alone
 		if err != nil {
 			return err
 		}

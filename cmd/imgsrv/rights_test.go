@@ -265,6 +265,7 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 
 		{route: "POST /api/fsck", body: map[string]any{"bytes_per_second": -1}, rule: operates, ok: 422},
 		{route: "GET /api/operations", rule: operates, ok: 200},
+		{route: "POST /api/gc", body: map[string]any{"grace": "1s"}, rule: operates, ok: 422},
 		{route: "GET /api/operations/{id}", path: "/api/operations/none", rule: operates, ok: 404},
 		{route: "GET /api/operations/{id}/events", path: "/api/operations/none/events", rule: operates, ok: 404},
 		{route: "POST /api/backups", body: map[string]any{"place": "nowhere"}, rule: administer, ok: 422},

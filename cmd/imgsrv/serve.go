@@ -11,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/browser"
+	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/certs"
 	"github.com/imgsrv/imgsrv/internal/selfsigned"
@@ -104,7 +106,7 @@ func (n *Node) serve(ctx context.Context, flags ServerFlags, dataDir string, rou
 		mux := http.NewServeMux()
 		mux.Handle(flags.MetricsPath, tele.Handler())
 		n.MetricsURL = urlOf("http", l.Addr()) + flags.MetricsPath
-		n.serveOn("metrics", l, browser.Middleware(browser.Config{})(mux), hooks)
+		n.serveOn("metrics", l, nil, browser.Middleware(browser.Config{})(mux), hooks)
 	}
 	// Outermost: nothing inside may see a token that stands in a path.
 	web := access.PathToken(browser.Middleware(browser.Config{HSTS: flags.HSTS, Origins: flags.CORSOrigin})(router))
@@ -127,7 +129,7 @@ func (n *Node) serve(ctx context.Context, flags ServerFlags, dataDir string, rou
 			n.HTTPSURL = urlNamed("https", flags.ACMEDomain[0], l.Addr()) // its certificate has no other names
 			plain = acme.HTTPHandler(web)
 		}
-		n.serveOn("HTTPS", tls.NewListener(l, n.certs.TLS()), web, hooks)
+		n.serveOn("HTTPS", l, n.certs.TLS(), web, hooks)
 		n.background("reload of certificates", func(ctx context.Context) error { return n.certs.Watch(ctx, hooks.certInterval) })
 	}
 	l, err := listen(ctx, flags.Listen, "--listen")
@@ -135,7 +137,7 @@ func (n *Node) serve(ctx context.Context, flags ServerFlags, dataDir string, rou
 		return err
 	}
 	n.HTTPURL = urlOf("http", l.Addr())
-	n.serveOn("HTTP", l, plain, hooks)
+	n.serveOn("HTTP", l, nil, plain, hooks)
 	if acme != nil {
 		n.background("ACME", acme.Run)
 	}
@@ -191,37 +193,67 @@ func (n *Node) reloadOn(signals <-chan os.Signal) {
 	})
 }
 
-// serveOn serves a listener until the node stops. At the stop uploads end at a resumable offset, other
-// requests have stopPatience to finish.
-func (n *Node) serveOn(what string, l net.Listener, handler http.Handler, hooks testHooks) {
+// listening is a listener that is served.
+type listening struct {
+	what      string
+	server    *http.Server
+	interrupt context.CancelCauseFunc // of all its requests
+	served    chan struct{}           // closed when Serve has returned
+	drained   chan error              // how its requests ended
+}
+
+// serveOn serves a listener until the node stops, over TLS where there is a configuration for it.
+func (n *Node) serveOn(what string, l net.Listener, encrypt *tls.Config, handler http.Handler, hooks testHooks) {
 	base, interrupt := context.WithCancelCause(context.Background())
+	connections := limits.NewConnections(limits.ConnectionsRule())
+	l = connections.Listener(l)
+	if encrypt != nil {
+		l = tls.NewListener(l, encrypt)
+	}
 	server := &http.Server{
 		Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog:    slog.NewLogLogger(n.log.Handler(), slog.LevelDebug), // clients' broken handshakes
-		BaseContext: func(net.Listener) context.Context { return base },
+		BaseContext: func(net.Listener) context.Context { return base }, ConnState: connections.State,
 	}
 	if hooks.readHeaderTimeout != 0 {
 		server.ReadHeaderTimeout = hooks.readHeaderTimeout
 	}
-	done := make(chan struct{})
+	s := &listening{what: what, server: server, interrupt: interrupt, served: make(chan struct{}), drained: make(chan error, 1)}
+	n.servers = append(n.servers, s)
 	go func() {
-		defer close(done)
+		defer close(s.served)
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			n.failed <- fmt.Errorf("serve %s: %w", what, err)
 		}
 	}()
 	n.onStop(what, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
-		defer cancel()
-		interrupt(tus.ErrStopping)
-		err := server.Shutdown(ctx)
-		if errors.Is(err, context.DeadlineExceeded) {
-			n.log.Warn("requests were cut at the stop", "listener", what)
-			err = server.Close()
-		}
-		<-done
+		n.drain.Do(n.drainAll)
+		err := <-s.drained
+		<-s.served
 		return err
 	})
+}
+
+// drainAll ends the requests of all listeners, at the same time: uploads at once, at an offset where they can be resumed,
+// followers of the events too; downloads and other requests have the node's patience to finish, and are then cut.
+func (n *Node) drainAll() {
+	ctx, cancel := context.WithTimeout(context.Background(), n.patience)
+	var draining sync.WaitGroup
+	for _, s := range n.servers {
+		s.interrupt(tus.ErrStopping)
+		draining.Go(func() {
+			err := s.server.Shutdown(ctx)
+			if errors.Is(err, context.DeadlineExceeded) {
+				n.log.Warn("requests were cut at the stop", "listener", s.what, "after", n.patience)
+				err = s.server.Close()
+			}
+			s.drained <- err
+		})
+	}
+	go func() {
+		draining.Wait()
+		cancel()
+	}()
 }
 
 // listen opens a listener, with a remedy in the error of a taken port.

@@ -49,10 +49,12 @@ type ServerFlags struct {
 	CORSOrigin        []string      `name:"cors-origin" help:"Site whose scripts may call this server from browsers, SCHEME://HOST[:PORT]; may be repeated. Alone, * is every site." placeholder:"ORIGIN"`
 	SigningKey        string        `help:"Secret key that signs the checksums of versions, a file in minisign's form without password; made where it is missing. Nodes that serve the same images need the same one. Default: <data-dir>/signing.key." placeholder:"FILE"`
 	StreamsSigningKey string        `help:"Secret key that clear-signs the simplestreams documents (.sjson), an armored OpenPGP key without passphrase; made where it is missing. Without it they are not signed." placeholder:"FILE"`
+	StopTimeout       time.Duration `help:"How long downloads and other requests may take to finish at the stop, before they are cut. Uploads end at once, where they can be resumed." default:"30s" placeholder:"DURATION"`
 	mirrorFlags       `embed:""`
 	natsFlags         `embed:""`
 	LimitFlags
 	DeriveFlags
+	garbageFlags `embed:""`
 	ScrubFlags
 }
 
@@ -137,5 +139,5 @@ func serverFlag(url string) string {
 
 const (
 	startPatience = 3 * time.Minute  // PostgreSQL may have to recover first
-	stopPatience  = 30 * time.Second // for requests that are being served
+	stopPatience  = 30 * time.Second // for PostgreSQL, and for requests where nobody says another time
 )

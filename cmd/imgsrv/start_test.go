@@ -11,9 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -124,35 +122,6 @@ func TestAKilledServerStartsAgainOverWhatItLeft(t *testing.T) {
 	}
 	last := startChild(t, childSpec{Flags: flags})
 	last.stop(t) // and leaves no PostgreSQL, which would keep the folder from going
-}
-
-// Without its own PostgreSQL a node is of no use; it ends with an error, so that its supervisor starts it anew.
-func TestTheEndOfItsOwnPostgresEndsTheNode(t *testing.T) {
-	t.Parallel()
-	flags := ServerFlags{Listen: "127.0.0.1:0", MetricsPath: "/metrics", DataDir: filepath.Join(openDir(t), "data"), LogFormat: "text", Verbosity: "error"}
-	node, err := StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
-	needPostgres(t, err)
-	defer func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	}()
-	text, err := os.ReadFile(filepath.Join(flags.DataDir, "postgres", "data", "postmaster.pid"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.SplitN(string(text), "\n", 2)[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if err := node.Wait(ctx); err == nil || !strings.Contains(err.Error(), "PostgreSQL") {
-		t.Errorf("the node ended with %v, want an error that names PostgreSQL", err)
-	}
 }
 
 func TestASecondStartInOneFolderIsRefused(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 )
@@ -41,7 +41,7 @@ func newCollector(t *testing.T) *collector {
 			}
 		}
 		data, err := io.ReadAll(body)
-		var request v1.ExportTraceServiceRequest
+		var request collectorpb.ExportTraceServiceRequest
 		if err == nil {
 			err = proto.Unmarshal(data, &request)
 		}

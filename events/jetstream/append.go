@@ -34,6 +34,7 @@ type Cause struct {
 
 const (
 	appendTimeout   = 5 * time.Second
+	lookTimeout     = 5 * time.Second  // for one event: of a log that hangs, who asks hears in time
 	batchTimeout    = 10 * time.Second // as long as the server keeps an unfinished one
 	queueTimeout    = 20 * time.Second // of a batch for one of the places
 	conflictRetries = 10
@@ -179,8 +180,7 @@ func typesOf(changes []events.Change) string {
 func (l *Log) settle(ctx context.Context, changes []events.Change, ids []string, cause error) (events.Sequence, error) {
 	last := len(changes) - 1
 	// The request may be gone, yet the answer decides whether its bytes may be dropped.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendTimeout)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
 	event, ok, err := l.Last(ctx, changes[last].Fact.Entity())
 	if err == nil && ok && event.ID == ids[last] {
 		return event.Sequence, nil

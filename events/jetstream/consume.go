@@ -86,6 +86,19 @@ type Delivery struct {
 	Attempt int // from 1: how often it was delivered
 }
 
+// Until is how long a delivery has to wait for a time that its event gave, seen from now; 0 or less: no longer. Where the clock
+// was set back, so that the event lies in the future, it waits once for as long as was meant, and not until the clock has
+// caught up.
+func (d Delivery) Until(at, now time.Time) time.Duration {
+	if now.Before(d.Time) {
+		if d.Attempt > 1 {
+			return 0
+		}
+		return at.Sub(d.Time)
+	}
+	return at.Sub(now)
+}
+
 // RetryAfter is an error that says when the event should come again.
 type RetryAfter struct {
 	Delay time.Duration

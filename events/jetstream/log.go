@@ -128,8 +128,11 @@ func (l *Log) Head(ctx context.Context) (events.Sequence, error) {
 	return events.Sequence(info.State.LastSeq), nil
 }
 
-// Last reads the last event of an entity; ok is false when it has none.
+// Last reads the last event of an entity; ok is false when it has none. A log that gives no answer within five seconds is
+// unavailable.
 func (l *Log) Last(ctx context.Context, entity events.Entity) (event events.Event, ok bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
 	msg, err := l.stream.GetLastMsgForSubject(ctx, entity.Subject())
 	if errors.Is(err, natsjs.ErrMsgNotFound) {
 		return events.Event{}, false, nil

@@ -8,6 +8,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -20,6 +21,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/access/oidc"
 	"github.com/imgsrv/imgsrv/handlers/backup"
+	"github.com/imgsrv/imgsrv/handlers/garbage"
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/problem"
@@ -29,6 +31,7 @@ import (
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/blob"
 	"github.com/imgsrv/imgsrv/store/catalog"
+	"github.com/imgsrv/imgsrv/store/known"
 )
 
 // Offsets tells how far an upload has come.
@@ -46,6 +49,8 @@ type Config struct {
 	Guard   *access.Guard
 	Events  *jetstream.Log
 	Catalog *catalog.Catalog
+	// Known, optional, finds files for downloads while the Catalog is away.
+	Known   *known.Files
 	Blobs   *blob.Store
 	Offsets Offsets
 
@@ -74,8 +79,12 @@ type Config struct {
 	// Operators are what /api/projections is about, one for each projection; without them there is none to see.
 	Operators []*projections.Operator
 
+	// Load, optional, limits how many requests are served at once, on all that is mounted on the router too.
+	Load *limits.Load
 	// Operations, optional, carries out what operators ask for and takes long; without it there are no routes for it.
 	Operations *operations.Runner
+	// Garbage, optional, collects garbage on request; without it there is no route for that.
+	Garbage *garbage.Collector
 	// Backups, optional as Operations, is what backups are made of.
 	Backups *backup.Config
 
@@ -123,10 +132,12 @@ type server struct {
 	storageCheck chan struct{} // held by the one check of the storage that runs
 	pastReads    chan struct{} // bounds reads of the log's past
 	eventClients seats         // of followers of the events
+	packing      chan struct{} // bounds the metadata tarballs that are made at once
+	tables       tables        // how those are that downloads are found in
 }
 
 // New makes the router with all routes of the package and the middlewares that every request passes:
-// RequestID, Trace, AccessLog, Metrics, Recover and the limit of requests. Other handlers may be mounted on it; they then have the same
+// RequestID, Trace, AccessLog, Metrics, Recover and the limits of requests. Other handlers may be mounted on it; they then have the same
 // middlewares and problem documents for what isn't routed.
 func New(cfg Config) (chi.Router, error) {
 	if cfg.MinSequenceWait == 0 {
@@ -149,7 +160,7 @@ func New(cfg Config) (chi.Router, error) {
 		return nil, err
 	}
 	router := chi.NewRouter()
-	router.Use(RequestID, Trace(cfg.Tracer), AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
+	router.Use(RequestID, Trace(cfg.Tracer), AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Load.Middleware, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
 	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, cfg.Log, access.NothingHere())
 	})
@@ -163,7 +174,7 @@ func New(cfg Config) (chi.Router, error) {
 		return nil, err
 	}
 	s := &server{Config: cfg, html: html, api: newHuma(router, cfg.Version), storageCheck: make(chan struct{}, 1),
-		pastReads: make(chan struct{}, maxPastReads)}
+		pastReads: make(chan struct{}, maxPastReads), packing: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
 	s.health()
 	s.images()
 	s.versions()
@@ -192,6 +203,9 @@ func New(cfg Config) (chi.Router, error) {
 	s.projectionRoutes()
 	if s.Operations != nil {
 		s.operations(router)
+		if s.Garbage != nil {
+			s.garbage()
+		}
 		if s.Scrub != nil {
 			s.fsck()
 		}

@@ -77,7 +77,7 @@ func (s *server) serveAttachment(w http.ResponseWriter, r *http.Request) error {
 	if !maySee(r.Context(), row.Image, row.Visibility) {
 		return gone
 	}
-	if err := withdrawn(row.Image, row.Version, row.Withdrawn); err != nil {
+	if err := s.withdrawn(r.Context(), row.Image, row.Version, row.Withdrawn); err != nil {
 		return err
 	}
 	return s.send(w, r, download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,

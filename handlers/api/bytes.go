@@ -20,6 +20,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/store/blob"
+	"github.com/imgsrv/imgsrv/store/catalog"
 )
 
 // Downloads, whatever names them.
@@ -59,14 +60,14 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	if events.CheckImageName(image) != nil || events.CheckVersionName(version) != nil || events.CheckFormatName(format) != nil {
 		return gone
 	}
-	row, err := s.Catalog.Format(r.Context(), image, version, variant, format)
+	row, err := s.findFormat(r.Context(), image, version, variant, format)
 	if err != nil {
 		return notFoundAs(err, gone)
 	}
 	if !maySee(r.Context(), row.Image, row.Visibility) {
 		return gone
 	}
-	if err := withdrawn(row.Image, row.Version, row.Withdrawn); err != nil {
+	if err := s.withdrawn(r.Context(), row.Image, row.Version, row.Withdrawn); err != nil {
 		return err
 	}
 	return s.send(w, r, download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,
@@ -95,9 +96,12 @@ func (s *server) serveBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || prefix != hexed[:2] {
 		return gone
 	}
-	row, err := s.Catalog.Blob(r.Context(), digest, readable(r.Context()))
+	row, err := s.findBlob(r.Context(), digest)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return s.goneBlob(r.Context(), digest, gone)
+	}
 	if err != nil {
-		return notFoundAs(err, gone)
+		return err
 	}
 	d := download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, cache: cacheForever, name: "sha256-" + hexed}
 	if !row.Public {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/google/uuid"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -110,6 +109,9 @@ func (s *server) openSession(ctx context.Context, in *initiateInput) (*initiateO
 	if err != nil {
 		return nil, err
 	}
+	if session.ID, err = s.newSessionID(ctx, session.Image, session.Aliases); err != nil {
+		return nil, err
+	}
 	var opened events.Current[events.Upload]
 	var admission *limits.Admission
 	defer func() { admission.End() }()
@@ -162,7 +164,7 @@ func (s *server) admit(ctx context.Context, before *limits.Admission, u events.U
 func (s *server) newSession(ctx context.Context, in *initiateInput) (events.Upload, error) {
 	body := in.Body
 	u := events.Upload{
-		ID: uuid.Must(uuid.NewV7()).String(), Image: body.Image, Version: body.Version, OS: body.OS, Release: body.Release,
+		Image: body.Image, Version: body.Version, OS: body.OS, Release: body.Release,
 		Description: body.Description, Traits: body.Traits.said(), CloudInit: body.CloudInit, Visibility: events.Visibility(body.Visibility), Aliases: body.Aliases, Derive: body.Derive,
 		InitiatedAt: s.Clock().UTC(), InitiatedBy: access.From(ctx).Name, IdempotencyKey: in.IdempotencyKey,
 	}
@@ -289,7 +291,15 @@ func (s *server) decideSession(ctx context.Context, u events.Upload, anyVisibili
 	if u, cmd.Present, err = s.markPresent(ctx, u); err != nil {
 		return nil, before, err
 	}
-	if u, err = makeMetadata(u, cmd.Image.State); err != nil {
+	// One of these takes megabytes and a processor for a moment: many at once would take all.
+	select {
+	case s.packing <- struct{}{}:
+		u, err = makeMetadata(u, cmd.Image.State)
+		<-s.packing
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
 		return nil, before, err
 	}
 	cmd.Session = u
@@ -351,7 +361,7 @@ func (s *server) mayKnow(ctx context.Context, digest events.Digest) bool {
 	if access.From(ctx).MayServer(events.RoleReader) {
 		return true
 	}
-	_, err := s.Catalog.Blob(ctx, digest, readable(ctx))
+	_, err := s.findBlob(ctx, digest)
 	return err == nil
 }
 

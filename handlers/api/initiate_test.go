@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/api"
 	"github.com/imgsrv/imgsrv/internal/incus"
 )
@@ -376,5 +377,21 @@ func TestRacingSessionsOfOneVersionHaveOneWinner(t *testing.T) {
 	}
 	if sessions, err := n.blobs.Sessions(); err != nil || len(sessions) != 1 {
 		t.Errorf("folders: %v (%v)", sessions, err)
+	}
+}
+
+// Where the clock was set back, a later publication still moves its aliases.
+func TestALaterSessionIsLaterWhateverTheClockSays(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	ahead := "0fffffff-ffff-7fff-bfff-ffffffffffff" // in some decades
+	if _, err := n.events.Append(t.Context(), jetstream.Cause{}, events.Change{Fact: events.AliasMoved{Alias: events.Alias{Image: "debian", Alias: "latest", Version: "0", UploadID: ahead}}}); err != nil {
+		t.Fatal(err)
+	}
+	body := session("debian", "1", []byte("x"))
+	body["aliases"] = []any{"latest"}
+	got := n.want(n.do(http.MethodPost, "/api/images", body), http.StatusCreated)
+	if id := got["upload_session_id"].(string); id <= ahead || !events.IsID(id) {
+		t.Errorf("the session is %s, the one before was %s", id, ahead)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/api"
 	"github.com/imgsrv/imgsrv/handlers/backup"
+	"github.com/imgsrv/imgsrv/handlers/garbage"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/promotion"
 	"github.com/imgsrv/imgsrv/handlers/scrub"
@@ -107,6 +108,9 @@ func newStoppedNode(t testing.TB, change ...func(*api.Config)) *node {
 	t.Cleanup(cfg.Operations.Close)
 	cfg.Backups = &backup.Config{Log: cfg.Events, Blobs: cfg.Blobs, Logger: cfg.Log}
 	var err error
+	if cfg.Garbage, err = garbage.New(garbage.Config{Log: cfg.Events, Store: cfg.Blobs, Logger: slog.New(slog.DiscardHandler), Meter: noop.Meter{}}); err != nil {
+		t.Fatal(err)
+	}
 	if cfg.Scrub, err = scrub.New(scrub.Config{Log: cfg.Events, Store: cfg.Blobs, Logger: cfg.Log, Meter: cfg.Meter}); err != nil {
 		t.Fatal(err)
 	}

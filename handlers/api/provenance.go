@@ -85,7 +85,7 @@ func (s *server) askedVersion(r *http.Request) (catalog.VersionRow, error) {
 	if !maySee(r.Context(), row.Manifest.Image, row.Visibility) {
 		return catalog.VersionRow{}, gone
 	}
-	return row, withdrawn(row.Image, row.Version, row.Withdrawn)
+	return row, s.withdrawn(r.Context(), row.Image, row.Version, row.Withdrawn)
 }
 
 // sendText answers with a short text; modified may be zero.

@@ -172,7 +172,7 @@ func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutp
 	if !maySee(ctx, row.Manifest.Image, row.Visibility) {
 		return nil, gone
 	}
-	if err := withdrawn(row.Image, row.Version, row.Withdrawn); err != nil {
+	if err := s.withdrawn(ctx, row.Image, row.Version, row.Withdrawn); err != nil {
 		return nil, err
 	}
 	out := &versionOutput{Status: http.StatusOK, CacheControl: "no-cache", AtHeader: AtHeader{asOf}, Body: versionDetailOf(ctx, row)}

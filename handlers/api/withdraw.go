@@ -40,12 +40,13 @@ type versionState struct {
 	Reason      string     `json:"reason,omitempty" doc:"Of the withdrawal"`
 	WithdrawnBy string     `json:"withdrawn_by,omitempty" doc:"A principal, or imgsrv for the image's retention"`
 	WithdrawnAt *time.Time `json:"withdrawn_at,omitempty"`
+	CollectedAt *time.Time `json:"collected_at,omitempty" doc:"Since when the version can't be restored: its bytes are collected"`
 	VersionURL  string     `json:"version_url" format:"uri"`
 }
 
 // withdrawals registers POST /api/images/{image}/versions/{version}/withdraw: 200 with the version's state and
 // Imgsrv-Sequence, 400, 401, 403, 404 no such published version, 409 aliases name it, 413, 415, 422, 503; and
-// POST …/restore: 200, 401, 403, 404, 503.
+// POST …/restore: 200, 401, 403, 404, 409 its bytes are collected, 503.
 func (s *server) withdrawals() {
 	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "withdraw-version", Method: http.MethodPost, Path: pathWithdraw, DefaultStatus: http.StatusOK, Tags: []string{tagImages}, Summary: "Withdraw a version",
@@ -56,8 +57,9 @@ func (s *server) withdrawals() {
 	}, s.withdraw)
 	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "restore-version", Method: http.MethodPost, Path: pathRestore, DefaultStatus: http.StatusOK, Tags: []string{tagImages}, Summary: "Undo a withdrawal",
-		Description: "The version is in lists and streams as before; aliases stay where they are. The image's retention leaves it alone from then on.",
-		Errors:      []int{http.StatusNotFound},
+		Description: "The version is in lists and streams as before; aliases stay where they are. The image's retention leaves it alone from then on. It can be done for a time, " +
+			"a week if the server isn't told otherwise; once its bytes are collected it is refused as bytes-collected.",
+		Errors: []int{http.StatusNotFound, http.StatusConflict},
 	}, s.restore)
 }
 
@@ -123,15 +125,7 @@ func (s *server) changeVersion(ctx context.Context, image, version string, decid
 	out := &versionStateOutput{Sequence: uint64(max(sequence, before)),
 		Body: versionState{Image: image, Version: version, State: string(v.State), VersionURL: versionURL(ctx, image, version)}}
 	if w := v.Withdrawal; w != nil {
-		out.Body.Reason, out.Body.WithdrawnBy, out.Body.WithdrawnAt = w.Reason, w.By, &w.At
+		out.Body.Reason, out.Body.WithdrawnBy, out.Body.WithdrawnAt, out.Body.CollectedAt = w.Reason, w.By, &w.At, timeOrNone(w.CollectedAt)
 	}
 	return out, nil
-}
-
-// withdrawn is the refusal of what belongs to a withdrawn version, for those who might see it; nil for what is there.
-func withdrawn(image, version string, w *events.Withdrawal) error {
-	if w == nil {
-		return nil
-	}
-	return events.Refuse(events.CodeWithdrawn, "version %s of image %s is withdrawn: %s", version, image, w.Reason)
 }

@@ -574,6 +574,9 @@ func TestGarbageIsInNoBackup(t *testing.T) {
 	withdraw("2", "before")
 	collect("before")
 	withdraw("3", "meanwhile")
+	collected := version("4", s.keep("disk.raw", "of a version that can't be restored"))
+	collected.State, collected.Withdrawal = events.StateWithdrawn, &events.Withdrawal{Reason: "x", CollectedAt: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	s.append(events.VersionCollected{Version: collected})
 	unnamed := events.Blob{Digest: eventstest.Digest("unnamed"), Size: 7, MediaType: "x"}
 	s.append(events.BlobPromoted{Blob: unnamed})
 	once := false

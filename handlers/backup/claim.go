@@ -16,7 +16,7 @@ import (
 // unfinishedName marks a data folder whose restore isn't finished: the server doesn't start on it.
 const unfinishedName = "restore.unfinished"
 
-// ErrNotEmpty: what is to be restored into holds something already.
+// ErrNotEmpty says that what is to be restored into holds something already.
 var ErrNotEmpty = errors.New("it isn't empty: a backup is restored into a new data folder")
 
 // unfinished says which restore a data folder is waiting for the rest of.

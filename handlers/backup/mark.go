@@ -15,8 +15,8 @@ type reference struct {
 	size   int64
 }
 
-// marks folds what events say of blobs: those that published versions, withdrawn ones too, and their further files name. What a
-// session or a job holds isn't among them: it is not published yet, and ends at a restore.
+// marks folds what events say of blobs: those that published versions, withdrawn ones while they can be restored, and their further
+// files name. What a session or a job holds isn't among them: it is not published yet, and ends at a restore.
 type marks struct {
 	versions map[string][]reference // by subject
 	derived  map[string]reference   // by subject
@@ -31,8 +31,9 @@ func (m *marks) apply(e events.Event) {
 	switch f := e.Fact.(type) {
 	case events.VersionFact:
 		delete(m.versions, e.Subject)
-		if manifest := f.VersionState().Manifest; manifest != nil {
-			m.versions[e.Subject] = filesOf(manifest)
+		v := f.VersionState()
+		if collected := v.Withdrawal != nil && !v.Withdrawal.CollectedAt.IsZero(); v.Manifest != nil && !collected {
+			m.versions[e.Subject] = filesOf(v.Manifest)
 		}
 	case events.DerivedFact:
 		delete(m.derived, e.Subject)

@@ -77,6 +77,13 @@ func (d *Deltas) handle(ctx context.Context, delivery jetstream.Delivery) error 
 		return nil
 	}
 	err := d.makeAll(ctx, delivery, *fact.Manifest)
+	for pause := time.Second; blob.IsAway(err); pause *= 2 { // the storage is full or read-only: that counts no attempt
+		d.Logger.WarnContext(ctx, "delta waits for the storage", "image", fact.Image, "version", fact.Version.Version, "error", err)
+		if err := d.Store.Await(ctx, pause); err != nil {
+			return err
+		}
+		err = d.makeAll(ctx, delivery, *fact.Manifest)
+	}
 	switch {
 	case err == nil, ctx.Err() != nil, errors.Is(err, jetstream.ErrUnavailable):
 		return err

@@ -108,7 +108,7 @@ func (d *Deriver) handle(ctx context.Context, delivery jetstream.Delivery) error
 	if err != nil || current.Sequence != delivery.Sequence || !current.State.Pending() {
 		return err
 	}
-	if wait := file.RetryAt.Sub(d.Clock()); wait > 0 {
+	if wait := delivery.Until(file.RetryAt, d.Clock()); wait > 0 {
 		return &jetstream.RetryAfter{Delay: wait}
 	}
 	if delivery.Attempt > maxDeliveries {
@@ -116,6 +116,13 @@ func (d *Deriver) handle(ctx context.Context, delivery jetstream.Delivery) error
 	}
 	began := time.Now()
 	err = d.make(ctx, delivery, file)
+	for pause := time.Second; blob.IsAway(err); pause *= 2 { // the storage is full or read-only: that counts no attempt
+		d.Logger.WarnContext(ctx, "format waits for the storage", "image", file.Image, "version", file.Version, "format", file.Format, "error", err)
+		if err := d.Store.Await(ctx, pause); err != nil {
+			return err
+		}
+		err = d.make(ctx, delivery, file)
+	}
 	if ctx.Err() != nil || errors.Is(err, jetstream.ErrUnavailable) {
 		return err
 	}
@@ -244,16 +251,18 @@ func (d *Deriver) failed(ctx context.Context, delivery jetstream.Delivery, file 
 	if errors.As(cause, &known) {
 		problem.Code = known.Code
 	}
-	again := true
+	again, most := true, attempts
 	switch problem.Code {
 	case convert.CodeToolAbsent, convert.CodeTimeout, codeUnknown, codeEndless:
 		again = false // somebody has to do something first, and then asks again
+	case convert.CodeNoRoom:
+		most = file.Attempts + 2 // room may be made at any time
 	case codeNoSource, codeNotPublished:
 		again, problem.Final = false, true
 	}
 	var retryAt time.Time
-	if again && file.Attempts+1 < attempts {
-		retryAt = d.Clock().UTC().Add(d.Pause << (2 * file.Attempts))
+	if again && file.Attempts+1 < most {
+		retryAt = d.Clock().UTC().Add(d.Pause << (2 * min(file.Attempts, attempts)))
 	}
 	// What can't be made here, or of this disk, is no failure where nobody insists. A disk that could be made but wasn't is one.
 	skip := file.Optional && (problem.Code == convert.CodeToolAbsent || problem.Code == codeUnknown || problem.Code == codeNoSource)

@@ -1,8 +1,8 @@
 // Package limits keeps one client from taking what all need: requests a second, uploads at once, open upload
-// sessions, bytes a day, and the last free bytes of the storage. It decides and answers with a problem that says
+// sessions, bytes a day, and the last free bytes of the storage; and all of them from bringing a node down. It decides and answers with a problem that says
 // when to come back; it must not know what a request is about, nor how bytes are received.
 //
-// Two scopes: [Requests] and [Uploads] count on one node and forget at its end. [Intake] folds the events of upload
+// Two scopes: [Requests], [Uploads], [Load] and [Connections] count on one node and forget at its end. [Intake] folds the events of upload
 // sessions, which all nodes share, and so survives a restart.
 package limits
 
@@ -29,6 +29,7 @@ const (
 	OpenSessions    Limit = "open_sessions"
 	BytesPerDay     Limit = "bytes_per_day"
 	StorageReserve  Limit = "storage_reserve"
+	Overload        Limit = "overload" // requests at once, of all clients
 )
 
 // Refusals counts what the limits refuse, and says in the log that one was reached: at most once a minute for each,
@@ -50,7 +51,7 @@ func NewRefusals(meter metric.Meter, log *slog.Logger) (*Refusals, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the meter of limits: %w", err)
 	}
-	for _, limit := range []Limit{RequestRate, Authentication, ParallelUploads, OpenSessions, BytesPerDay, StorageReserve} {
+	for _, limit := range []Limit{RequestRate, Authentication, ParallelUploads, OpenSessions, BytesPerDay, StorageReserve, Overload} {
 		counter.Add(context.Background(), 0, metric.WithAttributes(attribute.String("limit", string(limit)))) // there from the first look on
 	}
 	return &Refusals{log: log, counter: counter, said: map[Limit]time.Time{}}, nil

@@ -32,6 +32,7 @@ const (
 	CodeTooLarge       events.Code = "too-large"
 	CodeGone           events.Code = "gone"
 	CodeUnavailable    events.Code = "unavailable"
+	CodeOverloaded     events.Code = "overloaded"
 	CodeNotYet         events.Code = "not-yet" // a read asked for a sequence that isn't projected yet
 	CodeStorageFull    events.Code = "storage-full"
 	CodeMethod         events.Code = "method-not-allowed"
@@ -93,6 +94,7 @@ var table = map[events.Code]entry{
 	CodeTooLarge:                 {http.StatusRequestEntityTooLarge, "Too large"},
 	CodeGone:                     {http.StatusGone, "Gone"},
 	CodeUnavailable:              {http.StatusServiceUnavailable, "For now unavailable"},
+	CodeOverloaded:               {http.StatusServiceUnavailable, "Too much to do"},
 	CodeNotYet:                   {http.StatusServiceUnavailable, "Not visible yet"},
 	CodeStorageFull:              {http.StatusInsufficientStorage, "The storage is full"},
 	CodeMethod:                   {http.StatusMethodNotAllowed, "Method not allowed"},

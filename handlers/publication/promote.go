@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -26,6 +28,9 @@ func (p *Publication) promote(ctx context.Context, job events.Job, _ events.Uplo
 				return p.admit(ctx, job.ID, f, known)
 			})
 		})
+		if errors.Is(err, jetstream.ErrConflict) { // many publish the same bytes at once, which is no fault of the step
+			return nil, &jetstream.RetryAfter{Delay: time.Duration(5+rand.IntN(50)) * time.Millisecond, Err: err}
+		}
 		if err != nil {
 			return nil, err
 		}

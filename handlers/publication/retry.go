@@ -18,7 +18,7 @@ type kind string
 
 const (
 	waiting   kind = "waiting"   // the log doesn't answer, somebody was faster, or the node stops: says nothing against the step
-	transient kind = "transient" // may pass: an I/O error, a full disk, a step that took too long
+	transient kind = "transient" // may pass: an I/O error, a step that took too long
 	permanent kind = "permanent" // the content itself is at fault: no retry can help
 	poison    kind = "poison"    // takes the code itself down: another release may do better, another attempt won't
 )

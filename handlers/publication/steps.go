@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/internal/faults"
+	"github.com/imgsrv/imgsrv/store/blob"
 )
 
 const (
@@ -51,7 +53,7 @@ func (p *Publication) handleJob(ctx context.Context, d jetstream.Delivery) error
 	case events.JobQueued, events.JobRetried, events.JobStepCompleted:
 		return p.startNext(ctx, d, job)
 	case events.JobStepFailed:
-		if wait := job.State.Step(fact.Step).RetryAt.Sub(p.now()); wait > 0 {
+		if wait := d.Until(job.State.Step(fact.Step).RetryAt, p.now()); wait > 0 {
 			return &jetstream.RetryAfter{Delay: wait}
 		}
 		return p.startNext(ctx, d, job)
@@ -148,7 +150,7 @@ func (p *Publication) tryStep(ctx context.Context, d jetstream.Delivery, job eve
 			return works[step](ctx, job, upload)
 		}
 		var files []events.JobFile
-		if files, err = p.perform(ctx, job, step, do, upload.State); err == nil {
+		if files, err = p.whenStored(ctx, job, step, do, upload.State); err == nil {
 			faults.Point("step done", string(step))
 			var changes []events.Change
 			if changes, err = events.CompleteStep(job, step, files, p.now().UTC()); err == nil {
@@ -163,6 +165,46 @@ func (p *Publication) tryStep(ctx context.Context, d jetstream.Delivery, job eve
 		return "", err
 	}
 	return p.failed(ctx, d, job, step, err)
+}
+
+// whenStored performs a step's work. A storage that is full or read-only is no fault of the job: it waits where it is, until there
+// is room, and counts no attempt.
+func (p *Publication) whenStored(ctx context.Context, job events.Current[events.Job], step events.Step, do work, upload events.Upload) ([]events.JobFile, error) {
+	for pause := p.pause; ; pause = min(2*pause, longestPause) {
+		files, err := p.perform(ctx, job, step, do, upload)
+		if !blob.IsAway(err) {
+			return files, err
+		}
+		p.logger.WarnContext(ctx, "job waits for the storage", "job", job.State.ID, "step", step, "error", err)
+		if err := p.awaitStorage(ctx, job, pause); err != nil {
+			return nil, err
+		}
+		p.logger.InfoContext(ctx, "the storage takes bytes again: job goes on", "job", job.State.ID, "step", step)
+	}
+}
+
+// awaitStorage waits for the storage as long as the job stays where it is; else the error is errMoved.
+func (p *Publication) awaitStorage(ctx context.Context, job events.Current[events.Job], pause time.Duration) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	defer stop(nil)
+	looking.Go(func() {
+		look := time.NewTicker(lookAfter)
+		defer look.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-look.C:
+				if p.moved(ctx, job) {
+					stop(errMoved)
+					return
+				}
+			}
+		}
+	})
+	return p.store.Await(ctx, pause)
 }
 
 // failed records a failed attempt, and gives the job up when its error says so or no attempt is left.

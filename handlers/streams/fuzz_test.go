@@ -25,7 +25,7 @@ import (
 func FuzzServe(f *testing.F) {
 	quiet := slog.New(slog.DiscardHandler)
 	db := &database{log: quiet, pause: 1 << 62, away: true, since: time.Now()}
-	h := &handler{log: quiet, documents: map[string]*document{}}
+	h := &Handler{log: quiet, documents: map[string]*document{}}
 	bodies := map[string][]byte{}
 	for _, path := range []string{incus.IndexPath, incus.ImagesPath} {
 		body := []byte(`{"format":"` + path + `","products":"` + strings.Repeat("debian ", 200) + `"}`)

@@ -35,7 +35,8 @@ type Config struct {
 	Signer *sjson.Signer
 }
 
-type handler struct {
+// Handler serves the documents.
+type Handler struct {
 	log       *slog.Logger
 	documents map[string]*document // by path, without the leading slash
 	private   *private
@@ -48,16 +49,38 @@ type handler struct {
 // access.From finds in the request's context, who may read some private images, or else the public ones. With a Signer they are
 // there also clear-signed, under names that end in .sjson, and its public key under sjson.KeyPath. 404: another path. 405: another
 // method. 503: PostgreSQL has not answered since the start.
-func New(cfg Config) http.Handler {
+func New(cfg Config) *Handler {
 	db := &database{pool: cfg.Pool, log: cfg.Log, pause: cmp.Or(cfg.RetryPause, time.Second), timeout: cmp.Or(cfg.QueryTimeout, 2*time.Second)}
-	h := &handler{log: cfg.Log, documents: map[string]*document{}, private: newPrivate(db), signing: signing{signer: cfg.Signer}}
+	h := &Handler{log: cfg.Log, documents: map[string]*document{}, private: newPrivate(db), signing: signing{signer: cfg.Signer}}
 	for _, path := range []string{incus.IndexPath, incus.ImagesPath} {
 		h.documents[path] = &document{db: db, path: path}
 	}
 	return h
 }
 
-func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// keepEvery is how old what Keep has read may be, at most.
+const keepEvery = 2 * time.Second
+
+// Keep reads the documents, and what private ones are made of, now and then until ctx ends: so that there is something to serve
+// also where PostgreSQL goes away before anybody has asked. An unchanged document costs one small query.
+func (h *Handler) Keep(ctx context.Context) error {
+	ticker := time.NewTicker(keepEvery)
+	defer ticker.Stop()
+	for {
+		for _, d := range h.documents {
+			_, _ = d.latest(ctx) // what goes wrong is logged there, once
+		}
+		_, _ = h.private.tables(ctx) // as above
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// ServeHTTP is what [New] says.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	asked := strings.TrimPrefix(r.URL.Path, "/")
 	isKey := h.signing.signer != nil && asked == sjson.KeyPath
 	path := h.signing.plain(asked)
@@ -93,7 +116,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // latest is the document for the principal of ctx.
-func (h *handler) latest(ctx context.Context, path string) (*content, error) {
+func (h *Handler) latest(ctx context.Context, path string) (*content, error) {
 	if who := access.From(ctx); who.MaySomewhere(events.RoleReader) {
 		if c, err := h.private.latest(ctx, who, path); c != nil || err != nil {
 			return c, err

@@ -235,7 +235,8 @@ func (h *Handler) beforeFinish(hook handler.HookEvent) (handler.HTTPResponse, er
 	if !ok {
 		return handler.HTTPResponse{}, handler.ErrNotFound
 	}
-	// The client may be gone; its bytes are here.
+	// The client may be gone; its bytes are here. While the event log is away this ends long before, with 503: the bytes stay,
+	// and the client's next question for the offset records the file.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(hook.Context), 30*time.Second)
 	defer cancel()
 	if err := h.finish(ctx, session, n); err != nil {

@@ -33,7 +33,7 @@ func (s *Store) LockTrash() (unlock func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the trash folder: %w", err)
 	}
-	lock, err := openFile(filepath.Join(s.trash(), trashLock), unix.O_RDWR|unix.O_CREAT, uploadMode)
+	lock, err := s.disk.Open(filepath.Join(s.trash(), trashLock), unix.O_RDWR|unix.O_CREAT, uploadMode)
 	if err != nil {
 		return nil, fmt.Errorf("lock the trash folder: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -60,7 +61,7 @@ func explain(err error, format string, args ...any) error {
 		return fmt.Errorf("%s: %w", what, ErrNotFound)
 	case errors.As(err, &server) && server.Code == characterNotInRepertoire:
 		return fmt.Errorf("%s: %w: no name is written so", what, ErrNotFound)
-	case postgres.IsUnavailable(err):
+	case postgres.IsUnavailable(err), errors.Is(err, errNoAnswer):
 		return fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
@@ -68,7 +69,7 @@ func explain(err error, format string, args ...any) error {
 
 // list runs a statement that asks for one row more than a page has, and says whether there was one.
 func list[T any](ctx context.Context, c *Catalog, limit int, scan pgx.RowToFunc[T], statement string, args ...any) (page []T, more bool, err error) {
-	err = again(ctx, func() error {
+	err = again(ctx, func(ctx context.Context) error {
 		rows, err := c.pool.Query(ctx, statement, args...)
 		if err == nil {
 			page, err = pgx.CollectRows(rows, scan)
@@ -87,7 +88,7 @@ func list[T any](ctx context.Context, c *Catalog, limit int, scan pgx.RowToFunc[
 // one runs a statement that has at most one row; none is pgx.ErrNoRows.
 func one[T any](ctx context.Context, c *Catalog, scan pgx.RowToFunc[T], statement string, args ...any) (T, error) {
 	var row T
-	err := again(ctx, func() error {
+	err := again(ctx, func(ctx context.Context) error {
 		rows, err := c.pool.Query(ctx, statement, args...)
 		if err == nil {
 			row, err = pgx.CollectExactlyOneRow(rows, scan)
@@ -100,13 +101,24 @@ func one[T any](ctx context.Context, c *Catalog, scan pgx.RowToFunc[T], statemen
 // deadlockDetected is the SQLSTATE of the statement that PostgreSQL has chosen to give way.
 const deadlockDetected = "40P01"
 
-// again runs a query once more where it met the emptying of its tables, which takes their locks in another order:
-// it is over by then.
-func again(ctx context.Context, query func() error) error {
-	err := query()
+// queryTimeout bounds a query with its wait for a connection: of a server that hangs, or has more to do than it can, a
+// client hears in time.
+const queryTimeout = 5 * time.Second
+
+var errNoAnswer = errors.New("PostgreSQL did not answer in time")
+
+// again runs a query within queryTimeout, and once more where it met the emptying of its tables, which takes their
+// locks in another order: it is over by then.
+func again(ctx context.Context, query func(context.Context) error) error {
+	bounded, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	err := query(bounded)
 	var server *pgconn.PgError
-	if errors.As(err, &server) && server.Code == deadlockDetected && ctx.Err() == nil {
-		err = query()
+	if errors.As(err, &server) && server.Code == deadlockDetected && bounded.Err() == nil {
+		err = query(bounded)
+	}
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	return err
 }

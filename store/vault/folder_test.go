@@ -79,7 +79,11 @@ func keepsWhole(t *testing.T, open func() vault.Vault) {
 	}
 
 	v = open()
-	defer v.Close()
+	t.Cleanup(func() {
+		if err := v.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	list := func(folder string) map[string]int64 {
 		found := map[string]int64{}
 		if err := v.List(ctx, folder, func(name string, size int64) error { found[name] = size; return nil }); err != nil {

@@ -1,0 +1,23 @@
+package main
+
+import (
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/store/known"
+)
+
+// startKnown follows which files there are, for downloads while PostgreSQL is away. It reads what has happened behind the
+// node's back: nobody waits for it, and until it is through it knows less.
+func (n *Node) startKnown(log *jetstream.Log) *known.Files {
+	files := known.New()
+	follower := log.Follow(func(event events.Event) {
+		if files.Blind() != "" {
+			return
+		}
+		if files.Apply(event); files.Blind() != "" {
+			n.log.Warn("downloads need PostgreSQL on this node", "reason", files.Blind(), "sequence", event.Sequence)
+		}
+	}, known.Subjects()...)
+	n.background("files known in memory", follower.Run)
+	return files
+}

@@ -1,0 +1,99 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/store/catalog"
+)
+
+const (
+	// tablesTimeout is how long a download waits for PostgreSQL before what is known in memory has to do.
+	tablesTimeout = 2 * time.Second
+	// tablesRest is how long PostgreSQL is then left alone, so that not each download of an outage waits.
+	tablesRest = time.Second
+)
+
+// tables remembers that PostgreSQL gave no answer lately.
+type tables struct {
+	mu     sync.Mutex
+	failed time.Time // zero while it answers
+}
+
+// resting says whether to leave PostgreSQL alone. After a rest one caller looks how it is, and the others rest on meanwhile.
+func (t *tables) resting() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.failed.IsZero():
+		return false
+	case time.Since(t.failed) < tablesRest:
+		return true
+	}
+	t.failed = time.Now()
+	return false
+}
+
+// note takes in how a question went, and says whether PostgreSQL was away at it.
+func (t *tables) note(ctx context.Context, err error) (away bool) {
+	away = errors.Is(err, catalog.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case away:
+		t.failed = time.Now()
+	case ctx.Err() == nil:
+		t.failed = time.Time{}
+	}
+	return away
+}
+
+// findBlob asks the tables, and while they are away what is known in memory. What isn't known there is 503 whatever it is, so
+// that nobody learns of a private blob by it.
+func (s *server) findBlob(ctx context.Context, digest events.Digest) (catalog.BlobRow, error) {
+	if s.Known == nil {
+		return s.Catalog.Blob(ctx, digest, readable(ctx))
+	}
+	return find(ctx, &s.tables, func(ctx context.Context) (catalog.BlobRow, error) {
+		return s.Catalog.Blob(ctx, digest, readable(ctx))
+	}, func() (catalog.BlobRow, bool) {
+		return s.Known.Blob(digest, func(image string) bool { return access.From(ctx).May(events.RoleReader, image) })
+	})
+}
+
+// findFormat is as findBlob. What the caller may not see is as if it weren't known.
+func (s *server) findFormat(ctx context.Context, image, version, variant, format string) (catalog.FormatRow, error) {
+	if s.Known == nil {
+		return s.Catalog.Format(ctx, image, version, variant, format)
+	}
+	return find(ctx, &s.tables, func(ctx context.Context) (catalog.FormatRow, error) {
+		return s.Catalog.Format(ctx, image, version, variant, format)
+	}, func() (catalog.FormatRow, bool) {
+		row, ok := s.Known.Format(image, version, variant, format)
+		return row, ok && maySee(ctx, row.Image, row.Visibility)
+	})
+}
+
+func find[R any](ctx context.Context, t *tables, ask func(context.Context) (R, error), known func() (R, bool)) (R, error) {
+	if t.resting() {
+		if row, ok := known(); ok {
+			return row, nil
+		}
+		var none R
+		return none, catalog.ErrUnavailable
+	}
+	bounded, cancel := context.WithTimeout(ctx, tablesTimeout)
+	defer cancel()
+	row, err := ask(bounded)
+	if t.note(ctx, err) {
+		if row, ok := known(); ok {
+			return row, nil
+		}
+		return row, errors.Join(catalog.ErrUnavailable, err)
+	}
+	return row, err
+}

@@ -1,0 +1,385 @@
+package garbage_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/handlers/garbage"
+	"github.com/imgsrv/imgsrv/handlers/operations"
+	"github.com/imgsrv/imgsrv/store/blob"
+)
+
+func writeFile(dir, name string, data []byte) error {
+	return os.WriteFile(filepath.Join(dir, name), data, 0o600)
+}
+
+// stored are the digests of the files in the store whose bytes are right.
+func (y *yard) stored() []events.Digest {
+	y.t.Helper()
+	found := []events.Digest{}
+	err := y.store.Blobs(context.Background(), func(f blob.File) error {
+		file, _, err := y.store.OpenBlob(f.SHA256)
+		if err != nil {
+			return err
+		}
+		data, err := io.ReadAll(file)
+		if err := errors.Join(err, file.Close()); err != nil {
+			return err
+		}
+		if got := digestOf(data); got.Hex() != f.SHA256 {
+			return fmt.Errorf("blob %s has the bytes of %s", f.SHA256, got)
+		}
+		found = append(found, events.Digest("sha256:"+f.SHA256))
+		return nil
+	})
+	if err != nil {
+		y.t.Error(err)
+	}
+	return found
+}
+
+func sorted(digests ...events.Digest) []events.Digest {
+	digests = append([]events.Digest{}, digests...)
+	slices.Sort(digests)
+	return slices.Compact(digests)
+}
+
+func (y *yard) wantStored(what string, digests ...events.Digest) {
+	y.t.Helper()
+	if diff := cmp.Diff(sorted(digests...), y.stored()); diff != "" {
+		y.t.Errorf("%s: blobs in the store (-want +got):\n%s", what, diff)
+	}
+}
+
+// A withdrawn version can be restored for a time. After it the bytes go that it alone named, with what was derived from it and
+// from it alone; and then it can't be restored.
+func TestWhatAWithdrawnVersionAloneNamedGoesAfterATime(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	y.publications()
+	old, both, delta, format := root("old"), root("both"), []byte("delta from old"), []byte("format of old")
+	y.publish("1", old)
+	y.publish("2", both)
+	y.publish("3", both)
+	for _, err := range []error{y.derive("1", "disk.vmdk", "", format), y.derive("2", "d.vcdiff", "1", delta), y.withdraw("1"), y.withdraw("2"), y.restore("2")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := y.collector(nil)
+	all := []events.Digest{digestOf(metadata), digestOf(old), digestOf(both), digestOf(delta), digestOf(format)}
+	start := time.Now()
+	for _, after := range []time.Duration{0, 2 * time.Hour, garbage.DefaultKeepWithdrawn - time.Minute} {
+		y.now = start.Add(after)
+		if result := y.collect(c, false); result.Blobs+result.Versions+result.Derived != 0 {
+			t.Errorf("%s after the withdrawal: %+v", after, result)
+		}
+	}
+	y.wantStored("within the time", all...)
+
+	y.now = start.Add(garbage.DefaultKeepWithdrawn + time.Minute)
+	dry := y.collect(c, true)
+	y.wantStored("after a dry run", all...)
+	if err := y.restore("1"); err != nil {
+		t.Fatalf("restored after a dry run: %v", err)
+	}
+	if result := y.collect(c, true); len(result.Items) != 0 {
+		t.Errorf("of a restored version would go: %+v", result.Items)
+	}
+	y.now = start
+	if err := y.withdraw("1"); err != nil {
+		t.Fatal(err)
+	}
+	y.now = start.Add(garbage.DefaultKeepWithdrawn + time.Minute)
+	result := y.collect(c, false)
+	if want := int64(len(old) + len(format)); result.Blobs != 2 || result.Versions != 1 || result.Derived != 2 || result.Bytes != want || result.Kept != 0 {
+		t.Errorf("collected %+v, want 2 blobs of %d bytes", result, want)
+	}
+	if dry.Bytes != result.Bytes || dry.Blobs != result.Blobs || !dry.DryRun || dry.Derived != result.Derived {
+		t.Errorf("the dry run said %+v", dry)
+	}
+	y.wantStored("after the time", digestOf(metadata), digestOf(both), digestOf(delta))
+	if err := y.restore("1"); !events.IsCode(err, events.CodeCollected) {
+		t.Errorf("restored: %v", err)
+	}
+	// Clients may have the delta in their lists yet.
+	y.now = y.now.Add(garbage.LeastGrace + time.Minute)
+	if result := y.collect(c, false); result.Blobs != 1 || result.Versions+result.Derived != 0 {
+		t.Errorf("an hour later: %+v", result)
+	}
+	y.wantStored("an hour later", digestOf(metadata), digestOf(both))
+
+	// What was collected is taken in again, by the same digest.
+	y.publish("4", old)
+	y.wantStored("published again", digestOf(metadata), digestOf(both), digestOf(old))
+}
+
+// What an open session was told of stays for it, however old it is; and so does what a failed job waits with.
+func TestSessionsAndJobsHoldTheirBlobs(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	y.publications()
+	data := root("x")
+	y.publish("1", data)
+	u := events.Upload{}
+	err := y.decide(func(ctx context.Context) ([]events.Change, error) {
+		known, there, err := y.present(ctx, digestOf(data), int64(len(data)))
+		if err != nil || !there {
+			return nil, errors.Join(err, errors.New("the blob isn't there"))
+		}
+		described, err := y.log.Image(ctx, image)
+		u = events.Upload{ID: "019aba40-0000-7000-8000-000000000001", Image: image, Version: "2", Visibility: events.Public, InitiatedAt: time.Now().UTC(), InitiatedBy: "test",
+			Variants: []events.UploadVariant{{Variant: container, Files: []events.UploadFile{
+				{Format: "rootfs.squashfs", Size: int64(len(data)), State: events.FilePresent, Digest: digestOf(data)},
+				{Format: events.FormatMetadata, Size: 5, State: events.FilePending}}}}}
+		if err != nil {
+			return nil, err
+		}
+		return events.Initiate(events.InitiateUpload{Session: u, Image: described, Present: map[events.Digest]events.Current[events.Blob]{digestOf(data): known},
+			IsArchitecture: func(string) bool { return false }})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := y.withdraw("1"); err != nil {
+		t.Fatal(err)
+	}
+	y.now = time.Now().Add(30 * 24 * time.Hour)
+	c := y.collector(nil)
+	y.collect(c, false)
+	y.wantStored("while the session is open", digestOf(data))
+	err = y.decide(func(ctx context.Context) ([]events.Change, error) {
+		upload, err := y.log.Upload(ctx, u.ID)
+		if err != nil {
+			return nil, err
+		}
+		version, err := y.log.Version(ctx, image, "2")
+		if err != nil {
+			return nil, err
+		}
+		return events.ExpireUpload(upload, version)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	y.collect(c, false)
+	y.wantStored("after it has ended")
+}
+
+// Files without a fact, sessions that are over and the ingress of jobs that have ended are what crashes leave.
+func TestWhatCrashesLeftGoes(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	data := []byte("nobody's")
+	if err := y.store.WriteIngress("orphan", "file", data); err != nil {
+		t.Fatal(err)
+	}
+	if err := y.store.Admit(t.Context(), "orphan", "file", digestOf(data).Hex(), int64(len(data))); err != nil {
+		t.Fatal(err)
+	}
+	if err := y.store.CreateSession("019aba40-0000-7000-8000-00000000000a"); err != nil {
+		t.Fatal(err)
+	}
+	c := y.collector(nil)
+	if result := y.collect(c, false); len(result.Items) != 0 {
+		t.Errorf("at once: %+v", result.Items)
+	}
+	y.now = time.Now().Add(25 * time.Hour)
+	// The ingress has the same bytes under another name, which go last.
+	result := y.collect(c, false)
+	if result.Blobs != 1 || result.Sessions != 1 || result.Ingress != 1 || result.Bytes != int64(len(data)) {
+		t.Errorf("a day later: %+v", result)
+	}
+	y.wantStored("a day later")
+	for _, dir := range []string{"uploads", "ingress/jobs"} {
+		if left, err := os.ReadDir(filepath.Join(y.root, dir)); err != nil || len(left) != 0 {
+			t.Errorf("%s: %v %v", dir, left, err)
+		}
+	}
+}
+
+func TestAGraceOfLessThanAnHourIsRefused(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	c := y.collector(nil)
+	for _, r := range []garbage.Request{{Grace: 59 * time.Minute}, {Grace: -time.Hour}, {KeepWithdrawn: time.Minute}, {Grace: 8 * 24 * time.Hour}} {
+		if _, err := c.Collect(t.Context(), r, func(operations.Progress) {}); !events.IsCode(err, events.CodeInvalid) {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+}
+
+// Two collections at once are one and a refusal, on one node and on two that share a storage.
+func TestASecondCollectionIsRefused(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	other, err := blob.Open(y.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := other.LockTrash()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := y.collector(nil)
+	if _, err := c.Collect(t.Context(), garbage.Request{}, func(operations.Progress) {}); !errors.Is(err, garbage.ErrRunning) {
+		t.Errorf("error %v", err)
+	}
+	if err := unlock(); err != nil {
+		t.Fatal(err)
+	}
+	y.collect(c, false)
+}
+
+// Wherever the process ends in the middle of a blob, the next start makes the blob what its last fact says; and where somebody
+// begins to need it in that moment, its bytes are there in the end.
+func TestACollectionThatWasCutIsEndedOrUndone(t *testing.T) {
+	t.Parallel()
+	for _, place := range []string{"begin", "collecting", "discarded", "collected"} {
+		for _, needed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s needed=%v", place, needed), func(t *testing.T) {
+				t.Parallel()
+				y := newYard(t)
+				data := root("x")
+				if err := y.store.WriteIngress("job", "file", data); err != nil {
+					t.Fatal(err)
+				}
+				need := func() {
+					err := y.decide(func(ctx context.Context) ([]events.Change, error) {
+						current, err := y.log.Blob(ctx, digestOf(data)) // who was patient for long enough
+						if err != nil {
+							return nil, err
+						}
+						if err := y.store.Admit(ctx, "job", "file", digestOf(data).Hex(), int64(len(data))); err != nil {
+							return nil, err
+						}
+						return events.PromoteBlob(events.Blob{Digest: digestOf(data), Size: int64(len(data)), MediaType: "text/plain"}, current), nil
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+				need()
+				y.now = time.Now().Add(2 * time.Hour)
+				c := y.collector(func(cfg *garbage.Config) {
+					cfg.Reached = func(at string, _ events.Digest) {
+						if at == place {
+							runtime.Goexit() // as much of an end as a test can make and see what is left
+						}
+					}
+				})
+				var cut sync.WaitGroup
+				cut.Go(func() {
+					_, err := c.Collect(context.Background(), garbage.Request{}, func(operations.Progress) {})
+					t.Errorf("the collection went on to its end: %v", err)
+				})
+				cut.Wait()
+				if needed {
+					need()
+				}
+				next := y.collector(nil)
+				if err := next.Recover(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if left, err := y.store.Discarded(); err != nil || len(left) != 0 {
+					t.Errorf("in the trash: %v, %v", left, err)
+				}
+				current, err := y.log.Blob(t.Context(), digestOf(data))
+				if err != nil {
+					t.Fatal(err)
+				}
+				want, state := []events.Digest{}, events.BlobIsCollected
+				if needed || place == "begin" {
+					want, state = []events.Digest{digestOf(data)}, events.BlobIsPresent
+				}
+				y.wantStored("after the start", want...)
+				if current.State.State != state {
+					t.Errorf("the blob is %q, want %q", current.State.State, state)
+				}
+			})
+		}
+	}
+}
+
+// Wherever in the middle of its collection somebody begins to need a blob, in each way that there is, the blob is there in the end.
+func TestWhoBeginsToNeedABlobInTheMiddleOfItsCollectionHasIt(t *testing.T) {
+	t.Parallel()
+	for _, place := range []string{"begin", "collecting", "discarded", "collected"} {
+		for _, way := range []string{"session", "publication", "derived"} {
+			t.Run(place+" "+way, func(t *testing.T) {
+				t.Parallel()
+				y := newYard(t)
+				y.publications()
+				data := root("x")
+				y.publish("1", root("other"))
+				y.publish("2", data)
+				if err := y.withdraw("2"); err != nil {
+					t.Fatal(err)
+				}
+				var uploads []string
+				var pending sync.WaitGroup
+				once := sync.Once{}
+				need := func() {
+					switch way {
+					case "derived":
+						// It waits for the collection's end, past "begin".
+						pending.Go(func() {
+							if err := y.derive("1", "file.txt", "", data); err != nil {
+								t.Error(err)
+							}
+						})
+						if place == "begin" {
+							pending.Wait()
+						}
+						return
+					default:
+						id, present, err := y.upload("3", data, way == "session")
+						if err != nil {
+							t.Error(err)
+						}
+						if present != (way == "session" && place == "begin") {
+							t.Errorf("told that the blob is there: %v", present)
+						}
+						uploads = append(uploads, id)
+						if place == "begin" {
+							if _, err := y.ended(id); err != nil {
+								t.Error(err)
+							}
+						}
+					}
+				}
+				c := y.collector(func(cfg *garbage.Config) {
+					cfg.ShortGrace = true
+					cfg.Reached = func(at string, digest events.Digest) {
+						if at == place && digest == digestOf(data) {
+							once.Do(need)
+						}
+					}
+				})
+				result := y.collect(c, false)
+				pending.Wait()
+				for _, id := range uploads {
+					if job, err := y.ended(id); err != nil || job.State != events.JobStateSucceeded {
+						t.Errorf("job %s %+v %v", job.State, job.Problem, err)
+					}
+				}
+				if place == "begin" && result.Kept != 1 {
+					t.Errorf("collected over a need: %+v", result)
+				}
+				y.wantStored("in the end", digestOf(metadata), digestOf(root("other")), digestOf(data))
+			})
+		}
+	}
+}
