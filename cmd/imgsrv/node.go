@@ -253,6 +253,9 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err := n.observe(tele, blobs, tables); err != nil {
 		return err
 	}
+	if err := n.observeBackups(tele, dataDir); err != nil {
+		return err
+	}
 	router, err := api.New(api.Config{
 		Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/api"), Tracer: tele.Tracer("github.com/imgsrv/imgsrv/handlers/api"), Guard: guard, Events: events, Catalog: tables, Known: files, Blobs: blobs, Offsets: uploads, ExpiresAt: uploads.ExpiresAt,
 		Webhooks: webhooks, Mirrors: mirrors, Subscribers: subscribers, TrustRules: trust.rules, OIDC: trust.verifier, SigningKey: keys.checksums, SignedStreams: keys.streams != nil,

@@ -49,9 +49,12 @@ func (n *Node) newMirrors(flags ServerFlags, dataDir string, log *jetstream.Log,
 	if err == nil {
 		tool.Foreign = true
 	} // else whole files are fetched
-	return mirrors.New(mirrors.Config{Log: log, Store: store, Tool: tool, Credentials: mirrors.NewCredentials(filepath.Join(dataDir, "mirror-credentials")), Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/mirrors"), Targets: to, Roots: roots,
+	return mirrors.New(mirrors.Config{Log: log, Store: store, Tool: tool, Credentials: mirrors.NewCredentials(filepath.Join(dataDir, mirrorCredentials)), Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/mirrors"), Targets: to, Roots: roots,
 		UserAgent: "imgsrv-mirror/" + version(), BytesPerSecond: flags.MirrorRate, Tick: hooks.mirrorTick, Pause: hooks.mirrorPause})
 }
+
+// mirrorCredentials is the folder in the data folder that has the addresses of mirrors with a password or token in them.
+const mirrorCredentials = "mirror-credentials"
 
 // startMirrors lets mirrors publish through the node's own handler.
 func (n *Node) startMirrors(manager *mirrors.Manager, handler http.Handler) {

@@ -7,8 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/operations"
+	"github.com/imgsrv/imgsrv/internal/secretfile"
 	"github.com/imgsrv/imgsrv/store/blob"
 	"github.com/imgsrv/imgsrv/store/vault"
 )
@@ -28,8 +31,10 @@ type Config struct {
 	Blobs   *blob.Store
 	Release string // of imgsrv
 	// Secrets are the files that belong to a backup with secrets, by the name that they have in a data folder. One that isn't
-	// there is left out.
+	// there is left out; of a folder all files belong.
 	Secrets map[string]string
+	// LastFile, where given, is where the time of the last whole backup is written down (RFC 3339), for who watches that there are any.
+	LastFile string
 	// Own are the server's folders. A backup isn't put into one of them.
 	Own    []string
 	Logger *slog.Logger
@@ -200,7 +205,13 @@ func (m *maker) make(ctx context.Context, req Request) (Result, error) {
 	for _, s := range point.Secrets {
 		result.Secrets = append(result.Secrets, s.Name)
 	}
-	return result, m.v.Sync(ctx)
+	if err := m.v.Sync(ctx); err != nil || m.LastFile == "" || len(point.Missing) > 0 {
+		return result, err
+	}
+	if err := secretfile.Replace(m.LastFile, []byte(point.MadeAt.Format(time.RFC3339)+"\n")); err != nil {
+		return result, fmt.Errorf("the backup is made, but its time can't be written down: %w", err)
+	}
+	return result, nil
 }
 
 // claim says which backup to go on from, and marks a new place as this stream's.
@@ -396,7 +407,11 @@ func (m *maker) collectedSince(ctx context.Context, missing []Missing) (bool, er
 // secrets copies the server's keys.
 func (m *maker) secrets(ctx context.Context, sequence events.Sequence) ([]Secret, error) {
 	var secrets []Secret
-	for name, path := range m.Secrets {
+	files, err := secretFiles(m.Secrets)
+	if err != nil {
+		return nil, fmt.Errorf("look for keys of the server: %w", err)
+	}
+	for name, path := range files {
 		data, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -412,4 +427,31 @@ func (m *maker) secrets(ctx context.Context, sequence events.Sequence) ([]Secret
 	}
 	sortSecrets(secrets)
 	return secrets, nil
+}
+
+// secretFiles names the files in the place of their folders.
+func secretFiles(paths map[string]string) (map[string]string, error) {
+	files := maps.Clone(paths)
+	for name, path := range paths {
+		if info, err := os.Stat(path); err != nil || !info.IsDir() {
+			continue // what isn't there is left out by who reads it
+		}
+		delete(files, name)
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.Type().IsRegular() && e.Name()[0] != '.' {
+				files[name+"/"+e.Name()] = filepath.Join(path, e.Name())
+			}
+		}
+	}
+	return files, nil
+}
+
+// isSecretName says whether a backup may have a key of a name: of a file in the data folder, or in a folder in it.
+func isSecretName(name string) bool {
+	parts := strings.Split(name, "/")
+	return len(parts) <= 2 && filepath.IsLocal(name) && !slices.ContainsFunc(parts, func(part string) bool { return part == "" || part[0] == '.' })
 }

@@ -98,7 +98,8 @@ func (s *server) tryBackUp(ctx context.Context, place string, report func(backup
 		report = func(backup.Progress) {}
 	}
 	cfg := backup.Config{Log: s.log, Blobs: s.store, Release: "test", Own: []string{s.dir}, Logger: slog.New(slog.DiscardHandler),
-		Secrets: map[string]string{"webhook.key": filepath.Join(s.dir, "webhook.key"), "signing.key": filepath.Join(s.dir, "absent")}}
+		Secrets: map[string]string{"webhook.key": filepath.Join(s.dir, "webhook.key"), "signing.key": filepath.Join(s.dir, "absent"),
+			"mirror-credentials": filepath.Join(s.dir, "mirror-credentials")}}
 	return backup.Make(ctx, cfg, backup.Request{Place: place, WithSecrets: true}, report)
 }
 
@@ -602,11 +603,22 @@ func TestKeysOfTheServerComeAlongWhereTheyWereAskedFor(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.dir, "webhook.key"), []byte("key\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Mkdir(filepath.Join(s.dir, "mirror-credentials"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string]string{"id-1": "https://user:pass@host\n", ".secret-half": "half"} {
+		if err := os.WriteFile(filepath.Join(s.dir, "mirror-credentials", name), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s.publish("1", "one")
-	if result := s.backUp(place); !cmp.Equal(result.Secrets, []string{"webhook.key"}) {
+	if result := s.backUp(place); !cmp.Equal(result.Secrets, []string{"mirror-credentials/id-1", "webhook.key"}) {
 		t.Errorf("keys in the backup: %v", result.Secrets)
 	}
 	r := restore(t, place, 0)
+	if data, err := os.ReadFile(filepath.Join(r.dir, "mirror-credentials", "id-1")); err != nil || string(data) != "https://user:pass@host\n" {
+		t.Errorf("the credentials are %q (%v)", data, err)
+	}
 	if data, err := os.ReadFile(filepath.Join(r.dir, "webhook.key")); err != nil || string(data) != "key\n" {
 		t.Errorf("webhook.key is %q (%v)", data, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -418,7 +419,7 @@ func collected(ctx context.Context, log *jetstream.Log, digest events.Digest) er
 // secrets puts the keys of the backup into the data folder.
 func (r *restorer) secrets(ctx context.Context, point Point) (names []string, err error) {
 	for _, s := range point.Secrets {
-		if filepath.Base(s.Name) != s.Name || s.Name == "" || s.Name[0] == '.' {
+		if !isSecretName(s.Name) {
 			return nil, fmt.Errorf("the backup has a key of the name %q", s.Name)
 		}
 		f, err := r.v.Open(ctx, s.File)
@@ -432,7 +433,11 @@ func (r *restorer) secrets(ctx context.Context, point Point) (names []string, er
 		if hexSum(data) != s.SHA256 {
 			return nil, fmt.Errorf("%s is damaged: it hasn't the digest that the backup says", s.File)
 		}
-		if err := secretfile.Replace(filepath.Join(r.DataDir, s.Name), data); err != nil {
+		path := filepath.Join(r.DataDir, filepath.FromSlash(s.Name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, fmt.Errorf("keep %s: %w", s.Name, err)
+		}
+		if err := secretfile.Replace(path, data); err != nil {
 			return nil, fmt.Errorf("keep %s: %w", s.Name, err)
 		}
 		names = append(names, s.Name)

@@ -29,6 +29,9 @@ func newMeters(m metric.Meter, s *Scrubber) (meters, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return out, fmt.Errorf("make meters: %w", err)
 	}
+	for _, counter := range []metric.Int64Counter{out.bytes, out.blobs, out.repairs, out.errors} {
+		counter.Add(context.Background(), 0) // there from the start: an alert on something that isn't there never fires
+	}
 	registration, err := m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		status := s.Status()
 		o.ObserveInt64(damaged, int64(status.Damaged))
