@@ -176,7 +176,7 @@ func (r *run) checkVersions(want expectation, head string) {
 }
 
 // kept are the files that a data folder has when nothing is going on.
-var kept = regexp.MustCompile(`^(lock|admin\.token|signing\.key|webhooks\.key|nats/.*|storage/cas/sha256/[0-9a-f]{2}/[0-9a-f]{64})$`)
+var kept = regexp.MustCompile(`^(lock|admin\.token|signing\.key|webhook\.key|scrub\.json|nats/.*|storage/cas/trash/\.lock|storage/cas/sha256/[0-9a-f]{2}/[0-9a-f]{64})$`)
 
 // strays are the files and folders, but those of the layout itself, that have no business in the data folder of a run that is over.
 func (r *run) strays() []string {
