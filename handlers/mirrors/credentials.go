@@ -141,6 +141,9 @@ func scrubber(address string) *strings.Replacer {
 		add(url.PathEscape(password))
 		_, escaped, _ := strings.Cut(u.User.String(), ":")
 		add(escaped)
+	} else if u.User != nil { // a token in the place of the user
+		add(u.User.Username())
+		add(u.User.String())
 	}
 	for part := range strings.SplitSeq(u.EscapedPath(), "/") {
 		if len(part) >= 16 { // what could be a token

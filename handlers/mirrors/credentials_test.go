@@ -95,4 +95,7 @@ func TestSecretsAreTakenOutOfTexts(t *testing.T) {
 			t.Errorf("%s becomes %s", text, got)
 		}
 	}
+	if got := scrubber("https://only%40token@images.example.org").Replace("only@token and only%40token"); strings.Contains(got, "token") {
+		t.Errorf("a token in the place of the user: %s", got)
+	}
 }
