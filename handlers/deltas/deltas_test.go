@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -54,9 +55,14 @@ func (w *works) run(n int) (stop func()) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return w.runWith(n, tool, slog.New(slog.DiscardHandler))
+}
+
+func (w *works) runWith(n int, tool *vcdiff.Tool, log *slog.Logger) (stop func()) {
+	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
-	made := deltas.New(deltas.Config{Log: w.log, Store: w.store, Logger: slog.New(slog.DiscardHandler), Tool: tool,
+	made := deltas.New(deltas.Config{Log: w.log, Store: w.store, Logger: log, Tool: tool,
 		VersionsOf: func(context.Context, string) (int, error) { return n, nil }})
 	go func() { done <- made.Run(ctx) }()
 	var once sync.Once
@@ -330,6 +336,33 @@ func TestWhatIsTooDifferentOrHasNoBaseGetsNoDelta(t *testing.T) {
 		if diff := cmp.Diff(want, names(w.made(image))); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", image, diff)
 		}
+	}
+}
+
+// What takes too long would do so again: it isn't tried five times, each as long.
+func TestADeltaThatTakesTooLongIsLeft(t *testing.T) {
+	t.Parallel()
+	w := newWorks(t)
+	tool, err := vcdiff.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slowOnce := filepath.Join(t.TempDir(), "slow-once")
+	script := fmt.Sprintf("#!/bin/sh\nif [ ! -e %[1]s.begun ]; then : > %[1]s.begun; exec /bin/sleep 60; fi\nexec %[2]s \"$@\"\n", slowOnce, tool.Path)
+	if err := os.WriteFile(slowOnce, []byte(script), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	stop := w.runWith(1, &vcdiff.Tool{Path: slowOnce, Timeout: 3 * time.Second}, slog.New(slog.NewTextHandler(&log, nil)))
+	data, container := random(1, 50_000), amd64(events.Container)
+	w.publish("deb", "1", map[events.Variant][]byte{container: data})
+	w.publish("deb", "2", map[events.Variant][]byte{container: append(bytes.Clone(data), "more"...)})
+	if found := w.made("deb"); len(found) != 0 {
+		t.Errorf("deltas %v", names(found))
+	}
+	stop()
+	if said := log.String(); !strings.Contains(said, "no delta: it took too long") || strings.Contains(said, "again") {
+		t.Errorf("log: %s", said)
 	}
 }
 

@@ -63,10 +63,14 @@ func (d *Deltas) make(ctx context.Context, delivery jetstream.Delivery, p planne
 		log.InfoContext(ctx, "no delta: it would save less than a third", "took", time.Since(started))
 		return nil
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = d.verify(ctx, job, base, p)
 	}
-	if err := d.verify(ctx, job, base, p); err != nil {
+	if errors.Is(err, vcdiff.ErrTimeout) { // it would again, and the deltas of other versions wait for this one
+		log.WarnContext(ctx, "no delta: it took too long", "took", time.Since(started))
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	if err := d.record(ctx, delivery, job, p, result); err != nil {

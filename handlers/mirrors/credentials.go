@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,8 +27,8 @@ type Credentials struct {
 // NewCredentials keeps them in a folder, which is made when it is first needed.
 func NewCredentials(dir string) Credentials { return Credentials{dir} }
 
-// Split takes what is secret out of a server's address: user and password, a token of another imgsrv in /r/TOKEN, and with wholePath
-// the path whatever it is. What is left may be seen by many. secret says whether there was something; a text that is no URL is
+// Split takes what is secret out of a server's address: user and password, the path where a token of another imgsrv is in it, as in
+// /r/TOKEN, and with wholePath the path whatever it is. What is left may be seen by many. secret says whether there was something; a text that is no URL is
 // left to the rules, whole.
 func Split(address string, wholePath bool) (open string, secret bool) {
 	u, err := url.Parse(address)
@@ -40,6 +41,8 @@ func Split(address string, wholePath bool) (open string, secret bool) {
 		token, _, _ := strings.Cut(rest, "/")
 		wholePath = wholePath || access.LooksLikeToken(token)
 	}
+	// Behind a proxy the other imgsrv may be below a path of its own.
+	wholePath = wholePath || slices.ContainsFunc(strings.Split(u.Path, "/"), access.IsToken)
 	if wholePath && strings.Trim(u.Path, "/") != "" {
 		u.Path, u.RawPath, secret = "", "", true
 	}
@@ -138,6 +141,9 @@ func scrubber(address string) *strings.Replacer {
 		add(url.PathEscape(password))
 		_, escaped, _ := strings.Cut(u.User.String(), ":")
 		add(escaped)
+	} else if u.User != nil { // a token in the place of the user
+		add(u.User.Username())
+		add(u.User.String())
 	}
 	for part := range strings.SplitSeq(u.EscapedPath(), "/") {
 		if len(part) >= 16 { // what could be a token

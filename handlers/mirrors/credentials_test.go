@@ -24,6 +24,9 @@ func TestWhatIsSecretInAnAddressIsTakenOut(t *testing.T) {
 		"https://user:pass@images.example.org:8443/a/b":     {"https://images.example.org:8443/a/b", true, false},
 		"https://user@images.example.org":                   {"https://images.example.org", true, false},
 		"https://images.example.org/r/" + token:             {"https://images.example.org", true, false},
+		"https://images.example.org/%72/" + token + "/":     {"https://images.example.org", true, false},
+		"https://example.org/images/r/" + token:             {"https://example.org", true, false},
+		"https://example.org/imgsrv_images":                 {"https://example.org/imgsrv_images", false, false},
 		"https://u:p@images.example.org/" + "secret/images": {"https://images.example.org", true, true},
 		"https://images.example.org/secret":                 {"https://images.example.org", true, true},
 		"https://images.example.org/":                       {"https://images.example.org", false, true},
@@ -91,5 +94,8 @@ func TestSecretsAreTakenOutOfTexts(t *testing.T) {
 		if got := scrub.Replace(text); strings.Contains(got, "ssword") || strings.Contains(got, "0123456789abcdef") {
 			t.Errorf("%s becomes %s", text, got)
 		}
+	}
+	if got := scrubber("https://only%40token@images.example.org").Replace("only@token and only%40token"); strings.Contains(got, "token") {
+		t.Errorf("a token in the place of the user: %s", got)
 	}
 }

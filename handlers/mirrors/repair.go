@@ -23,12 +23,18 @@ func (m *Manager) Fetch(ctx context.Context, wanted []events.Blob, take func(ctx
 		if len(wanted) == 0 {
 			break
 		}
-		offered, isImgsrv, err := m.offered(ctx, mirror.URL)
+		address, err := m.address(mirror)
+		var offered map[string]string
+		var isImgsrv bool
+		if err == nil {
+			offered, isImgsrv, err = m.offered(ctx, address)
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("mirror %s: %w", mirror.Name, err))
+			// By its text alone: what is secret in the address may be in it.
+			errs = append(errs, fmt.Errorf("mirror %s: %s", mirror.Name, scrubber(address).Replace(err.Error())))
 			continue
 		}
 		var left []events.Blob
@@ -41,7 +47,7 @@ func (m *Manager) Fetch(ctx context.Context, wanted []events.Blob, take func(ctx
 				left = append(left, b)
 				continue
 			}
-			remote := &remoteFile{ctx: ctx, from: m.upstream, base: mirror.URL, path: path, size: b.Size}
+			remote := &remoteFile{ctx: ctx, from: m.upstream, base: address, path: path, size: b.Size}
 			err := take(ctx, b, "mirror "+mirror.Name, io.NewSectionReader(remote, 0, b.Size))
 			remote.close()
 			if ctx.Err() != nil {

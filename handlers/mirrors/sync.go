@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -51,6 +52,10 @@ func (m *Manager) sync(ctx context.Context, mirror events.Mirror, request events
 		return events.EndSync{}, err
 	case err != nil:
 		r.result.Error = r.clean(err.Error())
+	}
+	r.result.Problems = slices.Clone(r.result.Problems)
+	for i, problem := range r.result.Problems { // what the documents say may repeat the address too
+		r.result.Problems[i] = r.clean(problem)
 	}
 	r.result.EndedAt = m.now().UTC()
 	end := events.EndSync{Request: request, Run: r.result, Documents: documents, Refused: r.refused}

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/access"
@@ -22,12 +23,18 @@ const (
 // pages keeps documents of one image each, by what they are made of, so that each is made once.
 type pages struct {
 	mu    sync.Mutex
+	known map[string]*imagePages // by image
+	bytes int                    // of all bodies
+}
+
+// imagePages are those of one state of an image: they go with it, since it may take far more memory than they do.
+type imagePages struct {
+	line  *projection.Line
 	known map[pageKey]*content
 	bytes int
 }
 
 type pageKey struct {
-	line  *projection.Line
 	after string
 	limit int
 }
@@ -38,7 +45,7 @@ func (p *pages) of(s *state, who access.Principal, image string, query url.Value
 	if line == nil || line.Visibility() != events.Public && !who.May(events.RoleReader, image) {
 		return nil, problem.New(events.CodeNotFound, "there is no such image")
 	}
-	key := pageKey{line, query.Get("after"), defaultPage}
+	key := pageKey{query.Get("after"), defaultPage}
 	if text := query.Get("limit"); text != "" {
 		limit, err := strconv.Atoi(text)
 		if err != nil || limit < 1 || limit > maxPage {
@@ -46,10 +53,7 @@ func (p *pages) of(s *state, who access.Principal, image string, query url.Value
 		}
 		key.limit = limit
 	}
-	p.mu.Lock()
-	known := p.known[key]
-	p.mu.Unlock()
-	if known != nil {
+	if known := p.find(image, line, key); known != nil {
 		return known, nil
 	}
 	page, ok, err := line.Page(key.after, key.limit)
@@ -59,7 +63,11 @@ func (p *pages) of(s *state, who access.Principal, image string, query url.Value
 	if !ok {
 		return nil, problem.New(problem.CodeBadRequest, "after is not what the link to a next page said")
 	}
-	c := newContent(page.Changed.At, pieces.Body{pieces.New(page.Body)})
+	modified := page.Changed.At
+	if line.Visibility() != events.Public {
+		modified = time.Time{} // the tables don't say when a private image was described anew; the entity tag says more
+	}
+	c := newContent(modified, pieces.Body{pieces.New(page.Body)})
 	if page.Next != "" {
 		next := url.Values{"after": {page.Next}}
 		if key.limit != defaultPage {
@@ -67,12 +75,35 @@ func (p *pages) of(s *state, who access.Principal, image string, query url.Value
 		}
 		c.next = "?" + next.Encode() // relative: what stands before it may be a token
 	}
+	p.keep(image, line, key, c, len(page.Body))
+	return c, nil
+}
+
+func (p *pages) find(image string, line *projection.Line, key pageKey) *content {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if of := p.known[image]; of != nil && of.line == line {
+		return of.known[key]
+	}
+	return nil
+}
+
+func (p *pages) keep(image string, line *projection.Line, key pageKey, c *content, bytes int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.known == nil || p.bytes >= maxPageBytes {
-		p.known, p.bytes = map[pageKey]*content{}, 0
+		p.known, p.bytes = map[string]*imagePages{}, 0
 	}
-	p.known[key] = c
-	p.bytes += len(page.Body)
-	return c, nil
+	of := p.known[image]
+	if of == nil || of.line != line {
+		if of != nil {
+			p.bytes -= of.bytes
+		}
+		of = &imagePages{line: line, known: map[pageKey]*content{}}
+		p.known[image] = of
+	}
+	if of.known[key] == nil { // else another request was faster
+		of.known[key] = c
+		of.bytes, p.bytes = of.bytes+bytes, p.bytes+bytes
+	}
 }

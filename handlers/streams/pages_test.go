@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -180,6 +181,16 @@ func TestTheDocumentOfAPrivateImageIsForItsReaders(t *testing.T) {
 	r := s.as(reader("team-*"), url)
 	if r.StatusCode != 200 || r.Header.Get("Cache-Control") != "private, no-cache" || len(versionsOf(t, r)) != 1 {
 		t.Errorf("a reader: %d, %v", r.StatusCode, r.Header)
+	}
+	// What is said of a private image has no time in the tables: who asks by time is told anew, and not that nothing has changed.
+	silent := s.publication(t, "team-a", "2", map[events.Variant]string{{Architecture: "amd64", Type: events.VirtualMachine, Flavour: "default"}: "team-a2"})
+	silent.Version.Manifest.Visibility, silent.Version.Manifest.OS = events.Private, ""
+	s.project(t, silent)
+	r = s.as(reader("team-*"), url)
+	s.project(t, events.ImageDescribed{Image: events.Image{Name: "team-a", Visibility: events.Private, OS: "other"}})
+	since := published.Add(time.Hour).Format(http.TimeFormat)
+	if again := s.as(reader("team-*"), url, "If-Modified-Since", since); again.StatusCode != 200 || again.Header.Get("ETag") == r.Header.Get("ETag") {
+		t.Errorf("described anew: %d as %s", again.StatusCode, again.Header.Get("ETag"))
 	}
 	s.project(t, events.ImageVisibilityChanged{Image: events.Image{Name: "team-a", Visibility: events.Public}})
 	if r := s.as(access.Principal{}, url); r.StatusCode != 200 {

@@ -14,7 +14,8 @@ const (
 	mediaTypeText = "text/plain; charset=utf-8"
 
 	// maxSigned bounds the signed states that are kept: two for the public documents, the rest for those of some principals and images.
-	maxSigned = 32
+	maxSigned      = 32
+	maxSignedBytes = 64 << 20 // kept in memory, without their compressed forms; one more document may come on top
 )
 
 // signing keeps signed states of documents, so that each is signed once.
@@ -22,6 +23,7 @@ type signing struct {
 	signer *sjson.Signer // nil: there are no signed documents
 	mu     sync.Mutex
 	known  map[signedState]*content
+	bytes  int // of all bodies
 }
 
 // signedState is what a signed document is made of.
@@ -64,10 +66,13 @@ func (s *signing) of(plainPath string, c *content) (*content, error) {
 	out.mediaType, out.next = mediaTypeText, c.next
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.known == nil || len(s.known) >= maxSigned {
-		s.known = map[signedState]*content{}
+	if s.known == nil || len(s.known) >= maxSigned || s.bytes >= maxSignedBytes {
+		s.known, s.bytes = map[signedState]*content{}, 0
 	}
-	s.known[state] = out
+	if s.known[state] == nil { // else another request was faster
+		s.known[state] = out
+		s.bytes += len(body)
+	}
 	return out, nil
 }
 

@@ -17,13 +17,15 @@ type Tables struct {
 	lines    map[string]*Line
 }
 
-// Line is an image with all that was published of it. It is never changed: one of other rows is another one.
+// Line is an image with all that was published of it. It is never changed: one of other rows is another one. It may be used by several
+// goroutines.
 type Line struct {
 	image    Image      // without a visibility where no fact has described it
 	products []*listing // in the order of their publication
 	aliases  []Alias    // by name
 	changed  Change     // the last fact that shows to those who may read the image
 	siblings map[siblingKey]*listing
+	own      *ownNames // of its pages
 }
 
 // listing is a product and what follows from it alone.
@@ -175,6 +177,7 @@ func (d *draft) setAlias(alias Alias) {
 
 func (d *draft) line() *Line {
 	line := d.Line
+	line.own = &ownNames{}
 	slices.SortFunc(line.products, byPublication)
 	slices.SortFunc(line.aliases, func(a, b Alias) int { return cmp.Compare(a.Alias, b.Alias) })
 	line.findSiblings()

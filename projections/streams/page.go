@@ -2,6 +2,7 @@ package streams
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/imgsrv/imgsrv/internal/incus"
 )
@@ -21,13 +22,7 @@ func (l *Line) Page(before string, limit int) (Page, bool, error) {
 	if !known {
 		return Page{}, false, nil
 	}
-	owners := map[string]*listing{}
-	for _, p := range l.products {
-		if p.shown() && owners[p.Fingerprint] == nil {
-			owners[p.Fingerprint] = p
-		}
-	}
-	names := assign(l, func(fingerprint string) *listing { return owners[fingerprint] })
+	owners, names := l.ownNames()
 	page := Page{Changed: l.changed}
 	document := incus.NewProducts(l.changed.At)
 	if l.changed.Sequence == 0 {
@@ -56,6 +51,27 @@ func (l *Line) Page(before string, limit int) (Page, bool, error) {
 	var err error
 	page.Body, err = document.Encode()
 	return page, true, err
+}
+
+// ownNames is what the image's documents list, were it alone, by fingerprint: who is listed, and under which names. All pages need the same, and
+// of thousands of versions it takes longer to find out than to write a page.
+type ownNames struct {
+	once   sync.Once
+	owners map[string]*listing
+	names  map[string][]string
+}
+
+func (l *Line) ownNames() (owners map[string]*listing, names map[string][]string) {
+	l.own.once.Do(func() {
+		owners := make(map[string]*listing, len(l.products))
+		for _, p := range l.products {
+			if p.shown() && owners[p.Fingerprint] == nil {
+				owners[p.Fingerprint] = p
+			}
+		}
+		l.own.owners, l.own.names = owners, assign(l, func(fingerprint string) *listing { return owners[fingerprint] })
+	})
+	return l.own.owners, l.own.names
 }
 
 // until is how many of the line's products were published before a version; all for "".
