@@ -86,7 +86,15 @@ func (p *parts) open(in *limits.Intake, u events.Upload) error {
 	if err := p.store.CreateSession(u.ID); err != nil {
 		p.t.Fatal(err)
 	}
-	changes, err := events.Initiate(events.InitiateUpload{Session: u, IsArchitecture: func(string) bool { return false }})
+	present := map[events.Digest]events.Current[events.Blob]{}
+	for _, f := range u.Variants[0].Files {
+		if f.State == events.FilePresent {
+			if present[f.Digest], err = p.log.Blob(p.t.Context(), f.Digest); err != nil {
+				p.t.Fatal(err)
+			}
+		}
+	}
+	changes, err := events.Initiate(events.InitiateUpload{Session: u, Present: present, IsArchitecture: func(string) bool { return false }})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -219,6 +227,9 @@ func TestBytesOfADayAreCountedAndComeBack(t *testing.T) {
 	p.admitted("of another principal", p.open(in, p.session("cd", 1000)))
 	present := p.session("ci", 999)
 	present.Variants[0].Files[0].State, present.Variants[0].Files[0].Digest = events.FilePresent, events.Digest("sha256:"+strings.Repeat("0", 64))
+	if _, err := p.log.Append(t.Context(), jetstream.Cause{}, events.PromoteBlob(events.Blob{Digest: present.Variants[0].Files[0].Digest, Size: 999}, events.Current[events.Blob]{})...); err != nil {
+		t.Fatal(err)
+	}
 	p.admitted("nothing but what is there already", p.open(in, present))
 
 	p.abort(first)

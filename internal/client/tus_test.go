@@ -37,12 +37,26 @@ type peer struct {
 
 const tusBase = "/files/"
 
+// patient waits for an upload's lock, and doesn't ask the request that holds it to end: tusd reads and writes that request's body
+// unsynchronised then.
+type patient struct{ handler.Locker }
+
+func (p patient) NewLock(id string) (handler.Lock, error) {
+	lock, err := p.Locker.NewLock(id)
+	return patientLock{lock}, err
+}
+
+type patientLock struct{ held handler.Lock }
+
+func (l patientLock) Lock(ctx context.Context, _ func()) error { return l.held.Lock(ctx, func() {}) }
+func (l patientLock) Unlock() error                            { return l.held.Unlock() }
+
 func newPeer(t *testing.T) *peer {
 	t.Helper()
 	p := &peer{dir: t.TempDir()}
 	composer := handler.NewStoreComposer()
 	filestore.New(p.dir).UseIn(composer)
-	memorylocker.New().UseIn(composer)
+	composer.UseLocker(patient{memorylocker.New()})
 	tusd, err := handler.NewHandler(handler.Config{BasePath: tusBase, StoreComposer: composer, Logger: silent()})
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package eventstest_test
 
 import (
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -38,21 +39,23 @@ func TestALogGivesAHistoryTheSameSequences(t *testing.T) {
 // A generator that makes only trivial histories would let every property pass.
 func TestRandomHistoriesMeetMostFacts(t *testing.T) {
 	t.Parallel()
-	seen := map[events.Type]bool{}
-	rapid.Check(t, func(t *rapid.T) {
-		for _, event := range eventstest.Draw(t, 120).Events {
-			seen[event.Type] = true
-		}
-	})
-	for _, want := range events.Types() {
-		// Old versions are in stored histories only.
-		if fact, err := events.Decode(want, []byte("{}")); err != nil || fact.Type() != want {
-			continue
-		}
-		if !seen[want] {
-			t.Errorf("no history had %s", want)
+	seen, missing := map[events.Type]bool{}, []events.Type(nil)
+	for range 20 { // some facts take three others, in this order; a hundred histories may not have one
+		rapid.Check(t, func(t *rapid.T) {
+			for _, event := range eventstest.Draw(t, 120).Events {
+				seen[event.Type] = true
+			}
+		})
+		missing = slices.DeleteFunc(events.Types(), func(typ events.Type) bool {
+			// Old versions are in stored histories only.
+			fact, err := events.Decode(typ, []byte("{}"))
+			return seen[typ] || err != nil || fact.Type() != typ
+		})
+		if len(missing) == 0 {
+			return
 		}
 	}
+	t.Errorf("no history had %v", missing)
 }
 
 // Whatever order the decisions come in, an alias names a version that is published.

@@ -17,7 +17,7 @@ func (h *History) Mirror(name string) events.Current[events.Mirror] {
 func (h *History) mirror(t *rapid.T) error {
 	name := rapid.SampledFrom([]string{"upstream", "other"}).Draw(t, "mirror")
 	before := h.Mirror(name)
-	switch rapid.SampledFrom([]string{"add", "sync", "end", "end", "remove"}).Draw(t, "of the mirror") {
+	switch rapid.SampledFrom([]string{"add", "sync", "sync", "end", "end", "remove"}).Draw(t, "of the mirror") {
 	case "add":
 		m := events.Mirror{Name: name, URL: "https://upstream.example", Keep: 2, EverySeconds: 3600, AddedBy: "test", AddedAt: h.now}
 		return h.decide(t)(events.AddMirror(m, before))

@@ -18,7 +18,7 @@ func Draw(t *rapid.T, n int) *History {
 	aliases := rapid.SampledFrom([]string{"latest", "stable", "edge"})
 	actions := rapid.SampledFrom([]string{"initiate", "file", "file", "complete", "advance", "advance", "advance", "finish", "finish",
 		"abort", "expire", "fail step", "fail job", "retry", "cancel", "move alias", "remove alias", "skip event", "webhook", "delivery", "delivery", "delivery", "delivery", "subscriber",
-		"mirror", "mirror", "access", "access", "withdraw", "withdraw", "restore", "collect", "policy", "visibility", "derived", "derived", "derived", "damage"})
+		"mirror", "mirror", "mirror", "access", "access", "withdraw", "withdraw", "restore", "collect", "policy", "visibility", "derived", "derived", "derived", "damage"})
 	for range n {
 		action := actions.Draw(t, "action")
 		if action == "initiate" || len(h.ids) == 0 {
