@@ -33,6 +33,7 @@ type Config struct {
 	// Own are the server's folders. A backup isn't put into one of them.
 	Own    []string
 	Logger *slog.Logger
+	Meters *Meters
 	Clock  func() time.Time // nil: time.Now
 	// Told, where given, hears of each progress. It is for tests that stop a server at a chosen place.
 	Told func(Progress)
@@ -78,6 +79,7 @@ func Make(ctx context.Context, cfg Config, req Request, report func(Progress)) (
 	}
 	v, err := vault.Open(ctx, req.Place, vault.Options{S3Endpoint: req.S3Endpoint})
 	if err != nil {
+		cfg.Meters.done(ctx, began, err)
 		return Result{}, fmt.Errorf("open the place of the backup: %w", err)
 	}
 	m := &maker{Config: cfg, v: v, report: report}
@@ -91,7 +93,9 @@ func Make(ctx context.Context, cfg Config, req Request, report func(Progress)) (
 		}
 	}
 	result, err := m.make(ctx, req)
-	if err = errors.Join(err, v.Close()); err != nil {
+	err = errors.Join(err, v.Close())
+	m.Meters.done(ctx, m.Clock(), err)
+	if err != nil {
 		return Result{}, fmt.Errorf("back up to %s: %w", v, err)
 	}
 	result.Place, result.TookSeconds = v.String(), time.Since(began).Seconds()

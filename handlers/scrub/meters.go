@@ -29,6 +29,7 @@ func newMeters(m metric.Meter, s *Scrubber) (meters, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return out, fmt.Errorf("make meters: %w", err)
 	}
+	out.errors.Add(context.Background(), 0) // an alert sees the first one only where there was a figure before
 	registration, err := m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		status := s.Status()
 		o.ObserveInt64(damaged, int64(status.Damaged))
