@@ -633,3 +633,27 @@ func TestAStorageThatIsAwayIsNoDamage(t *testing.T) {
 		t.Errorf("%+v, %v", report, err)
 	}
 }
+
+// A version that can't be restored any more names what has been collected: that is neither damage nor a storage that is away.
+func TestWhatWasCollectedIsNotLookedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorks(t)
+	data := []byte("of a version that is gone")
+	d := w.put(data)
+	w.publish("1", uuid.NewString(), events.ManifestFormat{Format: "disk.raw", Digest: d, Size: int64(len(data)), Origin: events.OriginUploaded})
+	for _, step := range []func(events.Current[events.Blob]) []events.Change{
+		func(b events.Current[events.Blob]) []events.Change { return events.BeginCollecting(b.State, b) }, events.EndCollecting} {
+		current, err := w.log.Blob(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.append(step(current)...)
+	}
+	if err := os.RemoveAll(filepath.Dir(w.path(d))); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := w.node(nil)
+	if r := w.fsck(s, scrub.Options{}); r.Versions != 1 || r.Blobs != 0 || len(r.Damaged)+len(r.Errors) != 0 {
+		t.Errorf("%+v", r)
+	}
+}
