@@ -657,3 +657,28 @@ func TestWhatWasCollectedIsNotLookedFor(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// Each finding is logged; the versions that it concerns, which costs a pass over the log to find, only of the first ones.
+func TestADyingDiskDoesntReadTheLogForEachFinding(t *testing.T) {
+	t.Parallel()
+	const blobs = 12
+	w := newWorks(t)
+	var formats []events.ManifestFormat
+	for i := range blobs {
+		data := []byte(fmt.Sprint("content ", i))
+		formats = append(formats, events.ManifestFormat{Format: fmt.Sprintf("f%d", i), Digest: w.put(data), Size: int64(len(data)), Origin: events.OriginUploaded})
+		w.rot(formats[i].Digest)
+	}
+	w.publish("1", uuid.NewString(), formats...)
+	var log bytes.Buffer
+	s, _ := w.node(func(cfg *scrub.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	report := w.fsck(s, scrub.Options{})
+	if told, named := strings.Count(log.String(), "blob damaged"), strings.Count(log.String(), "image/1/"); report.Found != blobs || told != blobs || named == 0 || named > blobs/2 {
+		t.Errorf("%d found, %d logged, %d with names", report.Found, told, named)
+	}
+	for _, f := range report.Damaged {
+		if len(f.NamedBy) != 1 {
+			t.Errorf("%s is named by %v", f.Digest, f.NamedBy)
+		}
+	}
+}
