@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/backup"
 	"github.com/imgsrv/imgsrv/handlers/scrub"
 	"github.com/imgsrv/imgsrv/internal/client"
 	"github.com/imgsrv/imgsrv/internal/datadir"
@@ -119,6 +120,9 @@ func (cmd *FsckCmd) offline(ctx context.Context, t Terminal, opt scrub.Options) 
 		return out, err
 	}
 	n.onStop("data folder", lock.Close)
+	if err := backup.CheckFinished(cmd.DataDir); err != nil {
+		return out, err
+	}
 	nc, _, err := n.connectNATS(ctx, ServerFlags{natsFlags: cmd.natsFlags, NATSURL: cmd.NATSURL}, cmd.DataDir)
 	if err != nil {
 		return out, err

@@ -160,6 +160,20 @@ func TestFsckFindsRotAndRepairsIt(t *testing.T) {
 	}
 }
 
+func TestFsckLeavesAnUnfinishedRestoreAlone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "storage"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "restore.unfinished"), []byte(`{"place": "/srv/backup"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := command(t.Context(), "fsck", "--offline", "--data-dir", dir); code != 1 || !strings.Contains(errs, "isn't finished") {
+		t.Errorf("exit code %d, %s", code, errs)
+	}
+}
+
 func TestRatesOfBytes(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]int64{"8MiB": 8 << 20, "8 MiB/s": 8 << 20, "500kB": 500_000, "1000": 1000, "0": 0, "": 0, "fast": -1, "-1": -1, "1e30GB": -1} {

@@ -36,7 +36,7 @@ func TestAMirrorOfPrivateImagesKeepsItsTokenToItself(t *testing.T) {
 	flags := nodeFlags(t)
 	flags.MirrorAllow = []string{"127.0.0.1"}
 	var log syncBuffer
-	node, err := startNode(t.Context(), flags, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), testHooks{mirrorPause: 1})
+	node, err := startNode(t.Context(), flags, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), testHooks{mirrorPause: 1, scrubRepairEvery: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,6 +71,24 @@ func TestAMirrorOfPrivateImagesKeepsItsTokenToItself(t *testing.T) {
 		t.Errorf("kept: %v %v", files, err)
 	}
 
+	// A file that is lost here comes from there again, for as long as the token is good.
+	var v client.Version
+	b.call("GET", "/api/images/path-debian/versions/latest", nil, &v)
+	lost := v.Variants[0].Formats[0].Digest
+	repair := func(wantCode int) (r client.FsckReport) {
+		t.Helper()
+		flip(t, flags.DataDir, lost)
+		code, out, errs := command(t.Context(), with(b.flags, "fsck", "--repair", "--json")...)
+		if code != wantCode {
+			t.Fatalf("fsck: exit code %d, %s%s", code, out, errs)
+		}
+		said += out + errs
+		return decode[client.FsckReport](t, out)
+	}
+	if r := repair(0); len(r.Repaired) != 1 || !strings.HasPrefix(r.Repaired[0].From, "mirror ") {
+		t.Errorf("repaired: %+v", r)
+	}
+
 	// The token ends: that is an error of the runs, which tells it as little.
 	a.revoke(tokenID)
 	for _, name := range []string{"path", "password"} {
@@ -79,6 +97,9 @@ func TestAMirrorOfPrivateImagesKeepsItsTokenToItself(t *testing.T) {
 			t.Errorf("%s: exit code %d after the token's end", name, code)
 		}
 		said += out + errs
+	}
+	if r := repair(1); len(r.Damaged) != 1 || len(r.Errors) == 0 {
+		t.Errorf("without a good token: %+v", r)
 	}
 	history := b.out("events", "export")
 	if !strings.Contains(history, "imgsrv.mirror.synced") {

@@ -51,7 +51,6 @@ func TestTheDashboardAndTheAlertsAreOfMetricsThatThereAre(t *testing.T) {
 	t.Cleanup(receiver.Close)
 	flags := nodeFlags(t)
 	flags.MetricsListen, flags.WebhookAllow, flags.MirrorAllow = "127.0.0.1:0", []string{"127.0.0.1"}, []string{"127.0.0.1"}
-	flags.ScrubRate = "64MiB"
 	node, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{mirrorTick: 20 * time.Millisecond, mirrorPause: time.Millisecond})
 	needPostgres(t, err)
 	t.Cleanup(func() {
@@ -66,9 +65,8 @@ func TestTheDashboardAndTheAlertsAreOfMetricsThatThereAre(t *testing.T) {
 	body := vm("debian", "1", nil, file{format: "disk.qcow2", data: disk})
 	body["derive"] = []string{"disk.raw.zst"}
 	p.publish(body, file{format: "disk.qcow2", data: disk})
-	if code, out, errs := command(t.Context(), "backup", t.TempDir(), "--server", node.HTTPURL, "--token", node.Token, "--quiet"); code != 0 {
-		t.Fatalf("backup: %d, %s%s", code, out, errs)
-	}
+	p.call("POST", "/api/fsck", map[string]any{}, nil)
+	p.call("POST", "/api/backups", map[string]any{"place": t.TempDir()}, nil)
 	var missing []string
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		metrics := allMetrics(t, node.MetricsURL)

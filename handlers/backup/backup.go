@@ -20,7 +20,6 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/operations"
-	"github.com/imgsrv/imgsrv/internal/secretfile"
 	"github.com/imgsrv/imgsrv/store/blob"
 	"github.com/imgsrv/imgsrv/store/vault"
 )
@@ -33,11 +32,10 @@ type Config struct {
 	// Secrets are the files that belong to a backup with secrets, by the name that they have in a data folder. One that isn't
 	// there is left out; of a folder all files belong.
 	Secrets map[string]string
-	// LastFile, where given, is where the time of the last whole backup is written down (RFC 3339), for who watches that there are any.
-	LastFile string
 	// Own are the server's folders. A backup isn't put into one of them.
 	Own    []string
 	Logger *slog.Logger
+	Meters *Meters
 	Clock  func() time.Time // nil: time.Now
 	// Told, where given, hears of each progress. It is for tests that stop a server at a chosen place.
 	Told func(Progress)
@@ -83,6 +81,7 @@ func Make(ctx context.Context, cfg Config, req Request, report func(Progress)) (
 	}
 	v, err := vault.Open(ctx, req.Place, vault.Options{S3Endpoint: req.S3Endpoint})
 	if err != nil {
+		cfg.Meters.done(ctx, began, false)
 		return Result{}, fmt.Errorf("open the place of the backup: %w", err)
 	}
 	m := &maker{Config: cfg, v: v, report: report}
@@ -96,7 +95,9 @@ func Make(ctx context.Context, cfg Config, req Request, report func(Progress)) (
 		}
 	}
 	result, err := m.make(ctx, req)
-	if err = errors.Join(err, v.Close()); err != nil {
+	err = errors.Join(err, v.Close())
+	m.Meters.done(ctx, m.Clock(), err == nil && len(result.Missing) == 0)
+	if err != nil {
 		return Result{}, fmt.Errorf("back up to %s: %w", v, err)
 	}
 	result.Place, result.TookSeconds = v.String(), time.Since(began).Seconds()
@@ -205,13 +206,7 @@ func (m *maker) make(ctx context.Context, req Request) (Result, error) {
 	for _, s := range point.Secrets {
 		result.Secrets = append(result.Secrets, s.Name)
 	}
-	if err := m.v.Sync(ctx); err != nil || m.LastFile == "" || len(point.Missing) > 0 {
-		return result, err
-	}
-	if err := secretfile.Replace(m.LastFile, []byte(point.MadeAt.Format(time.RFC3339)+"\n")); err != nil {
-		return result, fmt.Errorf("the backup is made, but its time can't be written down: %w", err)
-	}
-	return result, nil
+	return result, m.v.Sync(ctx)
 }
 
 // claim says which backup to go on from, and marks a new place as this stream's.

@@ -370,6 +370,38 @@ func TestWhatTheServerItselfLacksIsReportedAndDoesntEndTheBackup(t *testing.T) {
 	r.wantBlobs("good")
 }
 
+// What was found damaged after a backup was made is whole in what is restored from it, and known to be.
+func TestWhatTheServerHasLostSinceIsThereAfterARestore(t *testing.T) {
+	t.Parallel()
+	s, place := newServer(t), t.TempDir()
+	s.publish("1", "good", "lost later")
+	s.backUp(place)
+	s.publish("2", "lost before")
+	for _, content := range []string{"lost later", "lost before"} {
+		b := events.Blob{Digest: eventstest.Digest(content), Size: int64(len(content)), MediaType: "x"}
+		s.append(events.BlobPromoted{Blob: b})
+		b.Damage = &events.Damage{FoundAt: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Reason: events.DamageMissing}
+		s.append(events.BlobDamaged{Blob: b})
+		if err := os.Remove(filepath.Join(s.dir, "cas", "sha256", b.Digest.Hex()[:2], b.Digest.Hex())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if result := s.backUp(place); len(result.Missing) != 1 {
+		t.Fatalf("missing: %v", result.Missing)
+	}
+	r := newRestore(t, place, 0)
+	r.cfg.AllowMissing = true
+	if err := r.run(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	r.wantBlobs("good", "lost later")
+	for content, damaged := range map[string]bool{"lost later": false, "lost before": true} {
+		if b, err := r.log.Blob(t.Context(), eventstest.Digest(content)); err != nil || b.Sequence == 0 || (b.State.Damage != nil) != damaged {
+			t.Errorf("%s: %+v (%v)", content, b.State, err)
+		}
+	}
+}
+
 func TestDamageInABackupIsNoticed(t *testing.T) {
 	t.Parallel()
 	s, place := newServer(t), t.TempDir()

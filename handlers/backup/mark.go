@@ -21,10 +21,11 @@ type marks struct {
 	versions map[string][]reference // by subject
 	derived  map[string]reference   // by subject
 	states   map[events.Digest]events.BlobState
+	damaged  map[events.Digest]bool
 }
 
 func newMarks() *marks {
-	return &marks{versions: map[string][]reference{}, derived: map[string]reference{}, states: map[events.Digest]events.BlobState{}}
+	return &marks{versions: map[string][]reference{}, derived: map[string]reference{}, states: map[events.Digest]events.BlobState{}, damaged: map[events.Digest]bool{}}
 }
 
 func (m *marks) apply(e events.Event) {
@@ -43,6 +44,9 @@ func (m *marks) apply(e events.Event) {
 	case events.BlobFact:
 		b := f.BlobState()
 		m.states[b.Digest] = b.State
+		if delete(m.damaged, b.Digest); b.Damage != nil {
+			m.damaged[b.Digest] = true
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -151,6 +152,14 @@ func (r *restorer) events(ctx context.Context, log *jetstream.Log, point Point, 
 			return err
 		}
 	}
+	for _, digest := range open.damaged {
+		if slices.ContainsFunc(done.Missing, func(m Missing) bool { return m.Digest == digest }) {
+			continue
+		}
+		if err := repaired(ctx, log, digest); err != nil {
+			return err
+		}
+	}
 	for _, reader := range readers {
 		reader.Handled = min(reader.Handled, r.To)
 		if err := log.Resume(ctx, reader); err != nil {
@@ -198,6 +207,8 @@ type unended struct {
 	order []events.Entity
 	open  map[events.Entity]bool
 	gone  []events.Digest // blobs that nothing published names
+	// damaged are blobs that the server had lost at the sequence; a backup may have them from before.
+	damaged []events.Digest
 }
 
 func (u *unended) apply(fact events.Fact) {
@@ -240,7 +251,13 @@ func (r *restorer) read(ctx context.Context, point Point) (wanted []reference, o
 		}
 	}
 	open.gone = marks.unneeded()
-	return marks.blobs(), open, last, nil
+	wanted = marks.blobs()
+	for _, ref := range wanted {
+		if marks.damaged[ref.digest] {
+			open.damaged = append(open.damaged, ref.digest)
+		}
+	}
+	return wanted, open, last, nil
 }
 
 func (r *restorer) blobs(ctx context.Context, store *blob.Store, wanted []reference) (copied Amount, missing []Missing, err error) {
@@ -412,6 +429,21 @@ func collected(ctx context.Context, log *jetstream.Log, digest events.Digest) er
 		if err != nil {
 			return fmt.Errorf("record that blob %s is gone: %w", digest, err)
 		}
+	}
+	return nil
+}
+
+// repaired records of a blob that the server had lost that its bytes, which the backup has, are there.
+func repaired(ctx context.Context, log *jetstream.Log, digest events.Digest) error {
+	_, err := log.Decide(ctx, jetstream.Cause{Actor: "imgsrv"}, func(ctx context.Context) ([]events.Change, error) {
+		current, err := log.Blob(ctx, digest)
+		if err != nil {
+			return nil, err
+		}
+		return events.RepairBlob(current), nil
+	})
+	if err != nil {
+		return fmt.Errorf("record that blob %s is there again: %w", digest, err)
 	}
 	return nil
 }

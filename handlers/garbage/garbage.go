@@ -259,12 +259,13 @@ type run struct {
 	now     time.Time
 	report  func(operations.Progress)
 	result  *Result
+	failed  failures
 }
 
 func (r *run) all(ctx context.Context) error {
 	if !r.request.DryRun {
-		if err := r.emptyTrash(ctx); err != nil {
-			return err
+		if err := r.emptyTrash(ctx, &r.failed); err != nil {
+			return fmt.Errorf("empty the trash: %w", err)
 		}
 	}
 	m, err := r.mark(ctx)
@@ -281,5 +282,5 @@ func (r *run) all(ctx context.Context) error {
 	if err := r.ingress(ctx); err != nil {
 		return fmt.Errorf("remove the ingress of ended jobs: %w", err)
 	}
-	return nil
+	return errors.Join(r.failed...)
 }

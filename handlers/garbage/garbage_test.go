@@ -210,6 +210,45 @@ func TestWhatCrashesLeftGoes(t *testing.T) {
 	}
 }
 
+// A file that can't be removed is told, and keeps nothing else from being collected.
+func TestABlobThatResistsKeepsNoOther(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	var digests []events.Digest
+	for i := range 4 {
+		data := []byte(fmt.Sprint("nobody's ", i))
+		digests = append(digests, digestOf(data))
+		if err := errors.Join(y.store.WriteIngress("orphan", "file", data), y.store.Admit(t.Context(), "orphan", "file", digests[i].Hex(), int64(len(data))),
+			y.store.RemoveIngress("orphan")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slices.Sort(digests)
+	if err := os.MkdirAll(filepath.Join(y.root, "cas", "trash", digests[0].Hex(), "in the way"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	c := y.collector(nil)
+	if err := c.Recover(t.Context()); err == nil {
+		t.Error("nothing is said of what lies in the way")
+	}
+	y.now = time.Now().Add(25 * time.Hour)
+	for run, blobs := range []int{3, 0} {
+		result, err := c.Collect(t.Context(), garbage.Request{}, func(operations.Progress) {})
+		if err == nil || result.Blobs != blobs {
+			t.Errorf("run %d: %+v, %v", run, result, err)
+		}
+		y.wantStored("a day later", digests[0])
+	}
+	if err := os.RemoveAll(filepath.Join(y.root, "cas", "trash", digests[0].Hex())); err != nil {
+		t.Fatal(err)
+	}
+	y.now = y.now.Add(2 * time.Hour)
+	if result := y.collect(c, false); result.Blobs != 1 {
+		t.Errorf("once nothing is in the way: %+v", result)
+	}
+	y.wantStored("once nothing is in the way")
+}
+
 func TestAGraceOfLessThanAnHourIsRefused(t *testing.T) {
 	t.Parallel()
 	y := newYard(t)

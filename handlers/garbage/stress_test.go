@@ -12,11 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/metric/noop"
+
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/garbage"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/retention"
+	"github.com/imgsrv/imgsrv/handlers/scrub"
 )
 
 // Publications of few contents, told of blobs or bringing them, withdrawals, restorations, derived files of the same contents, a
@@ -28,7 +31,7 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 	y := newYard(t)
 	y.publications()
 	var published sync.Map // versions that were published, by number
-	var made, told, collected, kept, restored, derived atomic.Int64
+	var made, told, collected, kept, restored, derived, checked atomic.Int64
 	content := func() []byte { return root(fmt.Sprint("content ", rand.IntN(contents))) }
 
 	var work, side sync.WaitGroup
@@ -123,8 +126,29 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 			return err
 		})
 	}
+	// Who checks the files meanwhile takes none that are on their way out for lost ones.
+	checker, err := scrub.New(scrub.Config{Log: y.log, Store: y.store, Logger: slog.New(slog.DiscardHandler), Meter: noop.Meter{}, RepairEvery: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	following, stop := context.WithCancel(context.Background())
+	side.Go(func() {
+		if err := checker.Run(following); err != nil {
+			t.Errorf("the checker ended: %v", err)
+		}
+	})
+	loop("check after", func(string) error {
+		report, err := checker.Fsck(context.Background(), scrub.Options{}, func(int64, int64) {})
+		if err == nil && len(report.Damaged)+len(report.Repaired) > 0 {
+			err = fmt.Errorf("found to be damaged: %+v, and repaired: %+v", report.Damaged, report.Repaired)
+		}
+		checked.Add(1)
+		time.Sleep(50 * time.Millisecond) // the collectors are to get on
+		return err
+	})
 	work.Wait()
 	close(done)
+	stop()
 	side.Wait()
 
 	y.collect(y.collector(short), false)
@@ -163,8 +187,8 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 		}
 	}
 	y.wantStored("in the end", needed...)
-	t.Logf("%d publications (%d told of blobs), %d restorations, %d derived files, %d versions published in the end; %d blobs collected, %d needed again meanwhile",
-		made.Load(), told.Load(), restored.Load(), derived.Load(), len(keptVersions), collected.Load(), kept.Load())
+	t.Logf("%d publications (%d told of blobs), %d restorations, %d derived files, %d versions published in the end; %d blobs collected, %d needed again meanwhile; %d checks of all files",
+		made.Load(), told.Load(), restored.Load(), derived.Load(), len(keptVersions), collected.Load(), kept.Load(), checked.Load())
 	if collected.Load() < 10 || told.Load() == 0 || restored.Load() == 0 {
 		t.Error("little happened at once: the test shows nothing")
 	}

@@ -16,6 +16,21 @@ import (
 // finishPatience bounds what is done with a blob once it is begun, whatever becomes of who asked for it.
 const finishPatience = 30 * time.Second
 
+// mostFailures is how many blobs may resist their removal in one run. More are the storage's trouble, not theirs.
+const mostFailures = 10
+
+// failures are what single blobs resisted with: one bad file must not keep all others from being collected, now and at each later run.
+type failures []error
+
+// add says whether to stop, with what was met.
+func (f *failures) add(ctx context.Context, err error) error {
+	*f = append(*f, err)
+	if ctx.Err() != nil || errors.Is(err, jetstream.ErrUnavailable) || blob.IsAway(err) || len(*f) >= mostFailures {
+		return errors.Join(*f...)
+	}
+	return nil
+}
+
 // candidate is a blob that is garbage as of the mark.
 type candidate struct {
 	digest events.Digest
@@ -53,7 +68,9 @@ func (r *run) sweep(ctx context.Context, m *mark) error {
 		freed, gone, err := r.collect(ctx, c)
 		switch {
 		case err != nil:
-			return err
+			if err := r.failed.add(ctx, err); err != nil {
+				return err
+			}
 		case gone:
 			r.result.add(Item{Kind: ItemBlob, Name: string(c.digest), Bytes: freed, Reason: c.reason})
 		default:
@@ -71,7 +88,9 @@ func (r *run) finishBegun(ctx context.Context, m *mark) error {
 		}
 		freed, gone, err := r.finish(ctx, known.current())
 		if err != nil {
-			return err
+			if err := r.failed.add(ctx, err); err != nil {
+				return err
+			}
 		}
 		if gone {
 			r.result.add(Item{Kind: ItemBlob, Name: string(digest), Bytes: freed, Reason: "its collection was interrupted"})
@@ -190,7 +209,8 @@ func (c *Collector) Recover(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if err := c.emptyTrash(ctx); err != nil {
+	var failed failures
+	if err := c.emptyTrash(ctx, &failed); err != nil {
 		return err
 	}
 	var begun []events.Current[events.Blob]
@@ -200,20 +220,31 @@ func (c *Collector) Recover(ctx context.Context) (err error) {
 		}
 		return nil
 	})
+	if err != nil {
+		return errors.Join(append(failed, err)...)
+	}
 	for _, current := range begun {
-		if err == nil {
-			_, _, err = c.finish(ctx, current)
+		if _, _, err := c.finish(ctx, current); err != nil {
+			if err := failed.add(ctx, err); err != nil {
+				return err
+			}
 		}
 	}
-	return err
+	return errors.Join(failed...)
 }
 
-func (c *Collector) emptyTrash(ctx context.Context) error {
+// emptyTrash does with what lies in the trash what its last fact says.
+func (c *Collector) emptyTrash(ctx context.Context, failed *failures) error {
 	discarded, err := c.Store.Discarded()
+	if err != nil {
+		return err
+	}
 	for _, hex := range discarded {
-		if err == nil {
-			_, _, err = c.settle(ctx, events.Digest("sha256:"+hex))
+		if _, _, err := c.settle(ctx, events.Digest("sha256:"+hex)); err != nil {
+			if err := failed.add(ctx, err); err != nil {
+				return err
+			}
 		}
 	}
-	return err
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/internal/simplestreams"
@@ -23,18 +24,18 @@ func (m *Manager) Fetch(ctx context.Context, wanted []events.Blob, take func(ctx
 		if len(wanted) == 0 {
 			break
 		}
-		address, err := m.address(mirror)
+		base, err := m.address(mirror)
 		var offered map[string]string
 		var isImgsrv bool
 		if err == nil {
-			offered, isImgsrv, err = m.offered(ctx, address)
+			offered, isImgsrv, err = m.offered(ctx, base)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		clean := scrubber(base)
 		if err != nil {
-			// By its text alone: what is secret in the address may be in it.
-			errs = append(errs, fmt.Errorf("mirror %s: %s", mirror.Name, scrubber(address).Replace(err.Error())))
+			errs = append(errs, fmt.Errorf("mirror %s: %s", mirror.Name, clean.Replace(err.Error())))
 			continue
 		}
 		var left []events.Blob
@@ -47,8 +48,8 @@ func (m *Manager) Fetch(ctx context.Context, wanted []events.Blob, take func(ctx
 				left = append(left, b)
 				continue
 			}
-			remote := &remoteFile{ctx: ctx, from: m.upstream, base: address, path: path, size: b.Size}
-			err := take(ctx, b, "mirror "+mirror.Name, io.NewSectionReader(remote, 0, b.Size))
+			remote := &remoteFile{ctx: ctx, from: m.upstream, base: base, path: path, size: b.Size}
+			err := take(ctx, b, "mirror "+mirror.Name, cleaned{io.NewSectionReader(remote, 0, b.Size), clean})
 			remote.close()
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -60,6 +61,20 @@ func (m *Manager) Fetch(ctx context.Context, wanted []events.Blob, take func(ctx
 		wanted = left
 	}
 	return errors.Join(errs...)
+}
+
+// cleaned is a reader whose errors say nothing of what opens the server: who takes its bytes tells them on.
+type cleaned struct {
+	io.Reader
+	clean *strings.Replacer
+}
+
+func (c cleaned) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = errors.New(c.clean.Replace(err.Error()))
+	}
+	return n, err
 }
 
 // offered are the paths of the files that a server's documents list, by the hex digits of their digests.

@@ -140,8 +140,10 @@ func (s *Scrubber) wrong(ctx context.Context, b events.Blob, rot *blob.Rot) (*ev
 	}
 	s.index.apply(events.Event{Sequence: sequence, Fact: events.BlobDamaged{Blob: recorded}})
 	s.meters.found(ctx, rot.Kind)
+	var namedBy []string
+	s.naming.Do(func() { namedBy = s.namedBy(ctx, b.Digest) })
 	s.Logger.ErrorContext(ctx, "blob damaged: nobody is given its bytes until it is repaired", "digest", b.Digest, "bytes", b.Size, "reason", damage.Reason, "detail", damage.Detail,
-		"quarantined", damage.Quarantined, "named_by", s.namedBy(ctx, b.Digest), "remedy", "imgsrv fsck --repair, or publish the same file again")
+		"quarantined", damage.Quarantined, "named_by", namedBy, "remedy", "imgsrv fsck --repair, or publish the same file again")
 	select {
 	case s.bad <- struct{}{}:
 	default:

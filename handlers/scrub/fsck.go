@@ -141,6 +141,13 @@ func (s *Scrubber) expected(named map[events.Digest]*reference, report *Report) 
 }
 
 func (s *Scrubber) checkFor(ctx context.Context, report *Report, b events.Blob, named *reference, pace func(context.Context, int) error) error {
+	if gone, err := s.collected(ctx, b.Digest); gone {
+		return nil
+	} else if err != nil && ctx.Err() == nil {
+		s.meters.failed(ctx)
+		report.fail(err)
+		return nil
+	}
 	before := s.index.damage(b.Digest.Hex())
 	result, err := s.check(ctx, b, pace)
 	report.Bytes += result.read
@@ -165,6 +172,16 @@ func (s *Scrubber) checkFor(ctx context.Context, report *Report, b events.Blob, 
 		report.Repaired = append(report.Repaired, f)
 	}
 	return nil
+}
+
+// collected says of what a version names and no blob is known of whether its bytes have been collected: the version can't be restored
+// any more.
+func (s *Scrubber) collected(ctx context.Context, digest events.Digest) (bool, error) {
+	if _, known := s.index.size(digest.Hex()); known {
+		return false, nil
+	}
+	current, err := s.Log.Blob(ctx, digest)
+	return current.State.State == events.BlobIsCollected, err
 }
 
 func (s *Scrubber) stray(report *Report, f blob.File) {

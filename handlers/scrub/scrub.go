@@ -57,6 +57,9 @@ type Scrubber struct {
 	suspects chan string
 	bad      chan struct{} // told of new findings
 	repairs  sync.Mutex    // held by the one that asks sources
+	// naming is when a finding is told with the versions that name it: to find them costs a pass over their events, too much for
+	// each of the thousands of blobs that a dying disk loses.
+	naming rate.Sometimes
 
 	mu    sync.Mutex
 	asked map[string]bool // the suspects on their way
@@ -68,6 +71,9 @@ const (
 	maxSuspects = 256     // more are left to the next pass
 	// suspectRate is how fast blobs are read that a download has met with trouble.
 	suspectRate = 64 << 20
+	// The first findings of a process are logged with the versions that they concern, and then one now and then; fsck names them all.
+	namedFindings = 5
+	namedEvery    = time.Minute
 )
 
 // New makes a Scrubber. CatchUp comes before anything else, and Run makes it keep up.
@@ -84,7 +90,7 @@ func New(cfg Config) (*Scrubber, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	s := &Scrubber{Config: cfg, suspects: make(chan string, maxSuspects), bad: make(chan struct{}, 1), asked: map[string]bool{}}
+	s := &Scrubber{Config: cfg, suspects: make(chan string, maxSuspects), bad: make(chan struct{}, 1), asked: map[string]bool{}, naming: rate.Sometimes{First: namedFindings, Interval: namedEvery}}
 	s.Sources = append([]Source{&fromLog{s}}, cfg.Sources...)
 	s.index = newIndex(cfg.Log, cfg.Store)
 	s.state = s.loadState()

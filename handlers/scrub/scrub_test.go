@@ -633,3 +633,52 @@ func TestAStorageThatIsAwayIsNoDamage(t *testing.T) {
 		t.Errorf("%+v, %v", report, err)
 	}
 }
+
+// A version that can't be restored any more names what has been collected: that is neither damage nor a storage that is away.
+func TestWhatWasCollectedIsNotLookedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorks(t)
+	data := []byte("of a version that is gone")
+	d := w.put(data)
+	w.publish("1", uuid.NewString(), events.ManifestFormat{Format: "disk.raw", Digest: d, Size: int64(len(data)), Origin: events.OriginUploaded})
+	for _, step := range []func(events.Current[events.Blob]) []events.Change{
+		func(b events.Current[events.Blob]) []events.Change { return events.BeginCollecting(b.State, b) }, events.EndCollecting} {
+		current, err := w.log.Blob(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.append(step(current)...)
+	}
+	if err := os.RemoveAll(filepath.Dir(w.path(d))); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := w.node(nil)
+	if r := w.fsck(s, scrub.Options{}); r.Versions != 1 || r.Blobs != 0 || len(r.Damaged)+len(r.Errors) != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Each finding is logged; the versions that it concerns, which costs a pass over the log to find, only of the first ones.
+func TestADyingDiskDoesntReadTheLogForEachFinding(t *testing.T) {
+	t.Parallel()
+	const blobs = 12
+	w := newWorks(t)
+	var formats []events.ManifestFormat
+	for i := range blobs {
+		data := []byte(fmt.Sprint("content ", i))
+		formats = append(formats, events.ManifestFormat{Format: fmt.Sprintf("f%d", i), Digest: w.put(data), Size: int64(len(data)), Origin: events.OriginUploaded})
+		w.rot(formats[i].Digest)
+	}
+	w.publish("1", uuid.NewString(), formats...)
+	var log bytes.Buffer
+	s, _ := w.node(func(cfg *scrub.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	report := w.fsck(s, scrub.Options{})
+	if told, named := strings.Count(log.String(), "blob damaged"), strings.Count(log.String(), "image/1/"); report.Found != blobs || told != blobs || named == 0 || named > blobs/2 {
+		t.Errorf("%d found, %d logged, %d with names", report.Found, told, named)
+	}
+	for _, f := range report.Damaged {
+		if len(f.NamedBy) != 1 {
+			t.Errorf("%s is named by %v", f.Digest, f.NamedBy)
+		}
+	}
+}

@@ -29,6 +29,7 @@ type Files struct {
 	blobs    map[events.Digest][]*version
 	files    int
 	blind    string // why nothing is known; "" as long as something is
+	whole    bool   // all that had happened at the start was applied
 }
 
 // name is one within an image.
@@ -54,6 +55,14 @@ type file struct {
 // New knows nothing yet.
 func New() *Files {
 	return &Files{images: map[string]events.Visibility{}, versions: map[name]*version{}, aliases: map[name]string{}, blobs: map[events.Digest][]*version{}}
+}
+
+// Whole says that all that had happened when the events were begun is applied. Before, nothing is given out: a file may have been
+// withdrawn, or its image made private, by an event that is yet to come.
+func (f *Files) Whole() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.whole = true
 }
 
 // Apply moves on by one event, in order. One whose fact this release can't read may say that a file is no longer to be
@@ -181,6 +190,9 @@ func (f *Files) drop(v *version, digest events.Digest) {
 func (f *Files) Blob(digest events.Digest, mayRead func(image string) bool) (row catalog.BlobRow, ok bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
+	if !f.whole {
+		return row, false
+	}
 	best := int8(-1)
 	for _, v := range f.blobs[digest] {
 		visibility, described := f.images[v.image]
@@ -202,6 +214,9 @@ func (f *Files) Blob(digest events.Digest, mayRead func(image string) bool) (row
 func (f *Files) Format(image, versionOrAlias, variant, format string) (row catalog.FormatRow, ok bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
+	if !f.whole {
+		return row, false
+	}
 	visibility, described := f.images[image]
 	v, byName := f.versions[name{image, versionOrAlias}]
 	if byName = byName && v.published; !byName {

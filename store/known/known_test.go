@@ -50,6 +50,7 @@ func TestWhatIsKnownIsWhatTheTablesSay(t *testing.T) {
 		for _, event := range history {
 			files.Apply(event)
 		}
+		files.Whole()
 		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, `SET LOCAL search_path = catalog`); err != nil {
 				return err
@@ -168,6 +169,15 @@ func TestAnEventThatCannotBeReadEndsWhatIsKnown(t *testing.T) {
 	}
 	digest := digests(history.Events)[0]
 	nobody := func(string) bool { return false }
+	// An event that is yet to come may make the image private.
+	variant := history.Version("debian", "1").State.Manifest.Variants[0]
+	if _, ok := files.Blob(digest, nobody); ok {
+		t.Error("a blob is known before all that has happened is")
+	}
+	if _, ok := files.Format("debian", "1", variant.Name(), variant.Formats[0].Format); ok {
+		t.Error("a file is known before all that has happened is")
+	}
+	files.Whole()
 	if _, ok := files.Blob(digest, nobody); !ok || files.Blind() != "" {
 		t.Fatalf("a published blob is not known (%q)", files.Blind())
 	}
