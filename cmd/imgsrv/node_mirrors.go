@@ -54,7 +54,7 @@ func (n *Node) newMirrors(flags ServerFlags, dataDir string, log *jetstream.Log,
 }
 
 // mirrorCredentials is the folder in the data folder that has the addresses of mirrors with a password or token in them.
-const mirrorCredentials = "mirror-credentials"
+const mirrorCredentials = "mirror-credentials" //nolint:gosec // G101: the name of a folder
 
 // startMirrors lets mirrors publish through the node's own handler.
 func (n *Node) startMirrors(manager *mirrors.Manager, handler http.Handler) {
