@@ -2,7 +2,11 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -171,6 +175,42 @@ func TestFsckLeavesAnUnfinishedRestoreAlone(t *testing.T) {
 	}
 	if code, _, errs := command(t.Context(), "fsck", "--offline", "--data-dir", dir); code != 1 || !strings.Contains(errs, "isn't finished") {
 		t.Errorf("exit code %d, %s", code, errs)
+	}
+}
+
+// Good bytes that somebody has brought are not let go for bad ones of the same name.
+func TestBytesThatComeAgainTakeThePlaceOfRottenOnes(t *testing.T) {
+	t.Parallel()
+	flags := nodeFlags(t)
+	node, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{})
+	needPostgres(t, err)
+	t.Cleanup(func() {
+		if err := node.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	for name, spoil := range map[string]func(digest string){
+		"flipped":   func(digest string) { flip(t, flags.DataDir, digest) },
+		"truncated": func(digest string) { _ = os.Truncate(blobPath(t, flags.DataDir, digest), 3) },
+		"missing":   func(digest string) { _ = os.Remove(blobPath(t, flags.DataDir, digest)) },
+	} {
+		raw := file{format: "disk.raw", data: bytes.Repeat([]byte(name+" behind everybody's back "), 100)}
+		p.publish(request(name, "1", "virtual-machine", nil, raw), raw)
+		digest := fmt.Sprintf("sha256:%x", sha256.Sum256(raw.data))
+		spoil(digest)
+		p.publish(request(name, "2", "virtual-machine", nil, raw), raw)
+		for _, version := range []string{"1", "2"} {
+			resp, err := http.Get(node.HTTPURL + "/api/images/" + name + "/versions/" + version + "/variants/amd64.virtual-machine.default/formats/disk.raw")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err != nil || resp.StatusCode != 200 || !bytes.Equal(got, raw.data) {
+				t.Errorf("%s, version %s: status %d, %v, %d bytes", name, version, resp.StatusCode, err, len(got))
+			}
+		}
 	}
 }
 

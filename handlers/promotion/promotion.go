@@ -28,6 +28,19 @@ func Blob(ctx context.Context, log *jetstream.Log, store *blob.Store, b events.B
 		if known.Damage != nil { // the store may not have heard of it yet
 			store.SetDamage(b.Digest.Hex(), uint64(current.Sequence), string(known.Damage.Reason))
 		}
+		if current.Sequence != 0 && known.State == events.BlobIsPresent && known.Damage == nil && try < tries {
+			// Our bytes are good, and are let go once the blob is said to be there: what lies in the store is looked at first.
+			_, rot, err := store.VerifyBlob(ctx, b.Digest.Hex(), known.Size, unpaced)
+			if err != nil {
+				return nil, err
+			}
+			if rot != nil {
+				if err := record(ctx, log, b, events.Damage{Reason: events.DamageReason(rot.Kind), Detail: "found by a promotion of the same bytes: " + rot.Detail}); err != nil {
+					return nil, err
+				}
+				continue
+			}
+		}
 		err = admit(ctx, known)
 		var damaged *blob.DamagedError
 		if errors.As(err, &damaged) && known.Damage == nil && current.Sequence != 0 && try < tries {
@@ -43,6 +56,8 @@ func Blob(ctx context.Context, log *jetstream.Log, store *blob.Store, b events.B
 		return events.PromoteBlob(b, current), nil
 	}
 }
+
+func unpaced(context.Context, int) error { return nil }
 
 func record(ctx context.Context, log *jetstream.Log, b events.Blob, damage events.Damage) error {
 	_, err := log.Decide(ctx, jetstream.Cause{Actor: "imgsrv"}, func(ctx context.Context) ([]events.Change, error) {
