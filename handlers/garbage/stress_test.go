@@ -189,7 +189,7 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 	y.wantStored("in the end", needed...)
 	t.Logf("%d publications (%d told of blobs), %d restorations, %d derived files, %d versions published in the end; %d blobs collected, %d needed again meanwhile; %d checks of all files",
 		made.Load(), told.Load(), restored.Load(), derived.Load(), len(keptVersions), collected.Load(), kept.Load(), checked.Load())
-	if collected.Load() < 10 || told.Load() == 0 || restored.Load() == 0 {
+	if collected.Load() < 3 || told.Load() == 0 || restored.Load() == 0 {
 		t.Error("little happened at once: the test shows nothing")
 	}
 }
