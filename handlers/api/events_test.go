@@ -320,20 +320,34 @@ func TestASlowReaderIsCutAndGoesOnWhereItWas(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond) // a poll
 	}
-	f := &follower{t: t, lines: reader}
 	last := uint64(0)
-	for b, ok := f.block(); ok; b, ok = f.block() {
-		if b.event != "" {
-			if b.data.Sequence != last+1 {
-				t.Fatalf("event %d after %d", b.data.Sequence, last)
+	read := func(f *follower) {
+		t.Helper()
+		for last < uint64(head) {
+			b, ok := f.block()
+			if !ok {
+				return
 			}
-			last = b.data.Sequence
+			if b.event != "" {
+				if b.data.Sequence != last+1 {
+					t.Fatalf("event %d after %d", b.data.Sequence, last)
+				}
+				last = b.data.Sequence
+			}
 		}
 	}
+	read(&follower{t: t, lines: reader})
 	if last == 0 || last >= uint64(head) {
 		t.Fatalf("the slow reader got %d of %d events", last, head)
 	}
-	if _, rest := n.follow("", withHeader("Last-Event-ID", fmt.Sprint(last))).upTo(head); rest[0] != last+1 || len(rest) != int(uint64(head)-last) {
-		t.Errorf("resumed after %d it got %d events from %d on", last, len(rest), rest[0])
+	// On a busy machine this one may be too slow as well, and resumes as often as that.
+	for last < uint64(head) {
+		before := last
+		f := n.follow("", withHeader("Last-Event-ID", fmt.Sprint(last)))
+		read(f)
+		f.cancel()
+		if last == before {
+			t.Fatalf("resumed after %d, it got nothing of %d events", last, head)
+		}
 	}
 }

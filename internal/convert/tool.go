@@ -87,7 +87,9 @@ func (c *Converter) find(ctx context.Context) (*tool, error) {
 
 // limited sets the bounds and becomes the tool: $1 is its address space in KiB or unlimited. POSIX sh knows no
 // bound of memory but this one, which no program can get around.
-const limited = `ulimit -c 0 && ulimit -v "$1" && shift && exec "$@"`
+// The tool's threads, of which it may begin dozens, share that space: each gets a small stack, and no arena of the
+// allocator of its own (see MALLOC_ARENA_MAX below), which takes 64 MiB.
+const limited = `ulimit -c 0 && ulimit -s 1024 && ulimit -v "$1" && shift && exec "$@"`
 
 // run runs the tool in a folder until it ends or the context does, and gives what it wrote. It dies with us.
 func (t *tool) run(ctx context.Context, dir string, arguments ...string) ([]byte, error) {
@@ -97,7 +99,7 @@ func (t *tool) run(ctx context.Context, dir string, arguments ...string) ([]byte
 	}
 	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", limited, "sh", memory, t.path}, arguments...)...) //nolint:gosec // arguments are names that were checked
 	cmd.Dir = dir
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "TMPDIR=" + dir}
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "MALLOC_ARENA_MAX=2", "TMPDIR=" + dir}
 	var out, words capped
 	cmd.Stdout, cmd.Stderr = &out, &words
 	cmd.SysProcAttr = t.isolated.attributes()
