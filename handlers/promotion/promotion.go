@@ -4,7 +4,6 @@ package promotion
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -12,7 +11,7 @@ import (
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
-// tries is how often bytes are admitted where damage of the blob comes to light by that. Each finding makes room for the next try.
+// tries is how often the blob that is there is looked at: a finding makes room for the bytes in the next try.
 const tries = 3
 
 // Blob sees to it that a blob's bytes are in the store, by admit, and decides the fact of it; it is called anew after each
@@ -41,16 +40,7 @@ func Blob(ctx context.Context, log *jetstream.Log, store *blob.Store, b events.B
 				continue
 			}
 		}
-		err = admit(ctx, known)
-		var damaged *blob.DamagedError
-		if errors.As(err, &damaged) && known.Damage == nil && current.Sequence != 0 && try < tries {
-			// What lies there hasn't even the right length, and nobody has noticed.
-			if err := record(ctx, log, b, events.Damage{Reason: events.DamageReason(damaged.Reason), Detail: "found by a promotion of the same bytes"}); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if err != nil {
+		if err := admit(ctx, known); err != nil {
 			return nil, err
 		}
 		return events.PromoteBlob(b, current), nil
