@@ -64,6 +64,17 @@ func (r *Runner) Position() events.Sequence {
 	return r.state.position
 }
 
+// Reached is Position for who reads the tables: where another node applies, it asks the database where that one is by now.
+func (r *Runner) Reached(ctx context.Context) events.Sequence {
+	r.mu.Lock()
+	position, active := r.state.position, r.state.active
+	r.mu.Unlock()
+	if active {
+		return position
+	}
+	return r.poll(ctx)
+}
+
 // Status asks the log for its head and no database: it takes at most half a second, usually far less than
 // a millisecond. A log that is away shows as LastError unless there is a worse one.
 func (r *Runner) Status(ctx context.Context) Status {

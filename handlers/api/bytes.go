@@ -60,7 +60,9 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	if events.CheckImageName(image) != nil || events.CheckVersionName(version) != nil || events.CheckFormatName(format) != nil {
 		return gone
 	}
-	row, err := s.findFormat(r.Context(), image, version, variant, format)
+	row, err := findListed(r.Context(), s, func() (catalog.FormatRow, error) {
+		return s.findFormat(r.Context(), image, version, variant, format)
+	})
 	if err != nil {
 		return notFoundAs(err, gone)
 	}
@@ -96,7 +98,7 @@ func (s *server) serveBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || prefix != hexed[:2] {
 		return gone
 	}
-	row, err := s.findBlob(r.Context(), digest)
+	row, err := findListed(r.Context(), s, func() (catalog.BlobRow, error) { return s.findBlob(r.Context(), digest) })
 	if errors.Is(err, catalog.ErrNotFound) {
 		return s.goneBlob(r.Context(), digest, gone)
 	}

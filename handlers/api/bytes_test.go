@@ -328,3 +328,36 @@ func BenchmarkSmallDownload(b *testing.B) {
 		}
 	}
 }
+
+// A host reads in the simplestreams documents what to fetch: it gets that also where the catalog comes after them.
+func TestADownloadThatIsListedBeforeTheCatalogHasItWaits(t *testing.T) {
+	t.Parallel()
+	n := newStoppedNode(t, func(cfg *api.Config) { cfg.VisibleWait = 20 * time.Second })
+	data := pattern(1000)
+	opened := n.want(n.do(http.MethodPost, "/api/images", session("debian", "1", data)), 201)
+	id := opened["upload_session_id"].(string)
+	n.handOver(id, data)
+	sequence := n.finish(events.JobIDFor(id))
+	n.run(n.streams)
+	if err := n.streams.WaitFor(t.Context(), sequence); err != nil {
+		t.Fatal(err)
+	}
+	paths := []string{formatPath("debian", "1"), blobPath(data)}
+	answers := make(chan int, len(paths))
+	for _, path := range paths {
+		go func() { answers <- n.do(http.MethodGet, path, nil, anonymous).StatusCode }()
+	}
+	select {
+	case <-time.After(100 * time.Millisecond): // they wait, or haven't begun
+	case early := <-answers:
+		t.Errorf("an answer before the catalog has the file: %d", early)
+		answers <- early
+	}
+	n.run(n.catalog)
+	for range paths {
+		if got := <-answers; got != 200 {
+			t.Errorf("a listed file: %d", got)
+		}
+	}
+	n.problem(n.do(http.MethodGet, formatPath("debian", "2"), nil, anonymous), 404, "not-found")
+}

@@ -78,6 +78,25 @@ func (s *server) findFormat(ctx context.Context, image, version, variant, format
 	})
 }
 
+// findListed asks ask, and where that finds nothing while the simplestreams documents are ahead of the catalog, once more as soon as the
+// catalog has come to where they are: a host must get what it has just read there. It waits a second at most (VisibleWait).
+func findListed[R any](ctx context.Context, s *server, ask func() (R, error)) (R, error) {
+	row, err := ask()
+	if !errors.Is(err, catalog.ErrNotFound) {
+		return row, err
+	}
+	shown := s.StreamsProjection.Reached(ctx)
+	if shown <= s.CatalogProjection.Reached(ctx) {
+		return row, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, s.VisibleWait)
+	defer cancel()
+	if s.CatalogProjection.WaitFor(waiting, shown) != nil {
+		return row, err
+	}
+	return ask()
+}
+
 func find[R any](ctx context.Context, t *tables, ask func(context.Context) (R, error), known func() (R, bool)) (R, error) {
 	if t.resting() {
 		if row, ok := known(); ok {

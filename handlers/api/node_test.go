@@ -87,17 +87,23 @@ func (b *syncBuffer) String() string {
 func newNode(t testing.TB, change ...func(*api.Config)) *node {
 	t.Helper()
 	n := newStoppedNode(t, change...)
+	n.run(n.catalog, n.jobs, n.streams)
+	return n
+}
+
+// run lets projections run until the test ends.
+func (n *node) run(runners ...*projections.Runner) {
+	n.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	for _, runner := range []*projections.Runner{n.catalog, n.jobs, n.streams} {
+	for _, runner := range runners {
 		running.Go(func() {
 			if err := runner.Run(ctx); err != nil {
-				t.Errorf("run a projection: %v", err)
+				n.t.Errorf("run a projection: %v", err)
 			}
 		})
 	}
-	t.Cleanup(func() { cancel(); running.Wait() })
-	return n
+	n.t.Cleanup(func() { cancel(); running.Wait() })
 }
 
 // newStoppedNode starts the API with projections that stand still at 0.
