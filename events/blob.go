@@ -36,13 +36,10 @@ type (
 )
 
 // BlobFact is any fact of a blob.
-type BlobFact interface {
-	Fact
-	BlobState() Blob
-}
+type BlobFact = FactOf[Blob]
 
-// BlobState is the blob after the fact.
-func (b Blob) BlobState() Blob { return b }
+// After is the blob after the fact.
+func (b Blob) After() Blob { return b }
 
 // Entity names the blob.
 func (b Blob) Entity() Entity { return BlobEntity(b.Digest) }
@@ -58,14 +55,6 @@ func (BlobCollecting) Type() Type { return "imgsrv.blob.collecting.v1" }
 
 // Type names the fact's type.
 func (BlobCollected) Type() Type { return "imgsrv.blob.collected.v1" }
-
-// FoldBlob is the blob after one more fact.
-func FoldBlob(state Blob, fact Fact) Blob {
-	if f, ok := fact.(BlobFact); ok {
-		return f.BlobState()
-	}
-	return state
-}
 
 // PromoteBlob decides to record that a blob's bytes are in the store and needed. Where that is recorded already, by
 // whomever, they are needed once more. The order is: read current, see to it that the bytes are in the store, from a

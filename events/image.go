@@ -18,27 +18,16 @@ type Image struct {
 type ImageDescribed struct{ Image }
 
 // ImageFact is any fact of an image.
-type ImageFact interface {
-	Fact
-	ImageState() Image
-}
+type ImageFact = FactOf[Image]
 
-// ImageState is the image after the fact.
-func (i Image) ImageState() Image { return i }
+// After is the image after the fact.
+func (i Image) After() Image { return i }
 
 // Entity names the image.
 func (i Image) Entity() Entity { return ImageEntity(i.Name) }
 
 // Type names the fact's type.
 func (ImageDescribed) Type() Type { return "imgsrv.image.described.v1" }
-
-// FoldImage is the image after one more fact.
-func FoldImage(state Image, fact Fact) Image {
-	if f, ok := fact.(ImageFact); ok {
-		return f.ImageState()
-	}
-	return state
-}
 
 // describe gives the image that a publication leaves behind, and whether that is news. Silence about a
 // text keeps what was known. A publication settles who may see an image only when it is new: no later one

@@ -141,13 +141,10 @@ type (
 )
 
 // JobFact is any fact of a job.
-type JobFact interface {
-	Fact
-	JobState() Job
-}
+type JobFact = FactOf[Job]
 
-// JobState is the job after the fact.
-func (j Job) JobState() Job { return j }
+// After is the job after the fact.
+func (j Job) After() Job { return j }
 
 // Entity names the job.
 func (j Job) Entity() Entity { return JobEntity(j.ID) }
@@ -175,14 +172,6 @@ func (JobRetried) Type() Type { return "imgsrv.job.retried.v1" }
 
 // Type names the fact's type.
 func (JobCancelled) Type() Type { return "imgsrv.job.cancelled.v1" }
-
-// FoldJob is the job after one more fact.
-func FoldJob(state Job, fact Fact) Job {
-	if f, ok := fact.(JobFact); ok {
-		return f.JobState()
-	}
-	return state
-}
 
 // Next is the step that the job's last fact leads to; ok is false for a job that has ended.
 func (j Job) Next() (step Step, ok bool) {

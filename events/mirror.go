@@ -134,13 +134,10 @@ type (
 )
 
 // MirrorFact is any fact of a mirror.
-type MirrorFact interface {
-	Fact
-	MirrorState() Mirror
-}
+type MirrorFact = FactOf[Mirror]
 
-// MirrorState is the mirror after the fact.
-func (m Mirror) MirrorState() Mirror { return m }
+// After is the mirror after the fact.
+func (m Mirror) After() Mirror { return m }
 
 // Entity names the mirror.
 func (m Mirror) Entity() Entity { return MirrorEntity(m.Name) }
@@ -156,14 +153,6 @@ func (MirrorSynced) Type() Type { return "imgsrv.mirror.synced.v1" }
 
 // Type names the fact's type.
 func (MirrorRemoved) Type() Type { return "imgsrv.mirror.removed.v1" }
-
-// FoldMirror is the mirror after one more fact.
-func FoldMirror(state Mirror, fact Fact) Mirror {
-	if f, ok := fact.(MirrorFact); ok {
-		return f.MirrorState()
-	}
-	return state
-}
 
 var (
 	mirrorPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)

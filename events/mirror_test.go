@@ -19,7 +19,7 @@ func mirrorAfter(t *testing.T, sequence Sequence, changes []Change, err error) C
 	if err != nil || len(changes) != 1 {
 		t.Fatalf("changes %v, error %v", changes, err)
 	}
-	return Current[Mirror]{State: FoldMirror(Mirror{}, changes[0].Fact), Sequence: sequence}
+	return Current[Mirror]{State: Fold(Mirror{}, changes[0].Fact), Sequence: sequence}
 }
 
 func TestALifeOfAMirror(t *testing.T) {

@@ -47,14 +47,6 @@ func (p Projection) Skips(sequence Sequence) bool {
 	return slices.ContainsFunc(p.Skipped, func(s SkippedEvent) bool { return s.Sequence == sequence })
 }
 
-// FoldProjection is the projection after one more fact.
-func FoldProjection(state Projection, fact Fact) Projection {
-	if f, ok := fact.(ProjectionEventSkipped); ok {
-		return f.Projection
-	}
-	return state
-}
-
 // SkipEvent decides that a projection leaves an event out. head is the stream's last sequence. Whether the projection
 // really stands at that event is not in the log: the caller looks.
 func SkipEvent(current Current[Projection], name string, skip SkippedEvent, head Sequence) ([]Change, error) {

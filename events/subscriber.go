@@ -38,13 +38,10 @@ type (
 )
 
 // SubscriberFact is any fact of a subscriber.
-type SubscriberFact interface {
-	Fact
-	SubscriberState() Subscriber
-}
+type SubscriberFact = FactOf[Subscriber]
 
-// SubscriberState is the subscriber after the fact.
-func (s Subscriber) SubscriberState() Subscriber { return s }
+// After is the subscriber after the fact.
+func (s Subscriber) After() Subscriber { return s }
 
 // Entity names the subscriber.
 func (s Subscriber) Entity() Entity { return SubscriberEntity(s.Name) }
@@ -54,14 +51,6 @@ func (SubscriberAdded) Type() Type { return "imgsrv.subscriber.added.v1" }
 
 // Type names the fact's type.
 func (SubscriberRemoved) Type() Type { return "imgsrv.subscriber.removed.v1" }
-
-// FoldSubscriber is the subscriber after one more fact.
-func FoldSubscriber(state Subscriber, fact Fact) Subscriber {
-	if f, ok := fact.(SubscriberFact); ok {
-		return f.SubscriberState()
-	}
-	return state
-}
 
 // Subjects are those of the events that the subscriber may read: about versions with what is derived from
 // them, images and aliases, and about nothing else, since names of people and targets of webhooks are none of its business.

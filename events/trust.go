@@ -48,13 +48,10 @@ type (
 )
 
 // TrustFact is any fact of a trust rule.
-type TrustFact interface {
-	Fact
-	TrustState() Trust
-}
+type TrustFact = FactOf[Trust]
 
-// TrustState is the rule after the fact.
-func (t Trust) TrustState() Trust { return t }
+// After is the rule after the fact.
+func (t Trust) After() Trust { return t }
 
 // Entity names the rule.
 func (t Trust) Entity() Entity { return TrustEntity(t.ID) }
@@ -64,14 +61,6 @@ func (TrustAdded) Type() Type { return "imgsrv.trust.added.v1" }
 
 // Type names the fact's type.
 func (TrustRemoved) Type() Type { return "imgsrv.trust.removed.v1" }
-
-// FoldTrust is the rule after one more fact.
-func FoldTrust(state Trust, fact Fact) Trust {
-	if f, ok := fact.(TrustFact); ok {
-		return f.TrustState()
-	}
-	return state
-}
 
 // TokenLife is how long a token lives at most that comes in exchange for an OIDC token.
 func (t Trust) TokenLife() time.Duration {

@@ -117,7 +117,7 @@ func TestARemovedTrustRuleIsGone(t *testing.T) {
 	if diff := cmp.Diff([]Change{{Fact: TrustRemoved{want}, Expect: 3}}, changes); diff != "" {
 		t.Fatalf("(-want +got):\n%s", diff)
 	}
-	for name, c := range map[string]Current[Trust]{"removed": {State: FoldTrust(current.State, changes[0].Fact), Sequence: 4}, "never added": {}} {
+	for name, c := range map[string]Current[Trust]{"removed": {State: Fold(current.State, changes[0].Fact), Sequence: 4}, "never added": {}} {
 		if _, err := RemoveTrust(c, "t", "eve", now); !IsCode(err, CodeNotFound) {
 			t.Errorf("%s: removing gives %v", name, err)
 		}

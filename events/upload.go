@@ -190,13 +190,10 @@ type (
 )
 
 // UploadFact is any fact of an upload session.
-type UploadFact interface {
-	Fact
-	UploadState() Upload
-}
+type UploadFact = FactOf[Upload]
 
-// UploadState is the session after the fact.
-func (u Upload) UploadState() Upload { return u }
+// After is the session after the fact.
+func (u Upload) After() Upload { return u }
 
 // Entity names the session.
 func (u Upload) Entity() Entity { return UploadEntity(u.ID) }
@@ -215,14 +212,6 @@ func (UploadAborted) Type() Type { return "imgsrv.upload.aborted.v1" }
 
 // Type names the fact's type.
 func (UploadExpired) Type() Type { return "imgsrv.upload.expired.v1" }
-
-// FoldUpload is the session after one more fact; facts of other entities change nothing.
-func FoldUpload(state Upload, fact Fact) Upload {
-	if f, ok := fact.(UploadFact); ok {
-		return f.UploadState()
-	}
-	return state
-}
 
 // InitiateUpload is the command that opens a session, with what it has to be compared with.
 type InitiateUpload struct {

@@ -39,13 +39,10 @@ type (
 )
 
 // WebhookFact is any fact of a webhook.
-type WebhookFact interface {
-	Fact
-	WebhookState() Webhook
-}
+type WebhookFact = FactOf[Webhook]
 
-// WebhookState is the webhook after the fact.
-func (w Webhook) WebhookState() Webhook { return w }
+// After is the webhook after the fact.
+func (w Webhook) After() Webhook { return w }
 
 // Entity names the webhook.
 func (w Webhook) Entity() Entity { return WebhookEntity(w.ID) }
@@ -55,14 +52,6 @@ func (WebhookAdded) Type() Type { return "imgsrv.webhook.added.v1" }
 
 // Type names the fact's type.
 func (WebhookRemoved) Type() Type { return "imgsrv.webhook.removed.v1" }
-
-// FoldWebhook is the webhook after one more fact.
-func FoldWebhook(state Webhook, fact Fact) Webhook {
-	if f, ok := fact.(WebhookFact); ok {
-		return f.WebhookState()
-	}
-	return state
-}
 
 // AddWebhook decides to add a webhook. Whether its URL leads to where imgsrv may send is not for a rule to say.
 func AddWebhook(w Webhook, current Current[Webhook]) ([]Change, error) {

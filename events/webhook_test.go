@@ -146,7 +146,7 @@ func TestARemovedWebhookIsGone(t *testing.T) {
 	if diff := cmp.Diff(want, changes); diff != "" {
 		t.Fatalf("(-want +got):\n%s", diff)
 	}
-	gone := Current[Webhook]{State: FoldWebhook(current.State, changes[0].Fact), Sequence: 4}
+	gone := Current[Webhook]{State: Fold(current.State, changes[0].Fact), Sequence: 4}
 	for name, c := range map[string]Current[Webhook]{"removed": gone, "never added": {}} {
 		if _, err := RemoveWebhook(c, "w", "admin", now); !IsCode(err, CodeNotFound) {
 			t.Errorf("%s: removing gives %v", name, err)
@@ -169,7 +169,7 @@ func TestADeliveryGoesItsWay(t *testing.T) {
 		if len(changes) != 1 || changes[0].Expect != current.Sequence {
 			t.Fatalf("changes %+v", changes)
 		}
-		current = Current[Delivery]{State: FoldDelivery(current.State, changes[0].Fact), Sequence: current.Sequence + 10}
+		current = Current[Delivery]{State: Fold(current.State, changes[0].Fact), Sequence: current.Sequence + 10}
 		if changes[0].Fact.Type() != wantType {
 			t.Errorf("type %s, want %s", changes[0].Fact.Type(), wantType)
 		}

@@ -13,12 +13,12 @@ import (
 
 // Webhook reads a webhook's state: see [Log.Upload].
 func (l *Log) Webhook(ctx context.Context, id string) (events.Current[events.Webhook], error) {
-	return load(ctx, l, events.WebhookEntity(id), events.FoldWebhook)
+	return load[events.Webhook](ctx, l, events.WebhookEntity(id))
 }
 
 // Delivery reads the state of one event's delivery to one webhook: see [Log.Upload]. One that never failed has no facts.
 func (l *Log) Delivery(ctx context.Context, webhook string, sequence events.Sequence) (events.Current[events.Delivery], error) {
-	return load(ctx, l, events.DeliveryEntity(webhook, sequence), events.FoldDelivery)
+	return load[events.Delivery](ctx, l, events.DeliveryEntity(webhook, sequence))
 }
 
 // Latest reads the last event of each entity under some subjects, in the order of their sequences: what a rule
@@ -94,36 +94,36 @@ func (l *Log) RemoveConsumer(ctx context.Context, name string) error {
 
 // Principal reads the state of a principal: see [Log.Upload].
 func (l *Log) Principal(ctx context.Context, name string) (events.Current[events.Principal], error) {
-	return load(ctx, l, events.PrincipalEntity(name), events.FoldPrincipal)
+	return load[events.Principal](ctx, l, events.PrincipalEntity(name))
 }
 
 // Trust reads the state of a trust rule: see [Log.Upload].
 func (l *Log) Trust(ctx context.Context, id string) (events.Current[events.Trust], error) {
-	return load(ctx, l, events.TrustEntity(id), events.FoldTrust)
+	return load[events.Trust](ctx, l, events.TrustEntity(id))
 }
 
 // Token reads the state of a token: see [Log.Upload].
 func (l *Log) Token(ctx context.Context, id string) (events.Current[events.Token], error) {
-	return load(ctx, l, events.TokenEntity(id), events.FoldToken)
+	return load[events.Token](ctx, l, events.TokenEntity(id))
 }
 
 // Aliases reads the states of all aliases of an image, removed ones too: see [Log.Latest].
 func (l *Log) Aliases(ctx context.Context, image string) ([]events.Current[events.Alias], error) {
-	return latest(ctx, l, events.FoldAlias, events.SubjectsAbout(events.KindAlias, image)...)
+	return latest[events.Alias](ctx, l, events.SubjectsAbout(events.KindAlias, image)...)
 }
 
 // Versions reads the states of all versions of an image, those that were never published too: see [Log.Latest].
 func (l *Log) Versions(ctx context.Context, image string) ([]events.Current[events.Version], error) {
-	return latest(ctx, l, events.FoldVersion, events.SubjectsAbout(events.KindVersion, image)...)
+	return latest[events.Version](ctx, l, events.SubjectsAbout(events.KindVersion, image)...)
 }
 
 // Images reads the states of all images: see [Log.Latest].
 func (l *Log) Images(ctx context.Context) ([]events.Current[events.Image], error) {
-	return latest(ctx, l, events.FoldImage, events.SubjectsAbout(events.KindImage)...)
+	return latest[events.Image](ctx, l, events.SubjectsAbout(events.KindImage)...)
 }
 
 // latest folds the last event of each entity; of two events of one entity the later stands.
-func latest[S any](ctx context.Context, l *Log, fold func(S, events.Fact) S, subjects ...string) ([]events.Current[S], error) {
+func latest[S any](ctx context.Context, l *Log, subjects ...string) ([]events.Current[S], error) {
 	last, err := l.Latest(ctx, subjects...)
 	if err != nil {
 		return nil, err
@@ -132,7 +132,7 @@ func latest[S any](ctx context.Context, l *Log, fold func(S, events.Fact) S, sub
 	at := map[string]int{} // by subject
 	for _, event := range last {
 		var none S
-		current := events.Current[S]{State: fold(none, event.Fact), Sequence: event.Sequence, Event: event}
+		current := events.Current[S]{State: events.Fold(none, event.Fact), Sequence: event.Sequence, Event: event}
 		if i, known := at[event.Subject]; known {
 			states[i] = current
 			continue
@@ -145,5 +145,5 @@ func latest[S any](ctx context.Context, l *Log, fold func(S, events.Fact) S, sub
 
 // Mirror reads the state of a mirror: see [Log.Upload].
 func (l *Log) Mirror(ctx context.Context, name string) (events.Current[events.Mirror], error) {
-	return load(ctx, l, events.MirrorEntity(name), events.FoldMirror)
+	return load[events.Mirror](ctx, l, events.MirrorEntity(name))
 }

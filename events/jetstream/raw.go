@@ -82,5 +82,5 @@ func (t *Tail) PassOver() { t.pending = nil }
 
 // Projection reads what was decided about a projection by hand; see [Log.Upload].
 func (l *Log) Projection(ctx context.Context, name string) (events.Current[events.Projection], error) {
-	return load(ctx, l, events.ProjectionEntity(name), events.FoldProjection)
+	return load[events.Projection](ctx, l, events.ProjectionEntity(name))
 }

@@ -101,7 +101,7 @@ func (s *Subscribers) heed(ctx context.Context, e events.Event) {
 	if !ok {
 		return
 	}
-	state := fact.SubscriberState()
+	state := fact.After()
 	if e.Sequence <= s.seen[state.Name] {
 		return
 	}
@@ -261,7 +261,7 @@ func (s *Subscribers) List(ctx context.Context) ([]SubscriberStatus, error) {
 	states := map[string]events.Subscriber{} // of one that got another fact while we read, the later is right
 	for _, e := range latest {
 		if f, ok := e.Fact.(events.SubscriberFact); ok {
-			states[f.SubscriberState().Name] = f.SubscriberState()
+			states[f.After().Name] = f.After()
 		}
 	}
 	list := []SubscriberStatus{}
@@ -281,5 +281,5 @@ func (s *Subscribers) List(ctx context.Context) ([]SubscriberStatus, error) {
 
 // Subscriber reads a subscriber's state: see [Log.Upload]. One that was removed is Removed.
 func (l *Log) Subscriber(ctx context.Context, name string) (events.Current[events.Subscriber], error) {
-	return load(ctx, l, events.SubscriberEntity(name), events.FoldSubscriber)
+	return load[events.Subscriber](ctx, l, events.SubscriberEntity(name))
 }

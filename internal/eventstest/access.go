@@ -10,17 +10,17 @@ import (
 
 // Principal is like [History.Upload].
 func (h *History) Principal(name string) events.Current[events.Principal] {
-	return current(h, events.PrincipalEntity(name), events.FoldPrincipal)
+	return current[events.Principal](h, events.PrincipalEntity(name))
 }
 
 // Token is like [History.Upload].
 func (h *History) Token(id string) events.Current[events.Token] {
-	return current(h, events.TokenEntity(id), events.FoldToken)
+	return current[events.Token](h, events.TokenEntity(id))
 }
 
 // Trust is like [History.Upload].
 func (h *History) Trust(id string) events.Current[events.Trust] {
-	return current(h, events.TrustEntity(id), events.FoldTrust)
+	return current[events.Trust](h, events.TrustEntity(id))
 }
 
 // access changes who may do what: each kind of change about as often as its opposite.

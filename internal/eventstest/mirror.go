@@ -10,7 +10,7 @@ import (
 
 // Mirror is like [History.Upload].
 func (h *History) Mirror(name string) events.Current[events.Mirror] {
-	return current(h, events.MirrorEntity(name), events.FoldMirror)
+	return current[events.Mirror](h, events.MirrorEntity(name))
 }
 
 // mirror lets one thing happen to one of few mirrors.

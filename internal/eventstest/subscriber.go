@@ -8,7 +8,7 @@ import (
 
 // Subscriber is like [History.Upload].
 func (h *History) Subscriber(name string) events.Current[events.Subscriber] {
-	return current(h, events.SubscriberEntity(name), events.FoldSubscriber)
+	return current[events.Subscriber](h, events.SubscriberEntity(name))
 }
 
 // subscriber lets somebody in, or shuts them out.
