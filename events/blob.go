@@ -29,6 +29,10 @@ type (
 	// BlobRetained says that somebody else needs the bytes too: a session that was told of them, a publication of the
 	// same bytes, a derived file that came out the same. It also undoes a collection that couldn't be done.
 	BlobRetained struct{ Blob }
+	// BlobDamaged says that the blob's bytes are lost, and that reads of them fail from now on.
+	BlobDamaged struct{ Blob }
+	// BlobRepaired says that the right bytes are in the store again.
+	BlobRepaired struct{ Blob }
 	// BlobCollecting says that nobody needs the bytes, and that they are about to be removed.
 	BlobCollecting struct{ Blob }
 	// BlobCollected says that they are gone.
@@ -49,6 +53,12 @@ func (BlobPromoted) Type() Type { return "imgsrv.blob.promoted.v1" }
 
 // Type names the fact's type.
 func (BlobRetained) Type() Type { return "imgsrv.blob.retained.v1" }
+
+// Type names the fact's type.
+func (BlobDamaged) Type() Type { return "imgsrv.blob.damaged.v1" }
+
+// Type names the fact's type.
+func (BlobRepaired) Type() Type { return "imgsrv.blob.repaired.v1" }
 
 // Type names the fact's type.
 func (BlobCollecting) Type() Type { return "imgsrv.blob.collecting.v1" }

@@ -1,9 +1,6 @@
 package events
 
-import (
-	"strconv"
-	"time"
-)
+import "time"
 
 // DeliveryState is where the delivery of one event to one webhook stands.
 type DeliveryState string
@@ -70,19 +67,6 @@ func (DeliveryRequested) Type() Type { return "imgsrv.delivery.requested.v1" }
 
 // Type names the fact's type.
 func (DeliveryRedelivered) Type() Type { return "imgsrv.delivery.redelivered.v1" }
-
-// WebhookEntity names a webhook.
-func WebhookEntity(id string) Entity { return Entity{KindWebhook, id} }
-
-// DeliveryEntity names the delivery of one event to one webhook.
-func DeliveryEntity(webhook string, s Sequence) Entity {
-	return Entity{KindDelivery, webhook + "/" + strconv.FormatUint(uint64(s), 10)}
-}
-
-// SubjectOfDeliveries is the wildcard over all deliveries to a webhook.
-func SubjectOfDeliveries(webhook string) string {
-	return SubjectPrefix + KindDelivery + "." + EscapeToken(webhook) + ".*"
-}
 
 // DeliveryAttempt is what came of one try.
 type DeliveryAttempt struct {

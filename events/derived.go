@@ -107,16 +107,6 @@ func (DerivedSkipped) Type() Type { return "imgsrv.derived.skipped.v1" }
 // Type names the fact's type.
 func (DerivedRemoved) Type() Type { return "imgsrv.derived.removed.v1" }
 
-// DerivedEntity names a file derived from a published version's.
-func DerivedEntity(image, version, variant, format string) Entity {
-	return Entity{KindDerived, image + "/" + version + "/" + variant + "/" + format}
-}
-
-// SubjectOfDerived is the wildcard over all derived files of a version.
-func SubjectOfDerived(image, version string) string {
-	return SubjectPrefix + KindDerived + "." + EscapeToken(image) + "." + EscapeToken(version) + ".>"
-}
-
 // rawDisk is the one name of a format that is taken for a raw disk: its content has no mark.
 const rawDisk = "disk.raw"
 

@@ -410,6 +410,19 @@ func newManifest(j Job, u Upload, visibility Visibility, at time.Time) *Manifest
 	return m
 }
 
+// AbandonJob decides to fail a job that hasn't ended, wherever it stands: as [FailJob], for a job whose files are gone.
+func AbandonJob(job Current[Job], version Current[Version], problem Problem, at time.Time) ([]Change, error) {
+	j := job.State.clone()
+	step, unfinished := j.Next()
+	if job.Sequence == 0 || !unfinished {
+		return nil, Refuse(CodeStepOutOfOrder, "job %s is %s", j.ID, j.State)
+	}
+	s := j.Step(step)
+	s.State, s.FinishedAt, s.Error, s.RetryAt = StepFailed, at, problem.Detail, time.Time{}
+	j.State, j.Problem, j.EndedAt = JobStateFailed, &problem, at
+	return append([]Change{{Fact: JobFailed{j}, Expect: job.Sequence}}, release(j.UploadID, version)...), nil
+}
+
 func running(job Current[Job], step Step) (Job, *JobStep, error) {
 	j := job.State.clone()
 	next, ok := j.Next()

@@ -10,7 +10,7 @@ import (
 )
 
 func someMirror() Mirror {
-	return Mirror{Name: "lxc", URL: "https://images.example.org", Filters: []string{"debian/*"}, Keep: 2, EverySeconds: 3600, AddedBy: "admin", AddedAt: time.Unix(1000, 0).UTC()}
+	return Mirror{Name: "lxc", URL: "https://images.example.org", Filters: []string{"debian/*"}, Keep: 2, EverySeconds: 3600, Lifetime: Lifetime{AddedBy: "admin", AddedAt: time.Unix(1000, 0).UTC()}}
 }
 
 // mirrorAfter is the state that a decision leads to.

@@ -17,16 +17,12 @@ const (
 // Subscriber is somebody outside who reads events over NATS, with a key of their own and by a durable consumer
 // of the subscriber's name. The key's secret half is with them alone.
 type Subscriber struct {
-	Name       string    `json:"name"`
-	PublicKey  string    `json:"public_key"`  // nkey of a NATS user: U and 55 characters
-	Images     []string  `json:"images"`      // exact names, since NATS knows no patterns inside of a token; none: all
-	From       Sequence  `json:"from"`        // the first event it gets; 0 and 1: the stream's first
-	MaxPending int       `json:"max_pending"` // events that may be out at once; 1 keeps their order
-	Removed    bool      `json:"removed,omitempty"`
-	AddedBy    string    `json:"added_by"`
-	AddedAt    time.Time `json:"added_at"`
-	RemovedBy  string    `json:"removed_by,omitempty"`
-	RemovedAt  time.Time `json:"removed_at,omitzero"`
+	Name       string   `json:"name"`
+	PublicKey  string   `json:"public_key"`  // nkey of a NATS user: U and 55 characters
+	Images     []string `json:"images"`      // exact names, since NATS knows no patterns inside of a token; none: all
+	From       Sequence `json:"from"`        // the first event it gets; 0 and 1: the stream's first
+	MaxPending int      `json:"max_pending"` // events that may be out at once; 1 keeps their order
+	Lifetime
 }
 
 // The facts of a subscriber.
@@ -61,9 +57,6 @@ func (s Subscriber) Subjects() []string {
 	}
 	return subjects
 }
-
-// Living says whether there is such a subscriber now.
-func (s Subscriber) Living() bool { return s.Name != "" && !s.Removed }
 
 var (
 	subscriberPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
@@ -119,6 +112,6 @@ func RemoveSubscriber(current Current[Subscriber], name, by string, at time.Time
 		return nil, Refuse(CodeNotFound, "there is no subscriber %s", name)
 	}
 	next := current.State
-	next.Removed, next.RemovedBy, next.RemovedAt = true, by, at
+	next.end(by, at)
 	return []Change{{Fact: SubscriberRemoved{next}, Expect: current.Sequence}}, nil
 }

@@ -12,7 +12,7 @@ import (
 
 func aTrust() Trust {
 	return Trust{ID: "t", Name: "github-main", Issuer: "https://token.actions.githubusercontent.com", Audience: "https://images.example.org",
-		Claims: map[string]string{"repository": "acme/images", "ref": "refs/heads/*"}, Grants: []Grant{{Role: RolePublisher, Images: "acme-*"}}}
+		Claims: map[string]string{"repository": "acme/images", "ref": "refs/heads/*"}, Grants: []Grant{{Role: RolePublisher, Images: "acme-*"}}, Lifetime: Lifetime{AddedBy: "admin"}}
 }
 
 func TestATrustRuleOfBadFormIsRefused(t *testing.T) {

@@ -355,6 +355,17 @@ func ExpireUpload(upload Current[Upload], version Current[Version]) ([]Change, e
 	return append([]Change{{Fact: UploadExpired{u}, Expect: upload.Sequence}}, release(u.ID, version)...), nil
 }
 
+// AbandonUpload decides to end a session that no job has taken, whatever has arrived of it: for a server that was restored without
+// the bytes.
+func AbandonUpload(upload Current[Upload], version Current[Version], reason string) ([]Change, error) {
+	u := upload.State.clone()
+	if upload.Sequence == 0 || u.State != SessionOpen {
+		return nil, Refuse(CodeSessionClosed, "upload session %s is %s", u.ID, u.State)
+	}
+	u.State, u.Reason = SessionAborted, reason
+	return append([]Change{{Fact: UploadAborted{u}, Expect: upload.Sequence}}, release(u.ID, version)...), nil
+}
+
 func endUpload(upload Current[Upload], end UploadState) (Upload, error) {
 	u := upload.State.clone()
 	switch {

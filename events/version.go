@@ -160,6 +160,9 @@ func (VersionWithdrawn) Type() Type { return "imgsrv.version.withdrawn.v1" }
 // Type names the fact's type.
 func (VersionRestored) Type() Type { return "imgsrv.version.restored.v1" }
 
+// Type names the fact's type.
+func (VersionCollected) Type() Type { return "imgsrv.version.collected.v1" }
+
 func reserve(v Version, u Upload) Version {
 	v.Image, v.Version, v.State, v.UploadID = u.Image, u.Version, StateReserved, u.ID
 	return v
@@ -174,6 +177,3 @@ func release(uploadID string, version Current[Version]) []Change {
 	v.State = StateReleased
 	return []Change{{Fact: VersionReleased{v}, Expect: version.Sequence}}
 }
-
-// Type names the fact's type.
-func (VersionCollected) Type() Type { return "imgsrv.version.collected.v1" }

@@ -163,7 +163,7 @@ func (s *server) addWebhook(ctx context.Context, in *addWebhookInput) (*webhookA
 		return nil, err
 	}
 	hook := events.Webhook{ID: id.String(), URL: in.Body.URL, Types: orEmpty(in.Body.Types), Images: orEmpty(in.Body.Images), From: events.Sequence(in.Body.From),
-		AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}
+		Lifetime: events.Lifetime{AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}}
 	if hook.KeyID, err = s.Webhooks.KeyID(); err != nil {
 		return nil, err
 	}

@@ -47,7 +47,7 @@ func (h *History) access(t *rapid.T) error {
 	}
 	add := func() error {
 		rule := events.Trust{ID: trust, Name: "rule-" + trust[35:], Issuer: "https://ci.example.org", Audience: "imgsrv", Claims: map[string]string{"sub": "x"},
-			Grants: []events.Grant{{Role: events.RolePublisher}}, AddedBy: "test", AddedAt: h.now}
+			Grants: []events.Grant{{Role: events.RolePublisher}}, Lifetime: events.Lifetime{AddedBy: "test", AddedAt: h.now}}
 		return h.decide(t)(events.AddTrust(rule, nil, h.Trust(trust)))
 	}
 	switch rapid.SampledFrom([]string{"create", "grant", "revoke role", "remove", "issue", "rotate", "use", "revoke", "trust", "distrust"}).Draw(t, "change") {

@@ -22,7 +22,7 @@ func (h *History) Delivery(webhook string, sequence events.Sequence) events.Curr
 func (h *History) AddWebhook(tb TB) string {
 	tb.Helper()
 	id := h.newID()
-	w := events.Webhook{ID: id, URL: "https://receiver.example/", KeyID: "key", AddedBy: "test", AddedAt: h.now}
+	w := events.Webhook{ID: id, URL: "https://receiver.example/", KeyID: "key", Lifetime: events.Lifetime{AddedBy: "test", AddedAt: h.now}}
 	if err := h.decide(tb)(events.AddWebhook(w, events.Current[events.Webhook]{})); err != nil {
 		tb.Fatalf("add a webhook: %v", err)
 	}
