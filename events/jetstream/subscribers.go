@@ -176,16 +176,10 @@ func (l *Log) ensureSubscriber(ctx context.Context, s events.Subscriber) error {
 	case !errors.Is(err, natsjs.ErrConsumerNotFound):
 		return fmt.Errorf("look for consumer %s: %w", s.Name, unavailable(err))
 	}
-	for attempt := 1; ; attempt++ {
-		_, err = l.stream.CreateConsumer(ctx, want)
-		if err == nil || errors.Is(err, natsjs.ErrConsumerExists) { // another node was faster
-			return nil
-		}
-		// Right after the removal of one of the same name nats-server sometimes fails at its files.
-		if attempt == 5 || sleep(ctx, time.Duration(attempt)*50*time.Millisecond) != nil {
-			return fmt.Errorf("make consumer %s: %w", s.Name, unavailable(err))
-		}
+	if _, err := makeConsumer(ctx, l.js.CreateConsumer, want); err != nil && !errors.Is(err, natsjs.ErrConsumerExists) { // another node was faster
+		return fmt.Errorf("make consumer %s: %w", s.Name, unavailable(err))
 	}
+	return nil
 }
 
 // sameConsumer compares what matters of a subscriber's consumer. Where it began is not asked: it may be one that
