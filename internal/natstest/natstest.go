@@ -47,7 +47,7 @@ func LogAndConn(t testing.TB) (*jetstream.Log, *nats.Conn) {
 }
 
 // Rounds is for a property of many rounds, each with an empty log: what it returns opens one, another stream each time, in place of
-// the one before. That costs a tenth of a server for each.
+// the one before.
 func Rounds(t testing.TB) (next func() *jetstream.Log) {
 	t.Helper()
 	_, nc := LogAndConn(t)
