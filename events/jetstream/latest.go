@@ -39,6 +39,17 @@ func (l *Log) Latest(ctx context.Context, subjects ...string) ([]events.Event, e
 // EachLatest is [Log.Latest] for more than fits into memory: it gives one event after the other to each, with how many there are in
 // all. They are a picture of one moment, but for entities that come twice. An error of each ends it.
 func (l *Log) EachLatest(ctx context.Context, subjects []string, each func(event events.Event, total int) error) error {
+	return l.scanLatest(ctx, subjects, func(msg natsjs.Msg, meta *natsjs.MsgMetadata, total int) error {
+		event, err := decode(msg.Headers(), msg.Data(), msg.Subject(), meta.Sequence.Stream)
+		if err != nil {
+			return &Undecodable{Event: event, Err: err}
+		}
+		return each(event, total)
+	})
+}
+
+// scanLatest is EachLatest for messages as they are stored.
+func (l *Log) scanLatest(ctx context.Context, subjects []string, each func(msg natsjs.Msg, meta *natsjs.MsgMetadata, total int) error) error {
 	consumer, err := l.stream.CreateConsumer(ctx, natsjs.ConsumerConfig{
 		DeliverPolicy: natsjs.DeliverLastPerSubjectPolicy, AckPolicy: natsjs.AckNonePolicy, FilterSubjects: subjects,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
@@ -60,14 +71,10 @@ func (l *Log) EachLatest(ctx context.Context, subjects []string, each func(event
 			if err != nil {
 				return fmt.Errorf("read the last events of %v: %w", subjects, err)
 			}
-			event, err := decode(msg.Headers(), msg.Data(), msg.Subject(), meta.Sequence.Stream)
-			if err != nil {
-				return &Undecodable{Event: event, Err: err}
-			}
 			if got++; uint64(got) != meta.Sequence.Consumer {
 				return fmt.Errorf("read the last events of %v: %w: messages were lost on the way", subjects, ErrUnavailable)
 			}
-			if err := each(event, want); err != nil {
+			if err := each(msg, meta, want); err != nil {
 				return err
 			}
 		}

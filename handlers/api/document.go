@@ -10,6 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/imgsrv/imgsrv/docs"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 )
 
 // Tags of the OpenAPI document.
@@ -109,22 +110,22 @@ func handMade() []*huma.Operation {
 	tusHeader := headerParameter("Tus-Resumable", "Version of the protocol", "1.0.0", true)
 	upload := pathParameter("upload", "0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b.0")
 	ops = append(ops,
-		&huma.Operation{OperationID: "tus-create", Method: http.MethodPost, Path: pathTUS, Tags: []string{tagPublish}, Security: writer,
+		&huma.Operation{OperationID: "tus-create", Method: http.MethodPost, Path: tusname.BasePath, Tags: []string{tagPublish}, Security: writer,
 			Summary:     "Create a tus upload",
 			Description: "tus 1.0 with the extensions creation, creation-with-upload, termination and expiration. Upload-Length is the declared size, Upload-Metadata the value that the session gave for the file.",
 			Parameters: []*huma.Param{tusHeader, headerParameter("Upload-Length", "Length of the file in bytes", "196608", true),
 				headerParameter("Upload-Metadata", "As the session's `tus.metadata` says", "session MDE5…,variant YW1k…,format ZGlz…", true)},
 			Responses: responses("201", "Created; Location is the upload", 400, 401, 403, 404, 409, 413, 429, 503, 507)},
-		&huma.Operation{OperationID: "tus-offset", Method: http.MethodHead, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
+		&huma.Operation{OperationID: "tus-offset", Method: http.MethodHead, Path: tusname.BasePath + "{upload}", Tags: []string{tagPublish}, Security: writer,
 			Summary: "Ask how far a tus upload has come", Parameters: []*huma.Param{upload, tusHeader},
 			Responses: responses("200", "Upload-Offset says how many bytes are safe", 401, 403, 404, 410, 429, 503)},
-		&huma.Operation{OperationID: "tus-append", Method: http.MethodPatch, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
+		&huma.Operation{OperationID: "tus-append", Method: http.MethodPatch, Path: tusname.BasePath + "{upload}", Tags: []string{tagPublish}, Security: writer,
 			Summary:     "Append to a tus upload",
 			Description: "With Content-Type application/offset+octet-stream. What arrived before a broken connection is kept. The answer to the last bytes of the last file comes once the session has been handed over.",
 			Parameters:  []*huma.Param{upload, tusHeader, headerParameter("Upload-Offset", "Where the bytes belong", "0", true)},
 			RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/offset+octet-stream": binary()}},
 			Responses:   responses("204", "Appended; Upload-Offset says how many bytes are safe", 400, 401, 403, 404, 408, 409, 410, 413, 415, 423, 429, 503, 507)},
-		&huma.Operation{OperationID: "tus-terminate", Method: http.MethodDelete, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
+		&huma.Operation{OperationID: "tus-terminate", Method: http.MethodDelete, Path: tusname.BasePath + "{upload}", Tags: []string{tagPublish}, Security: writer,
 			Summary: "Drop the bytes of a tus upload", Parameters: []*huma.Param{upload, tusHeader},
 			Responses: responses("204", "Dropped; the file may be uploaded anew", 401, 403, 404, 409, 410, 423, 429, 503)},
 	)
@@ -162,7 +163,7 @@ func headerParameter(name, description, example string, required bool) *huma.Par
 }
 
 func minSequenceParameter() *huma.Param {
-	return &huma.Param{Name: HeaderMinSequence, In: "header", Schema: &huma.Schema{Type: huma.TypeInteger, Format: "uint64"},
+	return &huma.Param{Name: headerMinSequence, In: "header", Schema: &huma.Schema{Type: huma.TypeInteger, Format: "uint64"},
 		Description: "Imgsrv-Sequence of a write that the answer must know; waits for it, or answers 503 with Retry-After"}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -29,6 +28,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/natstest"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -68,7 +68,7 @@ func (in *intake) restart(change func(*tus.Config)) {
 		in.t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle(tus.BasePath, in.handler)
+	mux.Handle(tusname.BasePath, in.handler)
 	in.server = httptest.NewServer(mux)
 	in.t.Cleanup(in.server.Close)
 }
@@ -159,7 +159,7 @@ func (in *intake) do(method, url string, body io.Reader, header ...string) answe
 
 func (in *intake) create(session, format string, size int, header ...string) answer {
 	in.t.Helper()
-	return in.do("POST", in.server.URL+tus.BasePath, nil, append([]string{"Upload-Length", strconv.Itoa(size), "Upload-Metadata", tus.UploadMetadata(session, variant, format)}, header...)...)
+	return in.do("POST", in.server.URL+tusname.BasePath, nil, append([]string{"Upload-Length", strconv.Itoa(size), "Upload-Metadata", tusname.Metadata(session, variant, format)}, header...)...)
 }
 
 func (in *intake) patch(url string, offset int, data []byte) answer {
@@ -169,7 +169,7 @@ func (in *intake) patch(url string, offset int, data []byte) answer {
 
 // url is the location of an upload on the server as it runs now.
 func (in *intake) url(session string, n int) string {
-	return in.server.URL + tus.UploadURLPath(session, n)
+	return in.server.URL + tusname.Path(session, n)
 }
 
 func (in *intake) offset(url string) int {
@@ -315,8 +315,8 @@ func TestCreatingAgainGivesTheSameUpload(t *testing.T) {
 		t.Errorf("offset %d, want 4: creating again must not lose bytes", got)
 	}
 	// With bytes in the creation, they would land behind those that are there.
-	a := in.do("POST", in.server.URL+tus.BasePath, strings.NewReader("0123456789"), "Upload-Length", "10", "Upload-Metadata", tus.UploadMetadata(session, variant, "a"), "Content-Type", "application/offset+octet-stream")
-	if a.status != 409 || a.code != "offset-mismatch" || !strings.Contains(a.detail, tus.UploadURLPath(session, 0)) {
+	a := in.do("POST", in.server.URL+tusname.BasePath, strings.NewReader("0123456789"), "Upload-Length", "10", "Upload-Metadata", tusname.Metadata(session, variant, "a"), "Content-Type", "application/offset+octet-stream")
+	if a.status != 409 || a.code != "offset-mismatch" || !strings.Contains(a.detail, tusname.Path(session, 0)) {
 		t.Errorf("creation with bytes over an existing upload: %d %s %q", a.status, a.code, a.detail)
 	}
 }
@@ -325,17 +325,17 @@ func TestCreationWithUploadAndTheIETFDraft(t *testing.T) {
 	t.Parallel()
 	in := newIntake(t, nil)
 	session := in.session(nil, events.UploadFile{Format: "a", Size: 10}, events.UploadFile{Format: "b", Size: 10}, events.UploadFile{Format: "c", Size: 10})
-	a := in.do("POST", in.server.URL+tus.BasePath, strings.NewReader("0123456789"), "Upload-Length", "10", "Upload-Metadata", tus.UploadMetadata(session, variant, "a"), "Content-Type", "application/offset+octet-stream")
+	a := in.do("POST", in.server.URL+tusname.BasePath, strings.NewReader("0123456789"), "Upload-Length", "10", "Upload-Metadata", tusname.Metadata(session, variant, "a"), "Content-Type", "application/offset+octet-stream")
 	if a.status != 201 || a.header.Get("Upload-Offset") != "10" {
 		t.Fatalf("creation with upload: %d %s, offset %s", a.status, a.detail, a.header.Get("Upload-Offset"))
 	}
 	// Draft, interop version 5: Upload-Complete; the file is named by the tus header, or in the query.
-	a = in.do("POST", in.server.URL+tus.BasePath, strings.NewReader("0123456789"), "Tus-Resumable", "", "Upload-Draft-Interop-Version", "5", "Upload-Complete", "?1", "Upload-Metadata", tus.UploadMetadata(session, variant, "b"))
+	a = in.do("POST", in.server.URL+tusname.BasePath, strings.NewReader("0123456789"), "Tus-Resumable", "", "Upload-Draft-Interop-Version", "5", "Upload-Complete", "?1", "Upload-Metadata", tusname.Metadata(session, variant, "b"))
 	if a.status != 201 {
 		t.Fatalf("draft creation: %d %s", a.status, a.detail)
 	}
 	query := "?session=" + session + "&variant=" + variant + "&format=c"
-	a = in.do("POST", in.server.URL+tus.BasePath+query, strings.NewReader("01234"), "Tus-Resumable", "", "Upload-Draft-Interop-Version", "5", "Upload-Complete", "?0", "Upload-Length", "10")
+	a = in.do("POST", in.server.URL+tusname.BasePath+query, strings.NewReader("01234"), "Tus-Resumable", "", "Upload-Draft-Interop-Version", "5", "Upload-Complete", "?0", "Upload-Length", "10")
 	if a.status != 201 {
 		t.Fatalf("draft creation in parts: %d %s", a.status, a.detail)
 	}
@@ -378,7 +378,7 @@ func TestWhatIsRefused(t *testing.T) {
 		"too many bytes":      {in.patch(location, 0, make([]byte, 11)), 413, "too-large"},
 		"unknown upload":      {in.patch(in.url(session, 7), 0, []byte("x")), 404, "not-found"},
 		"not created yet":     {in.patch(in.url(session, 1), 0, []byte("x")), 404, "not-found"},
-		"a path as id":        {in.patch(in.server.URL+tus.BasePath+"..%2f..%2fetc.0", 0, []byte("x")), 404, "not-found"},
+		"a path as id":        {in.patch(in.server.URL+tusname.BasePath+"..%2f..%2fetc.0", 0, []byte("x")), 404, "not-found"},
 		"no tus version":      {in.do("PATCH", location, strings.NewReader("x"), append(octets, "Upload-Offset", "0", "Tus-Resumable", "")...), 412, "bad-request"},
 		"no content type":     {in.do("PATCH", location, strings.NewReader("x"), "Upload-Offset", "0"), 400, "bad-request"},
 		"another method":      {in.do("PUT", location, strings.NewReader("x")), 405, "method-not-allowed"},
@@ -439,7 +439,7 @@ func TestAnUploadWhoseBytesAreLostIsBegunAgain(t *testing.T) {
 func TestOptionsTellWhatTheServerCan(t *testing.T) {
 	t.Parallel()
 	in := newIntake(t, func(c *tus.Config) { c.MaxUploadBytes = 1 << 40 })
-	a := in.do("OPTIONS", in.server.URL+tus.BasePath, nil, "Authorization", "")
+	a := in.do("OPTIONS", in.server.URL+tusname.BasePath, nil, "Authorization", "")
 	if a.status != 200 || a.header.Get("Tus-Max-Size") != fmt.Sprint(1<<40) {
 		t.Errorf("OPTIONS: %d, max size %s", a.status, a.header.Get("Tus-Max-Size"))
 	}
@@ -599,14 +599,5 @@ func TestTheFolderOfASessionThatNeverBeganGoesBeforeSessionsExpire(t *testing.T)
 	in.now = in.now.Add(20 * time.Minute)
 	if got := folders(); !slices.Equal(got, []string{open}) {
 		t.Errorf("folders %v, want that of the open session %s", got, open)
-	}
-}
-
-func TestUploadMetadataIsWhatTusSays(t *testing.T) {
-	t.Parallel()
-	got := tus.UploadMetadata("s", "v", "f")
-	want := "session " + base64.StdEncoding.EncodeToString([]byte("s")) + ",variant " + base64.StdEncoding.EncodeToString([]byte("v")) + ",format " + base64.StdEncoding.EncodeToString([]byte("f"))
-	if got != want {
-		t.Errorf("%q, want %q", got, want)
 	}
 }
