@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
@@ -50,29 +51,34 @@ func describeAPI(doc *huma.OpenAPI) {
 // asyncAPIMediaType is that of AsyncAPI documents in YAML (AsyncAPI 3.0.0, "Media types").
 const asyncAPIMediaType = "application/vnd.aai.asyncapi+yaml;version=3.0.0"
 
-// document serves the OpenAPI document at /openapi.yaml and /openapi.json, both made once, here, and the
+// document serves the OpenAPI document at /openapi.yaml and /openapi.json, both made once, when the first asks, and the
 // AsyncAPI document of the events.
-func (s *server) document(router chi.Router) error {
+func (s *server) document(router chi.Router) {
 	doc := s.api.OpenAPI()
 	for _, op := range slices.Concat(handMade(), handMadeEvents(), s.handMadeProvenance(), s.handMadePages(), s.handMadeOperations()) {
 		doc.AddOperation(op)
 	}
-	asYAML, err := doc.YAML()
-	if err != nil {
-		return fmt.Errorf("write the OpenAPI document as YAML: %w", err)
-	}
-	asJSON, err := json.Marshal(doc)
-	if err != nil {
-		return fmt.Errorf("write the OpenAPI document as JSON: %w", err)
-	}
-	router.Get("/openapi.yaml", serveDocument("application/openapi+yaml", asYAML))
-	router.Get("/openapi.json", serveDocument("application/openapi+json", asJSON))
-	router.Get("/asyncapi.yaml", serveDocument(asyncAPIMediaType, docs.AsyncAPI))
-	return nil
+	openAPI := sync.OnceValues(func() (texts [2][]byte, err error) {
+		if texts[0], err = doc.YAML(); err != nil {
+			return texts, fmt.Errorf("write the OpenAPI document as YAML: %w", err)
+		}
+		if texts[1], err = json.Marshal(doc); err != nil {
+			return texts, fmt.Errorf("write the OpenAPI document as JSON: %w", err)
+		}
+		return texts, nil
+	})
+	router.Get("/openapi.yaml", s.serveDocument("application/openapi+yaml", func() ([]byte, error) { texts, err := openAPI(); return texts[0], err }))
+	router.Get("/openapi.json", s.serveDocument("application/openapi+json", func() ([]byte, error) { texts, err := openAPI(); return texts[1], err }))
+	router.Get("/asyncapi.yaml", s.serveDocument(asyncAPIMediaType, func() ([]byte, error) { return docs.AsyncAPI, nil }))
 }
 
-func serveDocument(mediaType string, body []byte) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
+func (s *server) serveDocument(mediaType string, text func() ([]byte, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := text()
+		if err != nil {
+			s.refuse(w, r, err)
+			return
+		}
 		w.Header().Set("Content-Type", mediaType)
 		w.Header().Set("Cache-Control", "no-cache")
 		_, _ = w.Write(body) // a client that went away needs no answer
