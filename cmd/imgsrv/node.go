@@ -28,6 +28,7 @@ import (
 	"github.com/imgsrv/imgsrv/internal/datadir"
 	"github.com/imgsrv/imgsrv/internal/secretfile"
 	"github.com/imgsrv/imgsrv/internal/telemetry"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 	"github.com/imgsrv/imgsrv/migrations"
 	"github.com/imgsrv/imgsrv/projections"
 	projcatalog "github.com/imgsrv/imgsrv/projections/catalog"
@@ -266,7 +267,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
-	router.Mount(tus.BasePath, uploads)
+	router.Mount(tusname.BasePath, uploads)
 	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log, Signer: keys.streams})
 	n.background("simplestreams documents kept in memory", simplestreams.Keep)
 	router.Mount("/streams/v1/", api.Authenticate(guard, n.log)(api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams)))

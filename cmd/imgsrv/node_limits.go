@@ -8,8 +8,8 @@ import (
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/limits"
-	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/telemetry"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -81,7 +81,7 @@ func (n *Node) startLimits(ctx context.Context, f LimitFlags, log *jetstream.Log
 		return limited{}, err
 	}
 	intake := limits.NewIntake(limits.IntakeConfig{Events: log, Store: store, MaxSessions: f.MaxOpenSessions, MaxPerDay: f.MaxBytesPerDay,
-		Reserve: f.StorageReserve, Refusals: refusals, Log: n.log})
+		Reserve: f.StorageReserve, Refusals: refusals})
 	if err := intake.Load(ctx); err != nil {
 		return limited{}, err
 	}
@@ -89,7 +89,7 @@ func (n *Node) startLimits(ctx context.Context, f LimitFlags, log *jetstream.Log
 	return limited{
 		load: load,
 		requests: limits.NewRequests(limits.RequestsConfig{PerSecond: f.RateLimit, Burst: f.RateBurst, Exempt: exempt,
-			Free: free, Chunks: tus.BasePath, Refusals: refusals, Log: n.log}),
+			Free: free, Chunks: tusname.BasePath, Refusals: refusals, Log: n.log}),
 		uploads: limits.NewUploads(f.MaxParallelUploads, refusals), intake: intake,
 	}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/imgsrv/imgsrv/internal/client"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 )
 
 // PublishCmd uploads the files of a version's variants and waits until they are published.
@@ -204,7 +205,7 @@ func (pub *publishRun) upload(ctx context.Context, session *client.Upload) error
 
 func (pub *publishRun) uploadFile(ctx context.Context, session *client.Upload, f client.UploadFile, before int64) error {
 	return pub.client.UploadFile(ctx, client.TusFile{
-		Target:   client.TusTarget{CreateURL: client.TusCreatePath, Metadata: client.UploadMetadata(session.ID, f.Variant, f.Format)},
+		Target:   client.TusTarget{CreateURL: tusname.BasePath, Metadata: tusname.Metadata(session.ID, f.Variant, f.Format)},
 		URL:      f.TusURL,
 		Content:  pub.bundle.file(f.Variant, f.Format).file,
 		Size:     f.Size,

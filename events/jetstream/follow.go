@@ -17,7 +17,10 @@ import (
 type Follower struct {
 	log      *Log
 	subjects []string
-	apply    func(events.Event)
+	apply    func(context.Context, events.Event)
+	latest   bool   // CatchUp reads the last event of each entity alone
+	caughtUp bool   // of the goroutine that catches up and runs
+	ready    func() // optional
 
 	mu      sync.Mutex
 	applied events.Sequence
@@ -30,25 +33,53 @@ const (
 )
 
 // Follow makes a follower. An event that this release can't decode comes to apply with a nil Fact: it is up to
-// apply to do the safe thing.
-func (l *Log) Follow(apply func(events.Event), subjects ...string) *Follower {
+// apply to do the safe thing. Its context is that of CatchUp or Run.
+func (l *Log) Follow(apply func(context.Context, events.Event), subjects ...string) *Follower {
 	return &Follower{log: l, subjects: subjects, apply: apply, moved: make(chan struct{})}
 }
 
-// CatchUp applies all that has happened, and returns. It comes before Run.
+// FollowLatest is Follow for who does something about the last event of each entity, and nothing about those before: of what happened
+// until it has caught up only these come.
+func (l *Log) FollowLatest(apply func(context.Context, events.Event), subjects ...string) *Follower {
+	f := l.Follow(apply, subjects...)
+	f.latest = true
+	return f
+}
+
+// WhenCaughtUp names what is to be called once all that had happened is applied. It comes before CatchUp.
+func (f *Follower) WhenCaughtUp(ready func()) { f.ready = ready }
+
+// SkipTo leaves out what happened up to a sequence. It comes before CatchUp.
+func (f *Follower) SkipTo(sequence events.Sequence) { f.reach(sequence) }
+
+// CatchUp applies all that has happened, and returns. It comes before Run, which does so otherwise.
 func (f *Follower) CatchUp(ctx context.Context) error {
 	head, err := f.log.Head(ctx)
 	if err != nil {
 		return err
 	}
-	return f.log.scan(ctx, head, f.subjects, func(msg natsjs.Msg, meta *natsjs.MsgMetadata) error {
+	each := func(msg natsjs.Msg, meta *natsjs.MsgMetadata) error {
 		event, err := decode(msg.Headers(), msg.Data(), msg.Subject(), meta.Sequence.Stream)
 		if err != nil {
 			event.Fact = nil
 		}
-		f.advance(event)
+		f.advance(ctx, event)
 		return nil
-	})
+	}
+	if f.latest {
+		err = f.log.scanLatest(ctx, f.subjects, func(msg natsjs.Msg, meta *natsjs.MsgMetadata, _ int) error { return each(msg, meta) })
+	} else {
+		err = f.log.scanAfter(ctx, f.Applied(), head, f.subjects, each)
+	}
+	if err != nil {
+		return err
+	}
+	f.reach(head)
+	f.caughtUp = true
+	if f.ready != nil {
+		f.ready()
+	}
+	return nil
 }
 
 // Run goes on with what happens, until ctx ends. While the log is away the state stays as it is.
@@ -67,6 +98,11 @@ func (f *Follower) Run(ctx context.Context) error {
 
 // follow is one reading of the stream.
 func (f *Follower) follow(ctx context.Context) error {
+	if !f.caughtUp {
+		if err := f.CatchUp(ctx); err != nil {
+			return err
+		}
+	}
 	tail, err := f.log.TailBuffered(ctx, f.Applied(), followBatch, f.subjects...)
 	if err != nil {
 		return err
@@ -77,7 +113,7 @@ func (f *Follower) follow(ctx context.Context) error {
 		var unreadable *Undecodable
 		if errors.As(err, &unreadable) {
 			unreadable.Event.Fact = nil
-			f.advance(unreadable.Event)
+			f.advance(ctx, unreadable.Event)
 			tail.Close()
 			if tail, err = f.log.TailBuffered(ctx, f.Applied(), followBatch, f.subjects...); err != nil {
 				return err
@@ -88,24 +124,28 @@ func (f *Follower) follow(ctx context.Context) error {
 			return err
 		}
 		for _, event := range batch {
-			f.advance(event)
+			f.advance(ctx, event)
 		}
 	}
 }
 
-func (f *Follower) advance(event events.Event) {
+func (f *Follower) advance(ctx context.Context, event events.Event) {
 	if event.Sequence <= f.Applied() {
 		return
 	}
-	f.apply(event)
+	f.apply(ctx, event)
+	f.reach(event.Sequence)
+}
+
+func (f *Follower) reach(sequence events.Sequence) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.applied = event.Sequence
+	f.applied = max(f.applied, sequence)
 	close(f.moved)
 	f.moved = make(chan struct{})
 }
 
-// Applied is the sequence of the last event that was applied.
+// Applied is the sequence up to which every event of the follower's subjects was applied.
 func (f *Follower) Applied() events.Sequence {
 	f.mu.Lock()
 	defer f.mu.Unlock()

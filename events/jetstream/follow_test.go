@@ -53,7 +53,7 @@ func TestAFollowerGetsEachEventOnceInOrder(t *testing.T) {
 	}
 	var mu sync.Mutex
 	var seen []string
-	follower := log.Follow(func(e events.Event) {
+	follower := log.Follow(func(_ context.Context, e events.Event) {
 		mu.Lock()
 		defer mu.Unlock()
 		seen = append(seen, e.Fact.Entity().ID)
@@ -92,7 +92,7 @@ func TestAFollowerGetsEachEventOnceInOrder(t *testing.T) {
 	}
 	t.Cleanup(nc.Close)
 	log = open(nc)
-	again := log.Follow(func(e events.Event) {
+	again := log.Follow(func(_ context.Context, e events.Event) {
 		mu.Lock()
 		defer mu.Unlock()
 		seen = append(seen, e.Fact.Entity().ID)

@@ -27,13 +27,18 @@ func (l *Log) Latest(ctx context.Context, subjects ...string) ([]events.Event, e
 // EachLatest is [Log.Latest] for more than fits into memory: it gives one event after the other to each, with how many there are in
 // all. They are a picture of one moment, but for entities that come twice. An error of each ends it.
 func (l *Log) EachLatest(ctx context.Context, subjects []string, each func(event events.Event, total int) error) error {
-	return l.readThere(ctx, fmt.Sprintf("the last events of %v", subjects), natsjs.ConsumerConfig{
-		DeliverPolicy: natsjs.DeliverLastPerSubjectPolicy, FilterSubjects: subjects,
-	}, func(msg natsjs.Msg, meta *natsjs.MsgMetadata, total int) error {
+	return l.scanLatest(ctx, subjects, func(msg natsjs.Msg, meta *natsjs.MsgMetadata, total int) error {
 		event, err := decode(msg.Headers(), msg.Data(), msg.Subject(), meta.Sequence.Stream)
 		if err != nil {
 			return &Undecodable{Event: event, Err: err}
 		}
 		return each(event, total)
 	})
+}
+
+// scanLatest is EachLatest for messages as they are stored.
+func (l *Log) scanLatest(ctx context.Context, subjects []string, each func(msg natsjs.Msg, meta *natsjs.MsgMetadata, total int) error) error {
+	return l.readThere(ctx, fmt.Sprintf("the last events of %v", subjects), natsjs.ConsumerConfig{
+		DeliverPolicy: natsjs.DeliverLastPerSubjectPolicy, FilterSubjects: subjects,
+	}, each)
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
@@ -22,24 +21,20 @@ const subscriberKey = "imgsrv-subscriber"
 // Subscribers knows who may read events over NATS, by the facts of subscribers: it keeps a durable consumer for each
 // of them and, where the server is the embedded one, lets them in. It reads no database.
 type Subscribers struct {
-	log    *Log
-	door   *door // nil where NATS is somebody else's: who gets in there is for its configuration
-	logger *slog.Logger
-
-	// Of the goroutine that follows the facts.
-	seen    map[string]events.Sequence // the last fact of each subscriber, by name
-	current map[string]events.Subscriber
-
-	mu      sync.Mutex
-	heeded  events.Sequence // every fact of a subscriber up to it was heeded
-	changed chan struct{}   // closed and made anew when heeded grows
+	log      *Log
+	door     *door // nil where NATS is somebody else's: who gets in there is for its configuration
+	logger   *slog.Logger
+	follower *Follower
+	current  map[string]events.Subscriber // by subject; of the goroutine that follows the facts
 }
 
 // NewSubscribers makes the directory; Run starts it. server is the embedded one, or nil.
 func NewSubscribers(log *Log, server *Server, logger *slog.Logger) *Subscribers {
-	s := &Subscribers{log: log, logger: logger, seen: map[string]events.Sequence{}, current: map[string]events.Subscriber{}, changed: make(chan struct{})}
+	s := &Subscribers{log: log, logger: logger, current: map[string]events.Subscriber{}}
+	s.follower = log.FollowLatest(s.heed, events.SubjectOfKind(events.KindSubscriber))
 	if server != nil {
 		s.door = server.door
+		s.follower.WhenCaughtUp(s.door.open)
 	}
 	return s
 }
@@ -48,69 +43,29 @@ func NewSubscribers(log *Log, server *Server, logger *slog.Logger) *Subscribers 
 func (s *Subscribers) Embedded() bool { return s.door != nil }
 
 // Run follows the facts until ctx ends, and returns nil. Where the log doesn't answer it tries again.
-func (s *Subscribers) Run(ctx context.Context) error {
-	for {
-		err := s.follow(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		s.logger.WarnContext(ctx, "subscribers are not followed for a moment", "error", err)
-		if sleep(ctx, time.Second) != nil {
-			return nil
-		}
-	}
+func (s *Subscribers) Run(ctx context.Context) error { return s.follower.Run(ctx) }
+
+// Wait returns once this node does what follows from a fact, and from all before it.
+func (s *Subscribers) Wait(ctx context.Context, sequence events.Sequence) error {
+	return s.follower.Wait(ctx, sequence)
 }
 
-func (s *Subscribers) follow(ctx context.Context) error {
-	subject := events.SubjectOfKind(events.KindSubscriber)
-	head, err := s.log.Head(ctx)
-	if err != nil {
-		return err
-	}
-	latest, err := s.log.Latest(ctx, subject)
-	if err != nil {
-		return err
-	}
-	for _, e := range latest {
-		s.heed(ctx, e)
-	}
-	s.reached(head)
-	if s.door != nil {
-		s.door.open()
-	}
-	tail, err := s.log.Tail(ctx, head, subject)
-	if err != nil {
-		return err
-	}
-	defer tail.Close()
-	for {
-		batch, err := tail.Next(ctx, 100)
-		if err != nil {
-			return err
-		}
-		for _, e := range batch {
-			s.heed(ctx, e)
-			s.reached(e.Sequence)
-		}
-	}
-}
-
-// heed does what follows from a fact. It may get one twice.
+// heed does what follows from a fact.
 func (s *Subscribers) heed(ctx context.Context, e events.Event) {
+	before := s.current[e.Subject]
 	fact, ok := e.Fact.(events.SubscriberFact)
 	if !ok {
+		// It may be a removal; to go on with the subscriber as it was would be the wrong side to err on.
+		s.logger.ErrorContext(ctx, "a subscriber's fact can't be read: a newer release wrote it; this node lets the subscriber in no more", "sequence", e.Sequence, "subject", e.Subject)
+		s.dismiss(before)
 		return
 	}
 	state := fact.After()
-	if e.Sequence <= s.seen[state.Name] {
-		return
-	}
-	s.seen[state.Name] = e.Sequence
 	// A removal may have been passed over, where the name was given again meanwhile.
-	if before := s.current[state.Name]; s.door != nil && before.PublicKey != "" && (state.Removed || before.PublicKey != state.PublicKey) {
-		s.door.dismiss(before.PublicKey)
+	if state.Removed || before.PublicKey != state.PublicKey {
+		s.dismiss(before)
 	}
-	s.current[state.Name] = state
+	s.current[e.Subject] = state
 	if state.Removed {
 		// Each node does so, since one that hadn't heard of the removal yet may just have made the consumer again.
 		if err := s.log.RemoveConsumer(ctx, state.Name); err != nil {
@@ -128,28 +83,9 @@ func (s *Subscribers) heed(ctx context.Context, e events.Event) {
 	}
 }
 
-func (s *Subscribers) reached(sequence events.Sequence) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.heeded = max(s.heeded, sequence)
-	close(s.changed)
-	s.changed = make(chan struct{})
-}
-
-// Wait returns once this node does what follows from a fact, and from all before it.
-func (s *Subscribers) Wait(ctx context.Context, sequence events.Sequence) error {
-	for {
-		s.mu.Lock()
-		heeded, changed := s.heeded, s.changed
-		s.mu.Unlock()
-		if heeded >= sequence {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the subscribers as of event %d: %w", sequence, ctx.Err())
-		}
+func (s *Subscribers) dismiss(subscriber events.Subscriber) {
+	if s.door != nil && subscriber.PublicKey != "" {
+		s.door.dismiss(subscriber.PublicKey)
 	}
 }
 

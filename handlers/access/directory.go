@@ -118,7 +118,7 @@ func (d *Directory) AddBuiltIn(token string) (id string, known bool) {
 
 // apply folds one fact. A fact of a newer release may say that somebody's rights are over: until this release
 // is replaced its entity has none.
-func (d *Directory) apply(event events.Event) {
+func (d *Directory) apply(_ context.Context, event events.Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch fact := event.Fact.(type) {

@@ -137,7 +137,7 @@ type server struct {
 }
 
 // New makes the router with all routes of the package and the middlewares that every request passes:
-// RequestID, Trace, AccessLog, Metrics, Recover and the limits of requests. Other handlers may be mounted on it; they then have the same
+// withRequestID, traced, accessLog, measured, recovered and the limits of requests. Other handlers may be mounted on it; they then have the same
 // middlewares and problem documents for what isn't routed.
 func New(cfg Config) (chi.Router, error) {
 	if cfg.MinSequenceWait == 0 {
@@ -153,14 +153,14 @@ func New(cfg Config) (chi.Router, error) {
 		cfg.Version = "dev"
 	}
 	if cfg.Intake == nil {
-		cfg.Intake = limits.NewIntake(limits.IntakeConfig{Events: cfg.Events, Store: cfg.Blobs, Log: cfg.Log, Clock: cfg.Clock})
+		cfg.Intake = limits.NewIntake(limits.IntakeConfig{Events: cfg.Events, Store: cfg.Blobs, Clock: cfg.Clock})
 	}
-	metrics, err := Metrics(cfg.Meter)
+	metrics, err := measured(cfg.Meter)
 	if err != nil {
 		return nil, err
 	}
 	router := chi.NewRouter()
-	router.Use(RequestID, Trace(cfg.Tracer), AccessLog(cfg.Log), metrics, Recover(cfg.Log), limits.DrainBodies, cfg.Load.Middleware, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
+	router.Use(withRequestID, traced(cfg.Tracer), accessLog(cfg.Log), metrics, recovered(cfg.Log), limits.DrainBodies, cfg.Load.Middleware, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
 	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, cfg.Log, access.NothingHere())
 	})
@@ -214,9 +214,7 @@ func New(cfg Config) (chi.Router, error) {
 	s.principals()
 	s.tokens()
 	s.bytes(router)
-	if err := s.document(router); err != nil {
-		return nil, err
-	}
+	s.document(router)
 	return router, nil
 }
 

@@ -107,54 +107,43 @@ func (s *server) readPast(ctx context.Context, upTo events.Sequence, subjects []
 	return s.Events.Read(ctx, upTo, subjects, each)
 }
 
-func (s *server) pastImages(ctx context.Context, in *pageInput) (*imagesOutput, error) {
+func (s *server) pastImages(ctx context.Context, in *imagesInput) (images []catalog.Image, next string, at AtHeader, err error) {
 	then, sequence, err := s.pastOfAll(ctx, in.At)
 	if err != nil {
-		return nil, err
+		return nil, "", at, err
 	}
-	asOf := asOf(sequence)
-	images, next := then.Images(in.After, in.Limit, func(i catalog.Image) bool { return maySee(ctx, i.Name, i.Visibility) })
-	out := &imagesOutput{Link: nextLink(ctx, pathImages, next, in.Limit, "at", asOf.AtSequence), AtHeader: asOf, Body: imagesPage{Images: []imageSummary{}, Next: next}}
-	for _, image := range images {
-		out.Body.Images = append(out.Body.Images, imageSummaryOf(ctx, image))
-	}
-	return out, nil
+	images, next = then.Images(in.After, in.Limit, func(i catalog.Image) bool { return maySee(ctx, i.Name, i.Visibility) })
+	return images, next, asOf(sequence), nil
 }
 
-func (s *server) pastImage(ctx context.Context, in *imageInput) (*imageOutput, error) {
-	then, sequence, err := s.pastOf(ctx, in.Image, in.At)
+func (s *server) pastImage(ctx context.Context, name, at string) (catalog.Image, AtHeader, error) {
+	then, sequence, err := s.pastOf(ctx, name, at)
 	if err != nil {
-		return nil, err
+		return catalog.Image{}, AtHeader{}, err
 	}
-	image, _ := then.Image(in.Image) // pastOf has looked
-	return &imageOutput{AtHeader: asOf(sequence), Body: imageSummaryOf(ctx, image)}, nil
+	image, _ := then.Image(name) // pastOf has looked
+	return image, asOf(sequence), nil
 }
 
-func (s *server) pastVersions(ctx context.Context, in *versionsInput) (*versionsOutput, error) {
+func (s *server) pastVersions(ctx context.Context, in *versionsInput) (rows []catalog.VersionRow, next string, at AtHeader, err error) {
 	then, sequence, err := s.pastOf(ctx, in.Image, in.At)
 	if err != nil {
-		return nil, err
+		return nil, "", at, err
 	}
-	rows, next, _, err := then.Versions(in.Image, in.After, in.Limit)
-	if err != nil {
-		return nil, err
-	}
-	// The next page is of the same moment, also where that was given as a time.
-	out := versionsPageOf(ctx, in, rows, next, asOf(sequence).AtSequence)
-	out.AtHeader = asOf(sequence)
-	return out, nil
+	rows, next, _, err = then.Versions(in.Image, in.After, in.Limit)
+	return rows, next, asOf(sequence), err
 }
 
-func (s *server) pastVersion(ctx context.Context, in *versionInput) (row catalog.VersionRow, at string, err error) {
-	then, sequence, err := s.pastOf(ctx, in.Image, in.At)
+func (s *server) pastVersion(ctx context.Context, image, version, at string) (row catalog.VersionRow, as AtHeader, err error) {
+	then, sequence, err := s.pastOf(ctx, image, at)
 	if err != nil {
-		return row, "", err
+		return row, as, err
 	}
-	row, ok := then.Version(in.Image, in.Version)
+	row, ok := then.Version(image, version)
 	if !ok {
-		return row, "", catalog.ErrNotFound
+		return row, as, catalog.ErrNotFound
 	}
-	return row, asOf(sequence).AtSequence, nil
+	return row, asOf(sequence), nil
 }
 
 func asOf(sequence events.Sequence) AtHeader {

@@ -32,7 +32,7 @@ func (s *server) backups() {
 	operate(s, events.RoleAdmin, huma.Operation{
 		OperationID: "make-backup", Method: http.MethodPost, Path: pathBackups, DefaultStatus: http.StatusAccepted, Summary: "Make a backup",
 		Description: "Copies the events up to now, and the files that they name, to a folder of the server's machine or to S3, and only what isn't there yet. The answer is an operation to follow.",
-		Errors:      []int{http.StatusConflict, http.StatusUnprocessableEntity},
+		Errors:      []int{http.StatusConflict},
 	}, func(ctx context.Context, in *backupInput) (*operationOutput, error) {
 		if err := s.Backups.CheckPlace(in.Body.Place); err != nil {
 			return nil, err

@@ -10,10 +10,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/internal/convert"
-	"github.com/imgsrv/imgsrv/internal/imagefile"
 	"github.com/imgsrv/imgsrv/store/catalog"
 )
 
@@ -85,12 +83,6 @@ type deriveInput struct {
 	}
 }
 
-type deriveOutput struct {
-	Location string `header:"Location" doc:"The version, which shows how it goes"`
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event; send it as Imgsrv-Min-Sequence to read your own write"`
-	Body     deriveAnswer
-}
-
 type deriveAnswer struct {
 	Image   string `json:"image" example:"debian-bookworm"`
 	Version string `json:"version" example:"12.5.0"`
@@ -108,12 +100,11 @@ func (s *server) derived() {
 		OperationID: "derive-format", Method: http.MethodPost, Path: pathDerive, DefaultStatus: http.StatusAccepted, Tags: []string{tagPublish},
 		Summary:     "Make a further format of a published disk",
 		Description: "Also tries again what has failed. The version shows the format under `derived` until it is made, and then among the variant's formats.",
-		Errors: []int{http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusRequestEntityTooLarge,
-			http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity},
+		Errors:      []int{http.StatusNotFound, http.StatusConflict},
 	}, s.deriveFormat)
 }
 
-func (s *server) deriveFormat(ctx context.Context, in *deriveInput) (*deriveOutput, error) {
+func (s *server) deriveFormat(ctx context.Context, in *deriveInput) (*locatedOutput[deriveAnswer], error) {
 	format := in.Body.Format
 	if events.CheckImageName(in.Image) != nil || events.CheckVersionName(in.Version) != nil {
 		return nil, missing("image %q has no version %q", in.Image, in.Version)
@@ -121,20 +112,16 @@ func (s *server) deriveFormat(ctx context.Context, in *deriveInput) (*deriveOutp
 	if !convert.Known(format) {
 		return nil, invalid("format", format, errUnknownFormat())
 	}
-	out := &deriveOutput{Location: versionURL(ctx, in.Image, in.Version), Body: deriveAnswer{Image: in.Image, Version: in.Version, Variant: in.Variant,
-		Format: format, State: string(events.DerivedIsRequested), URL: formatURL(ctx, in.Image, in.Version, in.Variant, format)}}
-	var current events.Current[events.Derived]
-	cause := jetstream.Cause{Actor: access.From(ctx).Name}
-	sequence, err := s.Events.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
+	read := func(ctx context.Context, format string) (events.Current[events.Derived], error) {
+		return s.Events.Derived(ctx, in.Image, in.Version, in.Variant, format)
+	}
+	after, err := change(ctx, s, format, read, func(ctx context.Context, current events.Current[events.Derived]) ([]events.Change, error) {
 		version, err := s.Events.Version(ctx, in.Image, in.Version)
 		if err != nil {
 			return nil, err
 		}
-		if current, err = s.Events.Derived(ctx, in.Image, in.Version, in.Variant, format); err != nil {
-			return nil, err
-		}
 		changes, err := events.Derive(events.RequestDerived{Image: in.Image, Name: in.Version, Variant: in.Variant, Format: format, Kind: events.DerivedFormat,
-			Version: version, By: cause.Actor, At: s.Clock().UTC()}, current)
+			Version: version, By: access.From(ctx).Name, At: s.Clock().UTC()}, current)
 		if err != nil {
 			return nil, err
 		}
@@ -148,32 +135,10 @@ func (s *server) deriveFormat(ctx context.Context, in *deriveInput) (*deriveOutp
 	if err != nil {
 		return nil, err
 	}
-	if current.State.State == events.DerivedIsMade {
-		out.Body.State = string(events.DerivedIsMade)
-	}
-	out.Sequence = uint64(max(sequence, current.Sequence))
-	return out, nil
+	return locatedAnswer(versionURL(ctx, in.Image, in.Version), after, deriveAnswer{Image: in.Image, Version: in.Version, Variant: in.Variant,
+		Format: format, State: string(after.State.State), URL: formatURL(ctx, in.Image, in.Version, in.Variant, format)}), nil
 }
 
 func errUnknownFormat() error {
 	return fmt.Errorf("imgsrv makes %s; %s comes with %s", strings.Join(convert.Formats(), ", "), convert.MapFormat, convert.RawFormat)
-}
-
-// checkDerive says what a session asks for in vain.
-func checkDerive(u events.Upload) (broken []events.FieldError) {
-	disk := false
-	for ref, f := range u.Files() {
-		kind, _ := imagefile.Expect(f.Format)
-		disk = disk || !ref.IsAttachment() && (kind == imagefile.Qcow2 || f.Format == convert.RawFormat)
-	}
-	for i, format := range u.Derive {
-		field := fmt.Sprintf("derive[%d]", i)
-		switch {
-		case !convert.Known(format):
-			broken = append(broken, events.FieldError{Field: field, Value: format, Text: errUnknownFormat().Error()})
-		case !disk:
-			broken = append(broken, events.FieldError{Field: field, Value: format, Text: "no variant has a disk to make it of: a qcow2, or disk.raw"})
-		}
-	}
-	return broken
 }

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
 
 	"github.com/imgsrv/imgsrv/docs"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 )
 
 // Tags of the OpenAPI document.
@@ -49,29 +51,34 @@ func describeAPI(doc *huma.OpenAPI) {
 // asyncAPIMediaType is that of AsyncAPI documents in YAML (AsyncAPI 3.0.0, "Media types").
 const asyncAPIMediaType = "application/vnd.aai.asyncapi+yaml;version=3.0.0"
 
-// document serves the OpenAPI document at /openapi.yaml and /openapi.json, both made once, here, and the
+// document serves the OpenAPI document at /openapi.yaml and /openapi.json, both made once, when the first asks, and the
 // AsyncAPI document of the events.
-func (s *server) document(router chi.Router) error {
+func (s *server) document(router chi.Router) {
 	doc := s.api.OpenAPI()
 	for _, op := range slices.Concat(handMade(), handMadeEvents(), s.handMadeProvenance(), s.handMadePages(), s.handMadeOperations()) {
 		doc.AddOperation(op)
 	}
-	asYAML, err := doc.YAML()
-	if err != nil {
-		return fmt.Errorf("write the OpenAPI document as YAML: %w", err)
-	}
-	asJSON, err := json.Marshal(doc)
-	if err != nil {
-		return fmt.Errorf("write the OpenAPI document as JSON: %w", err)
-	}
-	router.Get("/openapi.yaml", serveDocument("application/openapi+yaml", asYAML))
-	router.Get("/openapi.json", serveDocument("application/openapi+json", asJSON))
-	router.Get("/asyncapi.yaml", serveDocument(asyncAPIMediaType, docs.AsyncAPI))
-	return nil
+	openAPI := sync.OnceValues(func() (texts [2][]byte, err error) {
+		if texts[0], err = doc.YAML(); err != nil {
+			return texts, fmt.Errorf("write the OpenAPI document as YAML: %w", err)
+		}
+		if texts[1], err = json.Marshal(doc); err != nil {
+			return texts, fmt.Errorf("write the OpenAPI document as JSON: %w", err)
+		}
+		return texts, nil
+	})
+	router.Get("/openapi.yaml", s.serveDocument("application/openapi+yaml", func() ([]byte, error) { texts, err := openAPI(); return texts[0], err }))
+	router.Get("/openapi.json", s.serveDocument("application/openapi+json", func() ([]byte, error) { texts, err := openAPI(); return texts[1], err }))
+	router.Get("/asyncapi.yaml", s.serveDocument(asyncAPIMediaType, func() ([]byte, error) { return docs.AsyncAPI, nil }))
 }
 
-func serveDocument(mediaType string, body []byte) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
+func (s *server) serveDocument(mediaType string, text func() ([]byte, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := text()
+		if err != nil {
+			s.refuse(w, r, err)
+			return
+		}
 		w.Header().Set("Content-Type", mediaType)
 		w.Header().Set("Cache-Control", "no-cache")
 		_, _ = w.Write(body) // a client that went away needs no answer
@@ -109,22 +116,22 @@ func handMade() []*huma.Operation {
 	tusHeader := headerParameter("Tus-Resumable", "Version of the protocol", "1.0.0", true)
 	upload := pathParameter("upload", "0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b.0")
 	ops = append(ops,
-		&huma.Operation{OperationID: "tus-create", Method: http.MethodPost, Path: pathTUS, Tags: []string{tagPublish}, Security: writer,
+		&huma.Operation{OperationID: "tus-create", Method: http.MethodPost, Path: tusname.BasePath, Tags: []string{tagPublish}, Security: writer,
 			Summary:     "Create a tus upload",
 			Description: "tus 1.0 with the extensions creation, creation-with-upload, termination and expiration. Upload-Length is the declared size, Upload-Metadata the value that the session gave for the file.",
 			Parameters: []*huma.Param{tusHeader, headerParameter("Upload-Length", "Length of the file in bytes", "196608", true),
 				headerParameter("Upload-Metadata", "As the session's `tus.metadata` says", "session MDE5…,variant YW1k…,format ZGlz…", true)},
 			Responses: responses("201", "Created; Location is the upload", 400, 401, 403, 404, 409, 413, 429, 503, 507)},
-		&huma.Operation{OperationID: "tus-offset", Method: http.MethodHead, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
+		&huma.Operation{OperationID: "tus-offset", Method: http.MethodHead, Path: tusname.BasePath + "{upload}", Tags: []string{tagPublish}, Security: writer,
 			Summary: "Ask how far a tus upload has come", Parameters: []*huma.Param{upload, tusHeader},
 			Responses: responses("200", "Upload-Offset says how many bytes are safe", 401, 403, 404, 410, 429, 503)},
-		&huma.Operation{OperationID: "tus-append", Method: http.MethodPatch, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
+		&huma.Operation{OperationID: "tus-append", Method: http.MethodPatch, Path: tusname.BasePath + "{upload}", Tags: []string{tagPublish}, Security: writer,
 			Summary:     "Append to a tus upload",
 			Description: "With Content-Type application/offset+octet-stream. What arrived before a broken connection is kept. The answer to the last bytes of the last file comes once the session has been handed over.",
 			Parameters:  []*huma.Param{upload, tusHeader, headerParameter("Upload-Offset", "Where the bytes belong", "0", true)},
 			RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/offset+octet-stream": binary()}},
 			Responses:   responses("204", "Appended; Upload-Offset says how many bytes are safe", 400, 401, 403, 404, 408, 409, 410, 413, 415, 423, 429, 503, 507)},
-		&huma.Operation{OperationID: "tus-terminate", Method: http.MethodDelete, Path: pathTUS + "{upload}", Tags: []string{tagPublish}, Security: writer,
+		&huma.Operation{OperationID: "tus-terminate", Method: http.MethodDelete, Path: tusname.BasePath + "{upload}", Tags: []string{tagPublish}, Security: writer,
 			Summary: "Drop the bytes of a tus upload", Parameters: []*huma.Param{upload, tusHeader},
 			Responses: responses("204", "Dropped; the file may be uploaded anew", 401, 403, 404, 409, 410, 423, 429, 503)},
 	)
@@ -162,7 +169,7 @@ func headerParameter(name, description, example string, required bool) *huma.Par
 }
 
 func minSequenceParameter() *huma.Param {
-	return &huma.Param{Name: HeaderMinSequence, In: "header", Schema: &huma.Schema{Type: huma.TypeInteger, Format: "uint64"},
+	return &huma.Param{Name: headerMinSequence, In: "header", Schema: &huma.Schema{Type: huma.TypeInteger, Format: "uint64"},
 		Description: "Imgsrv-Sequence of a write that the answer must know; waits for it, or answers 503 with Retry-After"}
 }
 

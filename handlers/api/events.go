@@ -69,9 +69,9 @@ func (s *server) events(router chi.Router) {
 	}
 	reader := Authenticate(s.Guard, s.Log)
 	router.With(reader).Get(pathEvents, s.follow)
-	router.With(RequireServerRole(s.Guard, s.Log, events.RoleOperator)).Get(pathExport, s.exportEvents)
+	router.With(requireServerRole(s.Guard, s.Log, events.RoleOperator)).Get(pathExport, s.exportEvents)
 	// A history says who may do what.
-	router.With(RequireServerRole(s.Guard, s.Log, events.RoleAdmin)).Post(pathImport, s.importEvents)
+	router.With(requireServerRole(s.Guard, s.Log, events.RoleAdmin)).Post(pathImport, s.importEvents)
 	read(s, huma.Operation{
 		OperationID: "get-event", Path: pathEvent, Tags: []string{tagEvents}, Summary: "Get an event",
 		Description: "Without a token only events that the catalog shows too: of versions, images and aliases that are public.",

@@ -32,43 +32,37 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	filter, err := filterOf(r)
 	if err != nil {
-		problem.Write(w, r, s.Log, err)
+		s.refuse(w, r, err)
 		return
 	}
 	after, err := s.followAfter(r)
 	if err != nil {
-		problem.Write(w, r, s.Log, err)
+		s.refuse(w, r, err)
 		return
 	}
 	audience := newAudience(s.Events, access.From(ctx))
 	subjects, some := filter.subjects(audience)
 	if !some {
-		problem.Write(w, r, s.Log, problem.New(problem.CodeUnauthorized, "without a token there are only events of versions, images and aliases; with this filter none is left"))
+		s.refuse(w, r, problem.New(problem.CodeUnauthorized, "without a token there are only events of versions, images and aliases; with this filter none is left"))
 		return
 	}
 	leave, ok := s.eventClients.enter(r.RemoteAddr, access.From(ctx).Name)
 	if !ok {
-		problem.Write(w, r, s.Log, problem.New(problem.CodeUnavailable, "too many clients follow the events, or too many from here: try again"))
+		s.refuse(w, r, problem.New(problem.CodeUnavailable, "too many clients follow the events, or too many from here: try again"))
 		return
 	}
 	defer leave()
 	tail, err := s.Events.TailBuffered(ctx, after, followBuffer, subjects...)
 	if err != nil {
-		problem.Write(w, r, s.Log, err)
+		s.refuse(w, r, err)
 		return
 	}
 	defer func() { tail.Close() }()
 
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("X-Accel-Buffering", "no") // nginx
-	w.WriteHeader(http.StatusOK)
+	out := s.beginEvents(w)
 	if r.Method == http.MethodHead {
 		return
 	}
-	out := &eventWriter{w: w, control: http.NewResponseController(w), patience: s.EventPatience}
 	defer out.end()
 	// An id without data is no event, but the client remembers it: so a connection that breaks before the first
 	// event is resumed where it began.
@@ -183,6 +177,17 @@ type eventWriter struct {
 	control  *http.ResponseController
 	patience time.Duration
 	sent     time.Time // when the last piece was
+}
+
+// beginEvents begins an answer of server-sent events.
+func (s *server) beginEvents(w http.ResponseWriter) *eventWriter {
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Accel-Buffering", "no") // nginx
+	w.WriteHeader(http.StatusOK)
+	return &eventWriter{w: w, control: http.NewResponseController(w), patience: s.EventPatience}
 }
 
 // send sends one piece whole, or says that there is nobody to send to any more.

@@ -28,13 +28,13 @@ const (
 func (s *server) exportEvents(w http.ResponseWriter, r *http.Request) {
 	head, err := s.Events.Head(r.Context())
 	if err != nil {
-		problem.Write(w, r, s.Log, err)
+		s.refuse(w, r, err)
 		return
 	}
 	h := w.Header()
 	h.Set("Content-Type", mediaTypeLines)
 	h.Set("Cache-Control", "no-store")
-	h.Set(HeaderSequence, strconv.FormatUint(uint64(head), 10))
+	h.Set(headerSequence, strconv.FormatUint(uint64(head), 10))
 	paced := &pacedWriter{ResponseWriter: w, request: r, log: s.Log, control: http.NewResponseController(w)}
 	defer paced.end()
 	if r.Method == http.MethodHead {
@@ -75,10 +75,10 @@ func (s *server) importEvents(w http.ResponseWriter, r *http.Request) {
 		err = problem.New(problem.CodeBadRequest, fmt.Sprintf("the import broke off after event %d: give it again, and it goes on", done.Head))
 	}
 	if err != nil {
-		problem.Write(w, r, s.Log, err)
+		s.refuse(w, r, err)
 		return
 	}
-	w.Header().Set(HeaderSequence, strconv.FormatUint(uint64(done.Head), 10))
+	w.Header().Set(headerSequence, strconv.FormatUint(uint64(done.Head), 10))
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{"appended": done.Appended, "present": done.Present, "head": done.Head}) // a client that went away asks again
 }

@@ -34,7 +34,7 @@ func (s *server) fsck() {
 		OperationID: "fsck", Method: http.MethodPost, Path: "/api/fsck", DefaultStatus: http.StatusAccepted, Summary: "Check all files in the storage",
 		Description: "Reads each blob again and compares it with its digest, and looks for all that published versions name. What is damaged is put aside, and nobody is given its bytes until it is repaired. " +
 			"The operation's `result` is what was found (Report).",
-		Errors: []int{http.StatusConflict, http.StatusUnprocessableEntity},
+		Errors: []int{http.StatusConflict},
 	}, func(ctx context.Context, in *fsckInput) (*operationOutput, error) {
 		opt := scrub.Options{BytesPerSecond: fsckRate, Repair: in.Body.Repair}
 		if in.Body.BytesPerSecond != nil {

@@ -28,6 +28,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/streams"
 	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/natstest"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 	"github.com/imgsrv/imgsrv/projections"
 	catalogprojection "github.com/imgsrv/imgsrv/projections/catalog"
 	jobsprojection "github.com/imgsrv/imgsrv/projections/jobs"
@@ -86,7 +87,7 @@ func newDoor(t testing.TB) *door {
 	if err != nil {
 		t.Fatal(err)
 	}
-	router.Mount(tus.BasePath, uploads)
+	router.Mount(tusname.BasePath, uploads)
 	router.Mount("/streams/v1/", streams.New(streams.Config{Pool: away, Log: quiet}))
 	d.Handler = router
 	return d

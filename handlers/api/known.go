@@ -55,10 +55,7 @@ func (t *tables) note(ctx context.Context, err error) (away bool) {
 // findBlob asks the tables, and while they are away what is known in memory. What isn't known there is 503 whatever it is, so
 // that nobody learns of a private blob by it.
 func (s *server) findBlob(ctx context.Context, digest events.Digest) (catalog.BlobRow, error) {
-	if s.Known == nil {
-		return s.Catalog.Blob(ctx, digest, readable(ctx))
-	}
-	return find(ctx, &s.tables, func(ctx context.Context) (catalog.BlobRow, error) {
+	return find(ctx, s, func(ctx context.Context) (catalog.BlobRow, error) {
 		return s.Catalog.Blob(ctx, digest, readable(ctx))
 	}, func() (catalog.BlobRow, bool) {
 		return s.Known.Blob(digest, func(image string) bool { return access.From(ctx).May(events.RoleReader, image) })
@@ -67,15 +64,36 @@ func (s *server) findBlob(ctx context.Context, digest events.Digest) (catalog.Bl
 
 // findFormat is as findBlob. What the caller may not see is as if it weren't known.
 func (s *server) findFormat(ctx context.Context, image, version, variant, format string) (catalog.FormatRow, error) {
-	if s.Known == nil {
-		return s.Catalog.Format(ctx, image, version, variant, format)
-	}
-	return find(ctx, &s.tables, func(ctx context.Context) (catalog.FormatRow, error) {
+	return find(ctx, s, func(ctx context.Context) (catalog.FormatRow, error) {
 		return s.Catalog.Format(ctx, image, version, variant, format)
 	}, func() (catalog.FormatRow, bool) {
 		row, ok := s.Known.Format(image, version, variant, format)
 		return row, ok && maySee(ctx, row.Image, row.Visibility)
 	})
+}
+
+// find asks the tables, within a bound, and where they are away, or were a moment ago, what is known.
+func find[R any](ctx context.Context, s *server, ask func(context.Context) (R, error), known func() (R, bool)) (R, error) {
+	if s.Known == nil {
+		return ask(ctx)
+	}
+	if s.tables.resting() {
+		if row, ok := known(); ok {
+			return row, nil
+		}
+		var none R
+		return none, catalog.ErrUnavailable
+	}
+	bounded, cancel := context.WithTimeout(ctx, tablesTimeout)
+	defer cancel()
+	row, err := ask(bounded)
+	if s.tables.note(ctx, err) {
+		if row, ok := known(); ok {
+			return row, nil
+		}
+		return row, errors.Join(catalog.ErrUnavailable, err)
+	}
+	return row, err
 }
 
 // findListed asks ask, and where that finds nothing while the simplestreams documents are ahead of the catalog, once more as soon as the
@@ -95,24 +113,4 @@ func findListed[R any](ctx context.Context, s *server, ask func() (R, error)) (R
 		return row, err
 	}
 	return ask()
-}
-
-func find[R any](ctx context.Context, t *tables, ask func(context.Context) (R, error), known func() (R, bool)) (R, error) {
-	if t.resting() {
-		if row, ok := known(); ok {
-			return row, nil
-		}
-		var none R
-		return none, catalog.ErrUnavailable
-	}
-	bounded, cancel := context.WithTimeout(ctx, tablesTimeout)
-	defer cancel()
-	row, err := ask(bounded)
-	if t.note(ctx, err) {
-		if row, ok := known(); ok {
-			return row, nil
-		}
-		return row, errors.Join(catalog.ErrUnavailable, err)
-	}
-	return row, err
 }

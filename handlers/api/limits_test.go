@@ -58,7 +58,7 @@ func TestSessionsOpenedAtOnceNeverGetTheSameRoom(t *testing.T) {
 func TestSessionsAndBytesAreLimitedWhereASessionIsOpened(t *testing.T) {
 	t.Parallel()
 	n := newStoppedNode(t, func(c *api.Config) {
-		c.Intake = limits.NewIntake(limits.IntakeConfig{Events: c.Events, Store: c.Blobs, MaxSessions: 2, MaxPerDay: 1000, Log: c.Log})
+		c.Intake = limits.NewIntake(limits.IntakeConfig{Events: c.Events, Store: c.Blobs, MaxSessions: 2, MaxPerDay: 1000})
 	})
 	first := n.do(http.MethodPost, "/api/images", sized("1", 300), withHeader("Idempotency-Key", "one"))
 	id := n.want(first, 201)["upload_session_id"]

@@ -29,8 +29,8 @@ type (
 	baseURLKey   struct{}
 )
 
-// RequestID gives each request an id, in the answer's X-Request-Id and in the log.
-func RequestID(next http.Handler) http.Handler {
+// withRequestID gives each request an id, in the answer's X-Request-Id and in the log.
+func withRequestID(next http.Handler) http.Handler {
 	harmless := regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(requestIDHeader)
@@ -42,7 +42,7 @@ func RequestID(next http.Handler) http.Handler {
 	})
 }
 
-// requestID is the id of the request of a context; "" outside of RequestID.
+// requestID is the id of the request of a context; "" outside of withRequestID.
 func requestID(ctx context.Context) string {
 	id, _ := ctx.Value(requestIDKey{}).(string)
 	return id
@@ -74,10 +74,10 @@ func route(r *http.Request) string {
 	return "none"
 }
 
-// AccessLog writes one line for each request: at debug level for the probes, which come every few seconds, and
+// accessLog writes one line for each request: at debug level for the probes, which come every few seconds, and
 // for what a limit refused, which would fill the log; at info level for all others. Headers and queries, where secrets may be, are never in it;
 // of a token that stood in the path it says only that there was one.
-func AccessLog(log *slog.Logger) func(http.Handler) http.Handler {
+func accessLog(log *slog.Logger) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			started := time.Now()
@@ -100,9 +100,9 @@ func AccessLog(log *slog.Logger) func(http.Handler) http.Handler {
 	}
 }
 
-// Metrics measures each request's duration, by method, route pattern and status: the histogram
+// measured measures each request's duration, by method, route pattern and status: the histogram
 // http.server.request.duration of OpenTelemetry's semantic conventions for HTTP.
-func Metrics(meter metric.Meter) (func(http.Handler) http.Handler, error) {
+func measured(meter metric.Meter) (func(http.Handler) http.Handler, error) {
 	duration, err := meter.Float64Histogram("http.server.request.duration", metric.WithUnit("s"),
 		metric.WithDescription("Duration of HTTP requests, from the header to the last byte of the answer"),
 		metric.WithExplicitBucketBoundaries(.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 600))
@@ -132,9 +132,9 @@ func knownMethod(method string) string {
 	return "_OTHER"
 }
 
-// Recover turns a panic into a problem and logs it once, with its stack. When the answer has begun, the
+// recovered turns a panic into a problem and logs it once, with its stack. When the answer has begun, the
 // connection is cut, so that the client can't take the part for the whole.
-func Recover(log *slog.Logger) func(http.Handler) http.Handler {
+func recovered(log *slog.Logger) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			wrapped := wrap(w, r)
@@ -165,9 +165,9 @@ func Authenticate(guard *access.Guard, log *slog.Logger) func(http.Handler) http
 	return authenticate(guard.Authenticate, log)
 }
 
-// RequireRole is Authenticate for what needs a role: nobody is a 401, a principal without the role a 403. Where
+// requireRole is Authenticate for what needs a role: nobody is a 401, a principal without the role a 403. Where
 // the route has an image, the role is needed on it.
-func RequireRole(guard *access.Guard, log *slog.Logger, role events.Role) func(http.Handler) http.Handler {
+func requireRole(guard *access.Guard, log *slog.Logger, role events.Role) func(http.Handler) http.Handler {
 	return authenticate(func(r *http.Request) (access.Principal, error) {
 		p, err := guard.Holder(r, role)
 		if image := param(r, "image"); err == nil && image != "" {
@@ -177,8 +177,8 @@ func RequireRole(guard *access.Guard, log *slog.Logger, role events.Role) func(h
 	}, log)
 }
 
-// RequireServerRole is RequireRole for what concerns no single image.
-func RequireServerRole(guard *access.Guard, log *slog.Logger, role events.Role) func(http.Handler) http.Handler {
+// requireServerRole is requireRole for what concerns no single image.
+func requireServerRole(guard *access.Guard, log *slog.Logger, role events.Role) func(http.Handler) http.Handler {
 	return authenticate(func(r *http.Request) (access.Principal, error) {
 		p, err := guard.Holder(r, role)
 		if err == nil {

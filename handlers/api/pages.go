@@ -1,8 +1,6 @@
 package api
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -13,7 +11,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/handlers/web"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/store/catalog"
@@ -213,14 +210,8 @@ func (s *server) sendPage(w http.ResponseWriter, r *http.Request, page web.Index
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(body)
-	h := w.Header()
-	h.Set("Content-Type", web.MediaType)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
-	h.Set("Cache-Control", cache)
-	h.Add("Vary", "Authorization")
-	problem.ServeContent(w, r, s.Log, time.Time{}, strings.NewReader(string(body)))
+	w.Header().Add("Vary", "Authorization")
+	s.sendText(w, r, web.MediaType, body, cache)
 	return nil
 }
 

@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -11,8 +9,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/events/jetstream"
-	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/internal/convert"
 )
@@ -57,11 +53,6 @@ type visibilityInput struct {
 	}
 }
 
-type visibilityOutput struct {
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event; send it as Imgsrv-Min-Sequence to read your own write"`
-	Body     imageVisibility
-}
-
 type imageVisibility struct {
 	Image      string `json:"image" example:"debian-bookworm"`
 	Visibility string `json:"visibility" enum:"public,private"`
@@ -72,7 +63,6 @@ type imageVisibility struct {
 // the policy of If-Match any more, 413, 415, 422, 503, both with ETag; and PUT
 // /api/images/{image}/visibility: as that.
 func (s *server) policies() {
-	changes := []int{http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
 	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "get-policy", Method: http.MethodGet, Path: pathPolicy, Tags: []string{tagImages}, Summary: "Get an image's policy",
 		Errors: []int{http.StatusNotFound},
@@ -80,12 +70,12 @@ func (s *server) policies() {
 	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "set-policy", Method: http.MethodPut, Path: pathPolicy, Tags: []string{tagImages}, Summary: "Set an image's policy",
 		Description: "In place of the one before; with `If-Match`, only of that one. Versions that the retention doesn't keep are withdrawn soon after; the newest, those that an alias names and those that were restored stay. The image must have been published to.",
-		Errors:      append([]int{http.StatusPreconditionFailed}, changes...),
+		Errors:      []int{http.StatusNotFound, http.StatusPreconditionFailed},
 	}, s.setPolicy)
 	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "change-visibility", Method: http.MethodPut, Path: pathVisibility, Tags: []string{tagImages}, Summary: "Make an image public or private",
 		Description: "With all its versions. What caches and clients hold of a public image stays with them.",
-		Errors:      changes,
+		Errors:      []int{http.StatusNotFound},
 	}, s.changeVisibility)
 }
 
@@ -94,7 +84,7 @@ func (s *server) getPolicy(ctx context.Context, in *policyInput) (*policyOutput,
 	if err != nil {
 		return nil, err
 	}
-	return policyAnswer(image.State, image.Sequence)
+	return policyAnswer(image)
 }
 
 func (s *server) setPolicy(ctx context.Context, in *setPolicyInput) (*policyOutput, error) {
@@ -105,7 +95,7 @@ func (s *server) setPolicy(ctx context.Context, in *setPolicyInput) (*policyOutp
 		}
 		policy.Formats = append(policy.Formats, events.PolicyFormat(f))
 	}
-	image, sequence, err := s.changeImage(ctx, in.Image, func(image events.Current[events.Image]) ([]events.Change, error) {
+	image, err := change(ctx, s, in.Image, s.knownImage, func(_ context.Context, image events.Current[events.Image]) ([]events.Change, error) {
 		if in.IfMatch != "" {
 			before, err := policyETag(image.State)
 			if err != nil {
@@ -120,15 +110,15 @@ func (s *server) setPolicy(ctx context.Context, in *setPolicyInput) (*policyOutp
 	if err != nil {
 		return nil, err
 	}
-	return policyAnswer(image, sequence)
+	return policyAnswer(image)
 }
 
-func policyAnswer(image events.Image, sequence events.Sequence) (*policyOutput, error) {
-	etag, err := policyETag(image)
+func policyAnswer(image events.Current[events.Image]) (*policyOutput, error) {
+	etag, err := policyETag(image.State)
 	if err != nil {
 		return nil, err
 	}
-	return &policyOutput{ETag: etag, Sequence: uint64(sequence), Body: policyOf(image)}, nil
+	return &policyOutput{ETag: etag, Sequence: uint64(image.Sequence), Body: policyOf(image.State)}, nil
 }
 
 // policyETag tells policies apart, and nothing else of an image.
@@ -137,18 +127,17 @@ func policyETag(image events.Image) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("make the ETag of a policy: %w", err)
 	}
-	sum := sha256.Sum256(text)
-	return `"` + hex.EncodeToString(sum[:16]) + `"`, nil
+	return etagOf(text), nil
 }
 
-func (s *server) changeVisibility(ctx context.Context, in *visibilityInput) (*visibilityOutput, error) {
-	image, sequence, err := s.changeImage(ctx, in.Image, func(image events.Current[events.Image]) ([]events.Change, error) {
+func (s *server) changeVisibility(ctx context.Context, in *visibilityInput) (*entityOutput[imageVisibility], error) {
+	image, err := change(ctx, s, in.Image, s.knownImage, func(_ context.Context, image events.Current[events.Image]) ([]events.Change, error) {
 		return events.ChangeVisibility(image, events.Visibility(in.Body.Visibility))
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &visibilityOutput{Sequence: uint64(sequence), Body: imageVisibility{Image: image.Name, Visibility: string(image.Visibility)}}, nil
+	return entityAnswer(image, imageVisibility{Image: image.State.Name, Visibility: string(image.State.Visibility)}), nil
 }
 
 // knownImage is an image as of the log: a policy is about what was published or is withdrawn.
@@ -162,24 +151,6 @@ func (s *server) knownImage(ctx context.Context, name string) (events.Current[ev
 		err = gone
 	}
 	return image, err
-}
-
-func (s *server) changeImage(ctx context.Context, name string, decide func(events.Current[events.Image]) ([]events.Change, error)) (events.Image, events.Sequence, error) {
-	var image events.Image
-	var before events.Sequence
-	sequence, err := s.Events.Decide(ctx, jetstream.Cause{Actor: access.From(ctx).Name}, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.knownImage(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		changes, err := decide(current)
-		image, before = current.State, current.Sequence
-		for _, change := range changes {
-			image = events.Fold(image, change.Fact)
-		}
-		return changes, err
-	})
-	return image, max(sequence, before), err
 }
 
 func policyOf(image events.Image) imagePolicy {

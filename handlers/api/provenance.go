@@ -2,14 +2,11 @@ package api
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"net/http"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
-	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/store/catalog"
@@ -42,7 +39,7 @@ func (s *server) serveChecksums(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.sendText(w, r, checksums(row), time.Time{}, cacheOf(row.Visibility, true))
+	s.sendText(w, r, mediaTypeText, checksums(row), cacheOf(row.Visibility, true))
 	return nil
 }
 
@@ -52,7 +49,7 @@ func (s *server) serveSignature(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.sendText(w, r, s.signatureOf(row, param(r, "version")), time.Time{}, cacheOf(row.Visibility, true))
+	s.sendText(w, r, mediaTypeText, s.signatureOf(row, param(r, "version")), cacheOf(row.Visibility, true))
 	return nil
 }
 
@@ -67,36 +64,24 @@ func (s *server) signatureOf(row catalog.VersionRow, asked string) []byte {
 
 // serveSigningKey is GET and HEAD /api/signing-key: 200, 304, 401.
 func (s *server) serveSigningKey(w http.ResponseWriter, r *http.Request) error {
-	s.sendText(w, r, s.SigningKey.Public().File(), time.Time{}, cacheRevalidate)
+	s.sendText(w, r, mediaTypeText, s.SigningKey.Public().File(), cacheRevalidate)
 	return nil
 }
 
 // askedVersion is the version that the path names, if the caller may see it.
 func (s *server) askedVersion(r *http.Request) (catalog.VersionRow, error) {
-	image, version := param(r, "image"), param(r, "version")
-	gone := missing("image %q has no version or alias %q", image, version)
-	if events.CheckImageName(image) != nil || events.CheckVersionName(version) != nil {
-		return catalog.VersionRow{}, gone
-	}
-	row, err := s.Catalog.Version(r.Context(), image, version)
-	if err != nil {
-		return catalog.VersionRow{}, notFoundAs(err, gone)
-	}
-	if !maySee(r.Context(), row.Manifest.Image, row.Visibility) {
-		return catalog.VersionRow{}, gone
-	}
-	return row, s.withdrawn(r.Context(), row.Image, row.Version, row.Withdrawn)
+	row, _, err := s.versionAt(r.Context(), param(r, "image"), param(r, "version"), "")
+	return row, err
 }
 
-// sendText answers with a short text; modified may be zero.
-func (s *server) sendText(w http.ResponseWriter, r *http.Request, text []byte, modified time.Time, cache string) {
-	sum := sha256.Sum256(text)
+// sendText answers with a short text.
+func (s *server) sendText(w http.ResponseWriter, r *http.Request, mediaType string, text []byte, cache string) {
 	h := w.Header()
-	h.Set("Content-Type", mediaTypeText)
+	h.Set("Content-Type", mediaType)
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
+	h.Set("ETag", etagOf(text))
 	h.Set("Cache-Control", cache)
-	problem.ServeContent(w, r, s.Log, modified, bytes.NewReader(text))
+	problem.ServeContent(w, r, s.Log, time.Time{}, bytes.NewReader(text))
 }
 
 // handMadeProvenance describes the routes for the OpenAPI document.

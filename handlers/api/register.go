@@ -15,7 +15,6 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/projections"
@@ -149,7 +148,7 @@ func read[I, O any](s *server, op huma.Operation, needed []*projections.Runner, 
 // an image, on that image; where it names none, on any, and the handler asks for the right one with
 // [access.Need].
 func write[I, O any](s *server, role events.Role, op huma.Operation, handler func(context.Context, *I) (*O, error)) {
-	op.Middlewares = huma.Middlewares{lift(RequireRole(s.Guard, s.Log, role))}
+	op.Middlewares = huma.Middlewares{lift(requireRole(s.Guard, s.Log, role))}
 	op.Description = strings.TrimSpace(op.Description + " Takes the role " + string(role) + " of the image.")
 	needCredentials(&op)
 	register(s, op, handler)
@@ -161,7 +160,7 @@ func operate[I, O any](s *server, role events.Role, op huma.Operation, handler f
 	if role == events.RoleAdmin {
 		op.Tags = []string{tagAccess}
 	}
-	op.Middlewares = huma.Middlewares{lift(RequireServerRole(s.Guard, s.Log, role))}
+	op.Middlewares = huma.Middlewares{lift(requireServerRole(s.Guard, s.Log, role))}
 	op.Description = strings.TrimSpace(op.Description + " Takes the role " + string(role) + " on the whole server.")
 	op.Errors = append(op.Errors, http.StatusNotFound)
 	needCredentials(&op)
@@ -173,10 +172,13 @@ func needCredentials(op *huma.Operation) {
 	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable)
 }
 
-// register makes problems of a handler's errors, and logs what is our fault.
+// register makes problems of a handler's errors, and logs what is our fault. What can be wrong with any body needn't be in op.Errors.
 func register[I, O any](s *server, op huma.Operation, handler func(context.Context, *I) (*O, error)) {
 	op.MaxBodyBytes = maxBodyBytes
 	op.BodyReadTimeout = bodyReadTimeout
+	if _, ok := reflect.TypeFor[I]().FieldByName("Body"); ok {
+		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity)
+	}
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handler(ctx, in)
 		if err == nil {
@@ -191,6 +193,11 @@ func register[I, O any](s *server, op huma.Operation, handler func(context.Conte
 	})
 }
 
+// refuse is register's way with errors for handlers that aren't huma's.
+func (s *server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	problem.Write(w, r, s.Log.With("request_id", requestID(r.Context())), translate(err))
+}
+
 // translate names what the stores' errors are to a client.
 func translate(err error) error {
 	switch {
@@ -200,15 +207,8 @@ func translate(err error) error {
 		return problem.New(problem.CodeBadRequest, "after is not what next of an earlier page said")
 	case errors.Is(err, catalog.ErrUnavailable):
 		return problem.New(problem.CodeUnavailable, "the database doesn't answer; uploads and publications go on, so try again")
-	case errors.Is(err, jetstream.ErrImporting):
-		return problem.New(problem.CodeUnavailable, jetstream.ErrImporting.Error())
 	case blob.IsFull(err):
 		return problem.New(problem.CodeStorageFull, "the storage has no space left")
 	}
 	return err
-}
-
-// missing is the refusal of what isn't there, and of what the caller may not see: the two look the same.
-func missing(format string, args ...any) error {
-	return events.Refuse(events.CodeNotFound, format, args...)
 }

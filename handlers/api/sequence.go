@@ -18,8 +18,8 @@ import (
 
 // Headers of reading one's own writes: a write answers with its sequence, a read may send it back.
 const (
-	HeaderSequence    = "Imgsrv-Sequence"
-	HeaderMinSequence = "Imgsrv-Min-Sequence"
+	headerSequence    = "Imgsrv-Sequence"
+	headerMinSequence = "Imgsrv-Min-Sequence"
 )
 
 // MinSequence makes a read with Imgsrv-Min-Sequence wait until the projections that it needs have applied
@@ -29,7 +29,7 @@ const (
 func MinSequence(stream *jetstream.Log, wait time.Duration, log *slog.Logger, needed ...*projections.Runner) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if value := r.Header.Get(HeaderMinSequence); value != "" {
+			if value := r.Header.Get(headerMinSequence); value != "" {
 				if err := waitForSequence(r.Context(), stream, wait, value, needed); err != nil {
 					problem.Write(w, r, log, err)
 					return
@@ -46,7 +46,7 @@ const headWait = 500 * time.Millisecond
 func waitForSequence(ctx context.Context, stream *jetstream.Log, wait time.Duration, value string, needed []*projections.Runner) error {
 	number, err := strconv.ParseUint(value, 10, 64)
 	if err != nil {
-		return problem.New(problem.CodeBadRequest, HeaderMinSequence+" is a number: what "+HeaderSequence+" of a write's answer said")
+		return problem.New(problem.CodeBadRequest, headerMinSequence+" is a number: what "+headerSequence+" of a write's answer said")
 	}
 	sequence := events.Sequence(number)
 	if !slices.ContainsFunc(needed, func(p *projections.Runner) bool { return p.Position() < sequence }) {
@@ -59,14 +59,14 @@ func waitForSequence(ctx context.Context, stream *jetstream.Log, wait time.Durat
 	head, err := stream.Head(asking)
 	stop()
 	if err == nil && sequence > head {
-		return problem.New(problem.CodeBadRequest, fmt.Sprintf("%s is %d, and the last event is %d: the sequence is of another server", HeaderMinSequence, sequence, head))
+		return problem.New(problem.CodeBadRequest, fmt.Sprintf("%s is %d, and the last event is %d: the sequence is of another server", headerMinSequence, sequence, head))
 	}
 	for _, projection := range needed {
 		if err := projection.WaitFor(ctx, sequence); err != nil {
 			if errors.Is(err, context.Canceled) {
 				return err
 			}
-			return problem.New(problem.CodeNotYet, fmt.Sprintf("event %d is not visible yet: try again, or leave %s out to read what is there", sequence, HeaderMinSequence))
+			return problem.New(problem.CodeNotYet, fmt.Sprintf("event %d is not visible yet: try again, or leave %s out to read what is there", sequence, headerMinSequence))
 		}
 	}
 	return nil

@@ -12,10 +12,10 @@ import (
 	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
-// Trace makes each request, but the probes, a span: named by method and route pattern, and with nothing in it that a client wrote,
+// traced makes each request, but the probes, a span: named by method and route pattern, and with nothing in it that a client wrote,
 // so that no token of a path, query or header is ever sent on. It goes on in the trace that the request's traceparent names, with a nil
 // tracer too: the events that the request leads to are then of the client's trace.
-func Trace(tracer trace.Tracer) func(http.Handler) http.Handler {
+func traced(tracer trace.Tracer) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ctx := r.Context()

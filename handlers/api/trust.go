@@ -40,14 +40,6 @@ type trustInput struct {
 	ID string `path:"id" example:"0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2c"`
 }
 
-type trustAddedOutput struct {
-	Location string `header:"Location" doc:"The rule"`
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event"`
-	Body     trustStatus
-}
-
-type trustOutput struct{ Body trustStatus }
-
 type trustsOutput struct {
 	Body struct {
 		Rules []trustStatus `json:"trust_rules" nullable:"false" doc:"In the order in which they were added"`
@@ -77,12 +69,11 @@ type exchangeInput struct {
 // Imgsrv-Sequence, 422; GET /api/trust-rules/{id}: 200, 404; DELETE: 204 with Imgsrv-Sequence, 404. And for whoever brings an
 // OIDC token POST /api/tokens/exchange: 201, 401 no rule is satisfied, 422, 503 also where the token's issuer doesn't answer.
 func (s *server) trustRules() {
-	body := []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
 	administer(s, huma.Operation{OperationID: "list-trust-rules", Method: http.MethodGet, Path: pathTrustRules, Summary: "List trust rules"}, s.listTrust)
 	administer(s, huma.Operation{OperationID: "add-trust-rule", Method: http.MethodPost, Path: pathTrustRules, DefaultStatus: http.StatusCreated,
 		Summary: "Trust an OIDC issuer's tokens",
 		Description: "Whoever brings a token of the issuer for the audience, with all these claims, gets the roles: so a CI job publishes without a stored secret. " +
-			"The role admin can't be had in this way.", Errors: body}, s.addTrust)
+			"The role admin can't be had in this way."}, s.addTrust)
 	administer(s, huma.Operation{OperationID: "get-trust-rule", Method: http.MethodGet, Path: pathTrustRule, Summary: "Look at a trust rule"}, s.getTrust)
 	administer(s, huma.Operation{OperationID: "remove-trust-rule", Method: http.MethodDelete, Path: pathTrustRule, DefaultStatus: http.StatusNoContent,
 		Summary: "Remove a trust rule", Description: "It counts no more at once, on every node, nor do the tokens that came by it."}, s.removeTrust)
@@ -90,7 +81,7 @@ func (s *server) trustRules() {
 		Summary: "Exchange an OIDC token for one of this server",
 		Description: "The OIDC token is the bearer token of the request. The answer has a token with the roles of one trust rule, this once; it ends with the rule, and by itself " +
 			"when its time is over. For uploads that take longer than a CI platform's token lives.",
-		Errors:      append(body, http.StatusUnauthorized, http.StatusServiceUnavailable),
+		Errors:      []int{http.StatusUnauthorized, http.StatusServiceUnavailable},
 		Security:    []map[string][]string{{securityBearer: {}}},
 		Middlewares: huma.Middlewares{lift(s.identify)}}
 	register(s, op, s.exchange)
@@ -104,12 +95,12 @@ func (s *server) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		if !strings.EqualFold(scheme, "Bearer") {
-			problem.Write(w, r, s.Log, problem.New(problem.CodeUnauthorized, "this needs an OIDC token, in the header Authorization: Bearer TOKEN"))
+			s.refuse(w, r, problem.New(problem.CodeUnauthorized, "this needs an OIDC token, in the header Authorization: Bearer TOKEN"))
 			return
 		}
 		who, err := s.OIDC.Verify(r.Context(), strings.TrimSpace(token))
 		if err != nil {
-			problem.Write(w, r, s.Log, err)
+			s.refuse(w, r, err)
 			return
 		}
 		ctx := access.With(r.Context(), who.Principal)
@@ -126,16 +117,16 @@ func (s *server) listTrust(context.Context, *struct{}) (*trustsOutput, error) {
 	return out, nil
 }
 
-func (s *server) getTrust(_ context.Context, in *trustInput) (*trustOutput, error) {
+func (s *server) getTrust(_ context.Context, in *trustInput) (*bodyOutput[trustStatus], error) {
 	rules := s.TrustRules.Living()
 	i := slices.IndexFunc(rules, func(t events.Trust) bool { return t.ID == in.ID })
 	if i < 0 {
 		return nil, missing("there is no trust rule %q", in.ID)
 	}
-	return &trustOutput{Body: statusOfTrust(rules[i])}, nil
+	return &bodyOutput[trustStatus]{Body: statusOfTrust(rules[i])}, nil
 }
 
-func (s *server) addTrust(ctx context.Context, in *addTrustInput) (*trustAddedOutput, error) {
+func (s *server) addTrust(ctx context.Context, in *addTrustInput) (*locatedOutput[trustStatus], error) {
 	t := events.Trust{ID: uuid.Must(uuid.NewV7()).String(), Name: in.Body.Name, Issuer: in.Body.Issuer, Audience: in.Body.Audience, Claims: in.Body.Claims,
 		Grants: grantsOf(in.Body.Roles), Lifetime: events.Lifetime{AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}}
 	ttl, err := durationOf("token_ttl", in.Body.TokenTTL)
@@ -156,31 +147,23 @@ func (s *server) addTrust(ctx context.Context, in *addTrustInput) (*trustAddedOu
 	if err := s.TrustRules.Wait(ctx, sequence); err != nil {
 		return nil, err
 	}
-	return &trustAddedOutput{Location: base(ctx) + pathTrustRules + "/" + t.ID, Sequence: uint64(sequence), Body: statusOfTrust(t)}, nil
+	return &locatedOutput[trustStatus]{Location: base(ctx) + pathTrustRules + "/" + t.ID, Sequence: uint64(sequence), Body: statusOfTrust(t)}, nil
 }
 
 func (s *server) removeTrust(ctx context.Context, in *trustInput) (*removedOutput, error) {
 	if uuid.Validate(in.ID) != nil {
 		return nil, missing("there is no trust rule %q", in.ID)
 	}
-	who := access.From(ctx).Name
-	sequence, err := s.Events.Decide(ctx, jetstream.Cause{Actor: who}, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.Events.Trust(ctx, in.ID)
-		if err != nil {
-			return nil, err
-		}
-		return events.RemoveTrust(current, in.ID, who, s.Clock().UTC())
+	after, err := change(ctx, s, in.ID, s.Events.Trust, func(_ context.Context, current events.Current[events.Trust]) ([]events.Change, error) {
+		return events.RemoveTrust(current, in.ID, access.From(ctx).Name, s.Clock().UTC())
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = s.TrustRules.Wait(ctx, after.Sequence)
 	}
-	if err := s.TrustRules.Wait(ctx, sequence); err != nil {
-		return nil, err
-	}
-	return &removedOutput{Sequence: uint64(sequence)}, nil
+	return removedAnswer(after, err)
 }
 
-func (s *server) exchange(ctx context.Context, in *exchangeInput) (*issuedOutput, error) {
+func (s *server) exchange(ctx context.Context, in *exchangeInput) (*secretOutput[issuedToken], error) {
 	who, ok := ctx.Value(identityKey{}).(oidc.Identity)
 	if !ok {
 		return nil, errors.New("the exchange was reached without an identity")
@@ -219,19 +202,6 @@ func (s *server) exchange(ctx context.Context, in *exchangeInput) (*issuedOutput
 		return nil, err
 	}
 	return s.issued(ctx, t, secret, sequence)
-}
-
-// durationOf reads a positive duration of a request; 0 where none is given.
-func durationOf(field, text string) (time.Duration, error) {
-	if text == "" {
-		return 0, nil
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d <= 0 {
-		return 0, &events.Error{Code: events.CodeInvalid, Text: field + " is a positive duration such as 90m", Fields: []events.FieldError{
-			{Field: field, Text: "a positive duration such as 90m", Value: text}}}
-	}
-	return d, nil
 }
 
 func statusOfTrust(t events.Trust) trustStatus {

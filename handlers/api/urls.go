@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/base64"
 	"net/http"
 	"net/url"
 
@@ -30,7 +29,6 @@ const (
 	pathSigningKey = "/api/signing-key"
 	pathAlias      = pathImage + "/aliases/{alias}"
 	pathUpload     = "/api/uploads/{id}"
-	pathTUS        = "/api/uploads/tus/"
 	pathJobs       = "/api/jobs"
 	pathJob        = pathJobs + "/{id}"
 	pathRetry      = pathJob + "/retry"
@@ -44,13 +42,6 @@ const (
 	pathHealth     = "/healthz"
 	pathReady      = "/readyz"
 )
-
-// UploadMetadata is the Upload-Metadata header (tus 1.0) that ties a tus upload to a declared file: the keys
-// session, variant and format, each with its value in base64.
-func UploadMetadata(session, variant, format string) string {
-	b64 := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
-	return "session " + b64(session) + ",variant " + b64(variant) + ",format " + b64(format)
-}
 
 func uploadURL(ctx context.Context, id string) string { return base(ctx) + "/api/uploads/" + id }
 

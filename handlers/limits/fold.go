@@ -3,41 +3,40 @@ package limits
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/events/jetstream"
-)
-
-const (
-	followBatch = 200
-	followPause = time.Second // before the log is asked again after a failure
 )
 
 // Load reads what open sessions there are, and what was declared in the last 24 hours if that is limited. It is called
 // once, before Follow.
 func (in *Intake) Load(ctx context.Context) error {
-	head, err := in.cfg.Events.Head(ctx)
-	if err != nil {
+	if err := in.load(ctx); err != nil {
 		return fmt.Errorf("load the limits: %w", err)
 	}
-	from := head
+	return nil
+}
+
+func (in *Intake) load(ctx context.Context) error {
+	from, err := in.cfg.Events.Head(ctx)
+	if err != nil {
+		return err
+	}
 	if in.cfg.MaxPerDay > 0 {
 		if from, err = in.cfg.Events.SequenceAt(ctx, in.cfg.Clock().Add(-window)); err != nil {
-			return fmt.Errorf("load the limits: %w", err)
+			return err
 		}
 	}
 	folders, err := in.cfg.Store.Sessions()
 	if err != nil {
-		return fmt.Errorf("load the limits: %w", err)
+		return err
 	}
 	for _, folder := range folders { // sessions may be older than the window
 		current, err := in.cfg.Events.Upload(ctx, folder.ID)
 		if err != nil {
-			return fmt.Errorf("load the limits: session %s: %w", folder.ID, err)
+			return fmt.Errorf("session %s: %w", folder.ID, err)
 		}
 		if current.Sequence != 0 {
 			in.mu.Lock()
@@ -45,65 +44,15 @@ func (in *Intake) Load(ctx context.Context) error {
 			in.mu.Unlock()
 		}
 	}
-	in.at = from
-	for in.at < head {
-		err := in.cfg.Events.ReadAfter(ctx, in.at, head, []string{events.SubjectOfKind(events.KindUpload)}, func(event events.Event) error {
-			in.apply(event)
-			return nil
-		})
-		var unreadable *jetstream.Undecodable
-		switch {
-		case errors.As(err, &unreadable): // of a newer release: it counts for nothing here
-			in.at = unreadable.Event.Sequence
-		case err != nil:
-			return fmt.Errorf("load the limits: %w", err)
-		default:
-			in.at = head
-		}
-	}
-	return nil
+	in.follower.SkipTo(from)
+	return in.follower.CatchUp(ctx)
 }
 
 // Follow keeps up with the events until ctx ends.
-func (in *Intake) Follow(ctx context.Context) error {
-	for {
-		err := in.follow(ctx)
-		var unreadable *jetstream.Undecodable
-		if errors.As(err, &unreadable) {
-			in.at = unreadable.Event.Sequence
-			continue
-		}
-		if ctx.Err() == nil {
-			in.cfg.Log.WarnContext(ctx, "the limits don't follow the events; trying again", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(followPause):
-		}
-	}
-}
+func (in *Intake) Follow(ctx context.Context) error { return in.follower.Run(ctx) }
 
-func (in *Intake) follow(ctx context.Context) error {
-	tail, err := in.cfg.Events.TailBuffered(ctx, in.at, followBatch, events.SubjectOfKind(events.KindUpload))
-	if err != nil {
-		return err
-	}
-	defer tail.Close()
-	for {
-		batch, err := tail.Next(ctx, followBatch)
-		if err != nil {
-			return err
-		}
-		for _, event := range batch {
-			in.apply(event)
-			in.at = event.Sequence
-		}
-	}
-}
-
-// apply folds one event.
-func (in *Intake) apply(event events.Event) {
+// apply folds one event. One of a newer release, which can't be read, counts for nothing here.
+func (in *Intake) apply(_ context.Context, event events.Event) {
 	fact, ok := event.Fact.(events.UploadFact)
 	if !ok {
 		return

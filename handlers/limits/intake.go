@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -42,7 +41,6 @@ type IntakeConfig struct {
 	MaxPerDay   int64 // bytes that one principal's sessions declare in 24 hours, those of present files apart; 0: no limit
 	Reserve     int64 // bytes of the storage that no upload may take; [AutoReserve] for [ReserveRule]
 	Refusals    *Refusals
-	Log         *slog.Logger
 	Clock       func() time.Time // nil: time.Now
 }
 
@@ -50,11 +48,12 @@ type IntakeConfig struct {
 // uploads, those of other nodes too; sessions that this node opens are known at once, those of others as soon as their
 // events come, which is a matter of milliseconds. It reads no PostgreSQL.
 type Intake struct {
-	cfg  IntakeConfig
+	cfg      IntakeConfig
+	follower *jetstream.Follower
+
 	mu   sync.Mutex // held while a session is judged, so that two never get the same room
 	open map[string]*session
 	used map[string]map[string]declared // by principal and session; empty without MaxPerDay
-	at   events.Sequence                // up to here the events are folded
 }
 
 // session is one that waits for bytes.
@@ -76,7 +75,9 @@ func NewIntake(cfg IntakeConfig) *Intake {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	return &Intake{cfg: cfg, open: map[string]*session{}, used: map[string]map[string]declared{}}
+	in := &Intake{cfg: cfg, open: map[string]*session{}, used: map[string]map[string]declared{}}
+	in.follower = cfg.Events.Follow(in.apply, events.SubjectOfKind(events.KindUpload))
+	return in
 }
 
 // Admission is the place of a session that is being opened. End has to be called, whatever became of it.

@@ -3,7 +3,6 @@ package limits_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -44,7 +43,7 @@ func newParts(t *testing.T) *parts {
 // node is an intake that has read what there is and, with follow, keeps up.
 func (p *parts) node(follow bool, change func(*limits.IntakeConfig)) *limits.Intake {
 	p.t.Helper()
-	cfg := limits.IntakeConfig{Events: p.log, Store: p.store, Log: slog.New(slog.DiscardHandler), Clock: func() time.Time { return p.now }}
+	cfg := limits.IntakeConfig{Events: p.log, Store: p.store, Clock: func() time.Time { return p.now }}
 	if change != nil {
 		change(&cfg)
 	}

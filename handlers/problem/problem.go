@@ -223,6 +223,8 @@ func From(err error) *Details {
 		return details
 	}
 	switch {
+	case errors.Is(err, jetstream.ErrImporting):
+		return New(CodeUnavailable, jetstream.ErrImporting.Error())
 	case errors.Is(err, jetstream.ErrUnavailable), errors.Is(err, jetstream.ErrConflict):
 		return New(CodeUnavailable, "the event log is busy or doesn't answer: try again")
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -1,6 +1,7 @@
 package scrub
 
 import (
+	"context"
 	"encoding/hex"
 	"maps"
 	"slices"
@@ -27,7 +28,7 @@ func newIndex(log *jetstream.Log, store *blob.Store) *index {
 	for i := range x.blobs {
 		x.blobs[i] = map[string]int64{}
 	}
-	x.follower = log.Follow(x.apply, events.SubjectOfKind(events.KindBlob))
+	x.follower = log.Follow(func(_ context.Context, e events.Event) { x.apply(e) }, events.SubjectOfKind(events.KindBlob))
 	return x
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/internal/faults"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -107,7 +108,7 @@ type tusUpload struct {
 // GetInfo also picks up a file that is full and unrecorded, so that an answer with the full offset always
 // means a recorded file.
 func (u *tusUpload) GetInfo(ctx context.Context) (handler.FileInfo, error) {
-	info := handler.FileInfo{ID: uploadID(u.session, u.n)}
+	info := handler.FileInfo{ID: tusname.ID(u.session, u.n)}
 	if u.intake == nil {
 		info.Size, info.Offset = u.completeSize, u.completeSize
 		return info, nil

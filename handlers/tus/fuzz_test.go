@@ -14,7 +14,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/problem"
-	"github.com/imgsrv/imgsrv/handlers/tus"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 )
 
 // FuzzCreate creates uploads with any metadata and appends to any of them, on a server with one open session. Only the declared
@@ -23,7 +23,7 @@ func FuzzCreate(f *testing.F) {
 	in := newIntake(f, nil)
 	session := in.session(nil, events.UploadFile{Format: "disk.qcow2", Size: 1 << 20})
 	b64 := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
-	fine := tus.UploadMetadata(session, variant, "disk.qcow2")
+	fine := tusname.Metadata(session, variant, "disk.qcow2")
 	for _, metadata := range []string{
 		fine, "", ",,,", "session", "session " + b64("../../etc"), "session ,variant ,format ", "session !!!",
 		"session " + b64("a\r\nPUB imgsrv.events.x 1\r\n") + ",variant YQ==,format YQ==", "session " + b64("*") + ",variant Kg==,format Kg==",
@@ -59,9 +59,9 @@ func FuzzCreate(f *testing.F) {
 			{"Upload-Metadata": {metadata}, "Upload-Defer-Length": {length}},
 			{"Upload-Offset": {length}, "Content-Type": {"application/offset+octet-stream"}},
 		} {
-			r := httptest.NewRequest(http.MethodPost, tus.BasePath, bytes.NewReader([]byte("bytes")))
+			r := httptest.NewRequest(http.MethodPost, tusname.BasePath, bytes.NewReader([]byte("bytes")))
 			if header.Get("Upload-Offset") != "" {
-				r.Method, r.URL = http.MethodPatch, &url.URL{Path: tus.BasePath + path, RawPath: tus.BasePath + id}
+				r.Method, r.URL = http.MethodPatch, &url.URL{Path: tusname.BasePath + path, RawPath: tusname.BasePath + id}
 			}
 			header.Set("Authorization", "Bearer "+token)
 			header.Set("Tus-Resumable", "1.0.0")
@@ -77,7 +77,7 @@ func FuzzCreate(f *testing.F) {
 					t.Fatalf("%s %q with %v: %d %v: %s", r.Method, id, header, w.Code, w.Header(), w.Body)
 				}
 			case w.Code == http.StatusCreated:
-				if at := w.Header().Get("Location"); !strings.HasSuffix(at, tus.UploadURLPath(session, 0)) {
+				if at := w.Header().Get("Location"); !strings.HasSuffix(at, tusname.Path(session, 0)) {
 					t.Fatalf("%v made %q", header, at)
 				}
 			}

@@ -2,7 +2,6 @@ package tus
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -20,29 +19,9 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/problem"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
-
-// BasePath is where the handler is mounted.
-const BasePath = "/api/uploads/tus/"
-
-// Keys of the Upload-Metadata that says which declared file an upload is. An attachment has
-// events.AttachmentVariant as its variant, and its name as the format.
-const (
-	keySession = "session"
-	keyVariant = "variant"
-	keyFormat  = "format"
-)
-
-// UploadMetadata is the header value that creates the upload of a declared file (tus 1.0,
-// Upload-Metadata: comma-separated pairs, values in base64).
-func UploadMetadata(session, variant, format string) string {
-	encode := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
-	return keySession + " " + encode(session) + "," + keyVariant + " " + encode(variant) + "," + keyFormat + " " + encode(format)
-}
-
-// UploadURLPath is the path of the tus upload of a session's n-th file.
-func UploadURLPath(session string, n int) string { return BasePath + uploadID(session, n) }
 
 // Config is what the handler is made of.
 type Config struct {
@@ -65,7 +44,7 @@ const DefaultIdle = 24 * time.Hour
 // what many slow requests can hold is bounded by their number.
 const DefaultStall = time.Minute
 
-// Handler serves [BasePath].
+// Handler serves [tusname.BasePath], where it is to be mounted.
 type Handler struct {
 	log     *jetstream.Log
 	store   *blob.Store
@@ -98,7 +77,7 @@ func New(cfg Config) (*Handler, error) {
 	composer.UseLengthDeferrer(dataStore{h})
 	composer.UseLocker(newLocker())
 	tusd, err := handler.NewHandler(handler.Config{
-		BasePath: BasePath, StoreComposer: composer, MaxSize: cfg.MaxUploadBytes, EnableExperimentalProtocol: true,
+		BasePath: tusname.BasePath, StoreComposer: composer, MaxSize: cfg.MaxUploadBytes, EnableExperimentalProtocol: true,
 		DisableDownload: true, DisableConcatenation: true, Cors: &handler.CorsConfig{Disable: true}, NetworkTimeout: h.stall,
 		// What tusd logs per request is in the access log; what it logs as an error, answers carry.
 		Logger:                     tusslog.New(tusslog.NewTextHandler(io.Discard, &tusslog.HandlerOptions{Level: tusslog.LevelError + 1})),
@@ -109,7 +88,7 @@ func New(cfg Config) (*Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up tusd: %w", err)
 	}
-	h.tusd = http.StripPrefix(BasePath, tusd)
+	h.tusd = http.StripPrefix(tusname.BasePath, tusd)
 	return h, nil
 }
 
@@ -159,8 +138,8 @@ func (h *Handler) beforeCreate(hook handler.HookEvent) (handler.HTTPResponse, ha
 		return handler.HTTPResponse{}, handler.FileInfoChanges{}, h.tusError(hook.Context, err)
 	}
 	meta := creationMetadata(hook)
-	session := meta[keySession]
-	if !events.IsID(session) || meta[keyVariant] == "" || meta[keyFormat] == "" {
+	session := meta[tusname.KeySession]
+	if !events.IsID(session) || meta[tusname.KeyVariant] == "" || meta[tusname.KeyFormat] == "" {
 		return fail(&events.Error{Code: events.CodeInvalid, Text: "Upload-Metadata has to be the value that POST /api/images gave for this file: it names session, variant and format",
 			Fields: []events.FieldError{{Field: "header.Upload-Metadata", Text: "names session, variant and format"}}})
 	}
@@ -169,9 +148,9 @@ func (h *Handler) beforeCreate(hook handler.HookEvent) (handler.HTTPResponse, ha
 		return fail(err)
 	}
 	u := &upload.State
-	n, ok := u.Index(meta[keyVariant], meta[keyFormat])
+	n, ok := u.Index(meta[tusname.KeyVariant], meta[tusname.KeyFormat])
 	if upload.Sequence == 0 || !ok || !access.From(hook.Context).May(events.RolePublisher, u.Image) {
-		return fail(events.Refuse(events.CodeNotFound, "there is no upload session %s with a %s", session, events.FileRef{Variant: meta[keyVariant], Format: meta[keyFormat]}))
+		return fail(events.Refuse(events.CodeNotFound, "there is no upload session %s with a %s", session, events.FileRef{Variant: meta[tusname.KeyVariant], Format: meta[tusname.KeyFormat]}))
 	}
 	ref, file, _ := u.FileAt(n)
 	if file.State != events.FilePending {
@@ -191,17 +170,17 @@ func (h *Handler) beforeCreate(hook handler.HookEvent) (handler.HTTPResponse, ha
 	}
 	// A creation that carries bytes must not append them to what an earlier one left.
 	if err == nil && offset > 0 && carriesBytes(hook.HTTPRequest.Header) {
-		return fail(problem.New(problem.CodeOffsetMismatch, fmt.Sprintf("the upload exists and has %d bytes: resume it at %s", offset, UploadURLPath(session, n))))
+		return fail(problem.New(problem.CodeOffsetMismatch, fmt.Sprintf("the upload exists and has %d bytes: resume it at %s", offset, tusname.Path(session, n))))
 	}
-	return handler.HTTPResponse{}, handler.FileInfoChanges{ID: uploadID(session, n), MetaData: handler.MetaData{
-		keySession: session, keyVariant: meta[keyVariant], keyFormat: meta[keyFormat]}}, nil
+	return handler.HTTPResponse{}, handler.FileInfoChanges{ID: tusname.ID(session, n), MetaData: handler.MetaData{
+		tusname.KeySession: session, tusname.KeyVariant: meta[tusname.KeyVariant], tusname.KeyFormat: meta[tusname.KeyFormat]}}, nil
 }
 
 // creationMetadata is the upload's metadata; the IETF draft has no such header of its own, so there it
 // may also come in the query.
 func creationMetadata(hook handler.HookEvent) map[string]string {
 	meta := map[string]string(hook.Upload.MetaData)
-	if meta[keySession] != "" {
+	if meta[tusname.KeySession] != "" {
 		return meta
 	}
 	if header := hook.HTTPRequest.Header.Get("Upload-Metadata"); header != "" {
@@ -209,7 +188,7 @@ func creationMetadata(hook handler.HookEvent) map[string]string {
 	}
 	found := map[string]string{}
 	if u, err := url.ParseRequestURI(hook.HTTPRequest.URI); err == nil {
-		for _, key := range []string{keySession, keyVariant, keyFormat} {
+		for _, key := range []string{tusname.KeySession, tusname.KeyVariant, tusname.KeyFormat} {
 			found[key] = u.Query().Get(key)
 		}
 	}

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"strconv"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -18,22 +16,16 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/internal/faults"
 	"github.com/imgsrv/imgsrv/internal/tracecontext"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
 // maxMetadataBytes bounds a metadata tarball that a publisher gives; they have a few hundred KiB at most.
 const maxMetadataBytes = 16 << 20
 
-// uploadID names the n-th file of a session as a tus upload.
-func uploadID(session string, n int) string { return session + "." + strconv.Itoa(n) }
-
 func parseUploadID(id string) (session string, n int, ok bool) {
-	session, digits, ok := strings.Cut(id, ".")
-	if !ok || len(digits) > 4 {
-		return "", 0, false
-	}
-	n, err := strconv.Atoi(digits)
-	return session, n, err == nil && n >= 0 && strconv.Itoa(n) == digits && events.IsID(session)
+	session, n, ok = tusname.Parse(id)
+	return session, n, ok && events.IsID(session)
 }
 
 // intakeSpec says how a declared file is received: where it is the root of a variant whose metadata
@@ -116,7 +108,7 @@ func (h *Handler) finish(ctx context.Context, session string, n int) error {
 	if actor == "" {
 		actor = "imgsrv"
 	}
-	cause := jetstream.Cause{Key: "file " + uploadID(session, n), Actor: actor, Correlation: session}
+	cause := jetstream.Cause{Key: "file " + tusname.ID(session, n), Actor: actor, Correlation: session}
 	_, err = h.log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
 		current, err := h.log.Upload(ctx, session)
 		if err != nil {
@@ -185,7 +177,7 @@ func (h *Handler) Recover(ctx context.Context) error {
 				continue // not created, or not full: its client comes back, or it expires
 			}
 			if err := h.finish(ctx, session.ID, n); err != nil {
-				h.logger.WarnContext(ctx, "full upload not recorded at start; its next request tries again", "upload", uploadID(session.ID, n), "error", err)
+				h.logger.WarnContext(ctx, "full upload not recorded at start; its next request tries again", "upload", tusname.ID(session.ID, n), "error", err)
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 )
 
 // imageOf remembers the image of each session, which never changes: so uploads go on while the event log is
@@ -16,7 +17,7 @@ type imageOf struct{ m sync.Map }
 // mayTouch refuses the upload of an image that the principal may not publish to. What the creation of an upload
 // is for stands in its metadata: beforeCreate looks at it.
 func (h *Handler) mayTouch(r *http.Request, p access.Principal) error {
-	id := strings.TrimPrefix(r.URL.Path, BasePath)
+	id := strings.TrimPrefix(r.URL.Path, tusname.BasePath)
 	if id == "" || p.MayServer(events.RolePublisher) {
 		return nil
 	}

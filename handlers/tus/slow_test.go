@@ -14,6 +14,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/handlers/tus"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 )
 
 // slowPatch sends the head of a PATCH over a connection of its own, whose body comes later.
@@ -25,7 +26,7 @@ func (in *intake) slowPatch(session string, length int) net.Conn {
 	}
 	in.t.Cleanup(func() { _ = conn.Close() })
 	head := fmt.Sprintf("PATCH %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nTus-Resumable: 1.0.0\r\nContent-Type: application/offset+octet-stream\r\nUpload-Offset: 0\r\nContent-Length: %d\r\n\r\n",
-		tus.UploadURLPath(session, 0), token, length)
+		tusname.Path(session, 0), token, length)
 	if _, err := conn.Write([]byte(head)); err != nil {
 		in.t.Fatal(err)
 	}
@@ -41,7 +42,7 @@ func (in *intake) begunPatch(session string, offset, length int) net.Conn {
 	}
 	in.t.Cleanup(func() { _ = conn.Close() })
 	head := fmt.Sprintf("PATCH %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nTus-Resumable: 1.0.0\r\nContent-Type: application/offset+octet-stream\r\nUpload-Offset: %d\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n",
-		tus.UploadURLPath(session, 0), token, offset, length)
+		tusname.Path(session, 0), token, offset, length)
 	if _, err := conn.Write([]byte(head)); err != nil {
 		in.t.Fatal(err)
 	}

@@ -46,8 +46,7 @@ type Manager struct {
 	now     func() time.Time
 
 	// Of the goroutine that follows the facts.
-	seen    map[string]events.Sequence // the last fact of each webhook, by id
-	workers map[string]*worker         // by id
+	workers map[string]*worker // by id
 
 	mu   sync.Mutex
 	dead map[events.Entity]struct{} // dead letters, for the meter
@@ -68,7 +67,7 @@ const restartPause = time.Second
 // New makes the manager; Run starts it.
 func New(cfg Config) (*Manager, error) {
 	m := &Manager{log: cfg.Log, logger: cfg.Logger, keys: cfg.Keys, targets: cfg.Targets, pauses: cfg.Pauses, now: cfg.Clock,
-		seen: map[string]events.Sequence{}, workers: map[string]*worker{}, dead: map[events.Entity]struct{}{}}
+		workers: map[string]*worker{}, dead: map[events.Entity]struct{}{}}
 	if m.pauses == nil {
 		m.pauses = pauses()
 	}
@@ -105,11 +104,11 @@ func (m *Manager) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		m.insist(ctx, "webhooks", m.follow)
+		err := m.log.FollowLatest(m.heed, events.SubjectOfKind(events.KindWebhook), events.SubjectOfKind(events.KindDelivery)).Run(ctx)
 		for _, w := range m.workers {
 			<-w.done
 		}
-		return nil
+		return err
 	})
 	return group.Wait()
 }
@@ -132,45 +131,13 @@ func (m *Manager) insist(ctx context.Context, what string, run func(context.Cont
 	}
 }
 
-// follow keeps a worker for each webhook, by the last facts and by those that come.
-func (m *Manager) follow(ctx context.Context) error {
-	subjects := []string{events.SubjectOfKind(events.KindWebhook), events.SubjectOfKind(events.KindDelivery)}
-	head, err := m.log.Head(ctx)
-	if err != nil {
-		return err
-	}
-	latest, err := m.log.Latest(ctx, subjects...)
-	if err != nil {
-		return err
-	}
-	for _, e := range latest {
-		m.heed(ctx, e)
-	}
-	tail, err := m.log.Tail(ctx, head, subjects...)
-	if err != nil {
-		return err
-	}
-	defer tail.Close()
-	for {
-		batch, err := tail.Next(ctx, 100)
-		if err != nil {
-			return err
-		}
-		for _, e := range batch {
-			m.heed(ctx, e)
-		}
-	}
-}
-
-// heed does what follows from a fact. It may get one twice.
+// heed keeps a worker for each webhook, by the last facts and by those that come.
 func (m *Manager) heed(ctx context.Context, e events.Event) {
 	switch f := e.Fact.(type) {
+	case nil:
+		m.logger.ErrorContext(ctx, "a webhook's fact can't be read: a newer release wrote it; this node goes on as before it", "sequence", e.Sequence, "subject", e.Subject)
 	case events.WebhookFact:
 		hook := f.After()
-		if e.Sequence <= m.seen[hook.ID] {
-			return
-		}
-		m.seen[hook.ID] = e.Sequence
 		if hook.Removed {
 			m.end(ctx, hook.ID)
 		} else if m.workers[hook.ID] == nil {

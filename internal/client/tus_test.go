@@ -23,6 +23,7 @@ import (
 	"github.com/tus/tusd/v2/pkg/memorylocker"
 
 	"github.com/imgsrv/imgsrv/internal/client"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 )
 
 // peer is tusd with its own file store: a server that knows nothing of imgsrv.
@@ -79,7 +80,7 @@ func newPeer(t *testing.T) *peer {
 }
 
 func (p *peer) target() client.TusTarget {
-	return client.TusTarget{CreateURL: tusBase, Metadata: client.UploadMetadata("s", "v", "f")}
+	return client.TusTarget{CreateURL: tusBase, Metadata: tusname.Metadata("s", "v", "f")}
 }
 
 // stored is the one file that the peer has.

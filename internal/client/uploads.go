@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/base64"
 	"net/http"
 	"strings"
 
@@ -172,12 +171,3 @@ func refOr(ref string, parents ...string) string {
 	}
 	return route(append(parents, ref)...)
 }
-
-// UploadMetadata is the Upload-Metadata of a file of a session, for a client that lost the server's answer to its POST.
-func UploadMetadata(session, variant, format string) string {
-	encode := base64.StdEncoding.EncodeToString
-	return "session " + encode([]byte(session)) + ",variant " + encode([]byte(variant)) + ",format " + encode([]byte(format))
-}
-
-// TusCreatePath is where tus uploads are created.
-const TusCreatePath = "/api/uploads/tus/"

@@ -24,6 +24,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/publication"
 	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/powerlosstest"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -127,7 +128,7 @@ func recorded(t *testing.T, lie string) *ledger {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle(tus.BasePath, intake)
+	mux.Handle(tusname.BasePath, intake)
 	web := httptest.NewServer(mux)
 	t.Cleanup(web.Close)
 	publications, err := publication.New(publication.Config{Log: log, Store: store, Logger: slog.New(slog.DiscardHandler)})
@@ -246,7 +247,7 @@ func publishRecorded(t *testing.T, log *jetstream.Log, store *blob.Store, base, 
 		}
 		return response
 	}
-	at := send("POST", base+tus.BasePath, nil, http.StatusCreated, "Upload-Length", strconv.Itoa(len(data)), "Upload-Metadata", tus.UploadMetadata(id, variant.Name(), "rootfs.squashfs")).Header.Get("Location")
+	at := send("POST", base+tusname.BasePath, nil, http.StatusCreated, "Upload-Length", strconv.Itoa(len(data)), "Upload-Metadata", tusname.Metadata(id, variant.Name(), "rootfs.squashfs")).Header.Get("Location")
 	half := len(data) / 2
 	for _, part := range [][2]int{{0, half}, {half, len(data)}} {
 		send("PATCH", at, data[part[0]:part[1]], http.StatusNoContent, "Content-Type", "application/offset+octet-stream", "Upload-Offset", strconv.Itoa(part[0]))

@@ -57,7 +57,7 @@ func (r *Rules) Wait(ctx context.Context, sequence events.Sequence) error {
 	return r.follower.Wait(ctx, sequence)
 }
 
-func (r *Rules) apply(e events.Event) {
+func (r *Rules) apply(_ context.Context, e events.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f, ok := e.Fact.(events.TrustFact)

@@ -2,10 +2,7 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"net/http"
-	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -16,14 +13,13 @@ import (
 	"github.com/imgsrv/imgsrv/store/catalog"
 )
 
-type pageInput struct {
-	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Entries on a page"`
-	After string `query:"after" doc:"next of the page before"`
+type imagesInput struct {
+	PageInput
 	AtInput
 }
 
 type imagesOutput struct {
-	Link string `header:"Link" doc:"The next page, rel=next (RFC 8288)"`
+	PageHeader
 	AtHeader
 	Body imagesPage
 }
@@ -70,30 +66,41 @@ func (s *server) images() {
 		OperationID: "get-image", Path: pathImage, Tags: []string{tagImages}, Summary: "Get an image",
 		Errors: []int{http.StatusBadRequest, http.StatusNotFound},
 	}, []*projections.Runner{s.CatalogProjection}, func(ctx context.Context, in *imageInput) (*imageOutput, error) {
-		if in.At != "" {
-			return s.pastImage(ctx, in)
-		}
-		image, err := s.visibleImage(ctx, in.Image)
+		image, asOf, err := s.imageAt(ctx, in.Image, in.At)
 		if err != nil {
 			return nil, err
 		}
-		return &imageOutput{Body: imageSummaryOf(ctx, image)}, nil
+		return &imageOutput{AtHeader: asOf, Body: imageSummaryOf(ctx, image)}, nil
 	})
 }
 
-func (s *server) listImages(ctx context.Context, in *pageInput) (*imagesOutput, error) {
-	if in.At != "" {
-		return s.pastImages(ctx, in)
-	}
-	images, next, err := s.Catalog.Images(ctx, catalog.ImageFilter{Readable: readable(ctx), After: in.After, Limit: in.Limit})
+func (s *server) listImages(ctx context.Context, in *imagesInput) (*imagesOutput, error) {
+	images, next, asOf, err := s.imagesAt(ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	out := &imagesOutput{Link: nextLink(ctx, pathImages, next, in.Limit), Body: imagesPage{Images: []imageSummary{}, Next: next}}
+	// The next page is of the same moment, also where that was given as a time.
+	out := &imagesOutput{PageHeader: in.next(ctx, pathImages, next, "at", asOf.AtSequence), AtHeader: asOf, Body: imagesPage{Images: []imageSummary{}, Next: next}}
 	for _, image := range images {
 		out.Body.Images = append(out.Body.Images, imageSummaryOf(ctx, image))
 	}
 	return out, nil
+}
+
+func (s *server) imagesAt(ctx context.Context, in *imagesInput) (images []catalog.Image, next string, asOf AtHeader, err error) {
+	if in.At != "" {
+		return s.pastImages(ctx, in)
+	}
+	images, next, err = s.Catalog.Images(ctx, catalog.ImageFilter{Readable: readable(ctx), After: in.After, Limit: in.Limit})
+	return images, next, asOf, err
+}
+
+func (s *server) imageAt(ctx context.Context, name, at string) (image catalog.Image, asOf AtHeader, err error) {
+	if at != "" {
+		return s.pastImage(ctx, name, at)
+	}
+	image, err = s.visibleImage(ctx, name)
+	return image, asOf, err
 }
 
 // readable are the private images that the caller may read.
@@ -125,19 +132,4 @@ func imageSummaryOf(ctx context.Context, i catalog.Image) imageSummary {
 	}
 	return imageSummary{Name: i.Name, OS: i.OS, Release: i.Release, Description: i.Description, Visibility: string(i.Visibility),
 		LatestVersion: i.Latest, PublishedAt: i.LatestAt, VersionCount: i.Versions, Aliases: aliases, URL: url, VersionsURL: url + "/versions"}
-}
-
-// nextLink is the Link header to the next page (RFC 8288); "" on the last one. more are further parameters,
-// name and value in turn; empty ones are left out.
-func nextLink(ctx context.Context, path, next string, limit int, more ...string) string {
-	if next == "" {
-		return ""
-	}
-	query := url.Values{"after": {next}, "limit": {strconv.Itoa(limit)}}
-	for i := 0; i+1 < len(more); i += 2 {
-		if more[i+1] != "" {
-			query.Set(more[i], more[i+1])
-		}
-	}
-	return fmt.Sprintf("<%s%s?%s>; rel=\"next\"", base(ctx), path, query.Encode())
 }

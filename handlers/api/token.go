@@ -45,15 +45,6 @@ type tokensOutput struct {
 	}
 }
 
-type tokenOutput struct{ Body tokenStatus }
-
-type issuedOutput struct {
-	Location string `header:"Location" doc:"The token, without the secret"`
-	Cache    string `header:"Cache-Control"`
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event"`
-	Body     issuedToken
-}
-
 type tokenStatus struct {
 	ID        string      `json:"id" format:"uuid"`
 	Principal string      `json:"principal"`
@@ -79,8 +70,7 @@ type issuedToken struct {
 func (s *server) tokens() {
 	administer(s, huma.Operation{OperationID: "list-tokens", Method: http.MethodGet, Path: pathTokens, Summary: "List tokens"}, s.listTokens)
 	administer(s, huma.Operation{OperationID: "create-token", Method: http.MethodPost, Path: pathTokens, DefaultStatus: http.StatusCreated, Summary: "Issue a token",
-		Description: "The answer has the token, this once: imgsrv keeps only its hash.",
-		Errors:      []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}}, s.createToken)
+		Description: "The answer has the token, this once: imgsrv keeps only its hash."}, s.createToken)
 	errs := []int{http.StatusForbidden, http.StatusNotFound, http.StatusUnprocessableEntity}
 	own(s, huma.Operation{OperationID: "get-token", Method: http.MethodGet, Path: pathToken, Summary: "Look at a token", Errors: errs}, s.getToken)
 	own(s, huma.Operation{OperationID: "rotate-token", Method: http.MethodPost, Path: pathRotate, DefaultStatus: http.StatusCreated, Summary: "Replace a token",
@@ -119,7 +109,7 @@ func (s *server) listTokens(_ context.Context, in *tokensInput) (*tokensOutput, 
 	return out, nil
 }
 
-func (s *server) getToken(ctx context.Context, in *tokenInput) (*tokenOutput, error) {
+func (s *server) getToken(ctx context.Context, in *tokenInput) (*bodyOutput[tokenStatus], error) {
 	if err := mayManage(ctx, in.ID); err != nil {
 		return nil, err
 	}
@@ -127,10 +117,10 @@ func (s *server) getToken(ctx context.Context, in *tokenInput) (*tokenOutput, er
 	if !ok {
 		return nil, missing("there is no token %s", in.ID)
 	}
-	return &tokenOutput{Body: tokenStatusOf(t.Token, ended)}, nil
+	return &bodyOutput[tokenStatus]{Body: tokenStatusOf(t.Token, ended)}, nil
 }
 
-func (s *server) createToken(ctx context.Context, in *createTokenInput) (*issuedOutput, error) {
+func (s *server) createToken(ctx context.Context, in *createTokenInput) (*secretOutput[issuedToken], error) {
 	now := s.Clock().UTC()
 	secret, hash := access.NewToken()
 	t := events.Token{ID: uuid.Must(uuid.NewV7()).String(), Principal: in.Body.Principal, Name: in.Body.Name, Hash: hash, Grants: grantsOf(in.Body.Roles),
@@ -138,21 +128,17 @@ func (s *server) createToken(ctx context.Context, in *createTokenInput) (*issued
 	if t.Principal == "" {
 		t.Principal = t.IssuedBy
 	}
-	if in.Body.ExpiresIn != "" {
-		ttl, err := time.ParseDuration(in.Body.ExpiresIn)
-		if err != nil || ttl <= 0 {
-			return nil, &events.Error{Code: events.CodeInvalid, Text: "expires_in is a positive duration such as 720h", Fields: []events.FieldError{
-				{Field: "expires_in", Text: "a positive duration such as 720h", Value: in.Body.ExpiresIn}}}
-		}
+	ttl, err := durationOf("expires_in", in.Body.ExpiresIn)
+	if err != nil {
+		return nil, err
+	}
+	if ttl > 0 {
 		t.ExpiresAt = now.Add(ttl)
 	}
 	sequence, err := s.Events.Decide(ctx, jetstream.Cause{Actor: t.IssuedBy}, func(ctx context.Context) ([]events.Change, error) {
-		var owner events.Current[events.Principal]
-		if events.CheckPrincipalName(t.Principal) == nil {
-			var err error
-			if owner, err = s.Events.Principal(ctx, t.Principal); err != nil {
-				return nil, err
-			}
+		owner, err := s.principalOf(ctx, t.Principal)
+		if err != nil {
+			return nil, err
 		}
 		return events.IssueToken(t, owner, now)
 	})
@@ -162,7 +148,7 @@ func (s *server) createToken(ctx context.Context, in *createTokenInput) (*issued
 	return s.issued(ctx, t, secret, sequence)
 }
 
-func (s *server) rotateToken(ctx context.Context, in *tokenInput) (*issuedOutput, error) {
+func (s *server) rotateToken(ctx context.Context, in *tokenInput) (*secretOutput[issuedToken], error) {
 	if err := mayManage(ctx, in.ID); err != nil {
 		return nil, err
 	}
@@ -172,19 +158,14 @@ func (s *server) rotateToken(ctx context.Context, in *tokenInput) (*issuedOutput
 	secret, hash := access.NewToken()
 	id := uuid.Must(uuid.NewV7()).String()
 	var next events.Token
-	sequence, err := s.Events.Decide(ctx, jetstream.Cause{Actor: access.From(ctx).Name}, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.currentToken(ctx, in.ID)
-		if err != nil {
-			return nil, err
-		}
+	after, err := change(ctx, s, in.ID, s.currentToken, func(ctx context.Context, current events.Current[events.Token]) (changes []events.Change, err error) {
 		var owner events.Current[events.Principal]
-		if current.State.Trust == "" && events.CheckPrincipalName(current.State.Principal) == nil {
-			if owner, err = s.Events.Principal(ctx, current.State.Principal); err != nil {
+		if current.State.Trust == "" {
+			if owner, err = s.principalOf(ctx, current.State.Principal); err != nil {
 				return nil, err
 			}
 		}
-		changes, err := events.RotateToken(current, owner, in.ID, id, hash, access.From(ctx).Name, s.Clock().UTC())
-		if err == nil {
+		if changes, err = events.RotateToken(current, owner, in.ID, id, hash, access.From(ctx).Name, s.Clock().UTC()); err == nil {
 			next = events.Fold(next, changes[0].Fact)
 		}
 		return changes, err
@@ -192,27 +173,20 @@ func (s *server) rotateToken(ctx context.Context, in *tokenInput) (*issuedOutput
 	if err != nil {
 		return nil, err
 	}
-	return s.issued(ctx, next, secret, sequence)
+	return s.issued(ctx, next, secret, after.Sequence)
 }
 
 func (s *server) revokeToken(ctx context.Context, in *tokenInput) (*removedOutput, error) {
 	if err := mayManage(ctx, in.ID); err != nil {
 		return nil, err
 	}
-	sequence, err := s.Events.Decide(ctx, jetstream.Cause{Actor: access.From(ctx).Name}, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.currentToken(ctx, in.ID)
-		if err != nil {
-			return nil, err
-		}
+	after, err := change(ctx, s, in.ID, s.currentToken, func(_ context.Context, current events.Current[events.Token]) ([]events.Change, error) {
 		return events.RevokeToken(current, in.ID, access.From(ctx).Name, s.Clock().UTC())
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = s.Guard.Directory().Wait(ctx, after.Sequence)
 	}
-	if err := s.Guard.Directory().Wait(ctx, sequence); err != nil {
-		return nil, err
-	}
-	return &removedOutput{Sequence: uint64(sequence)}, nil
+	return removedAnswer(after, err)
 }
 
 // currentToken reads a token from the log; the one in admin.token may have no fact there yet.
@@ -227,11 +201,11 @@ func (s *server) currentToken(ctx context.Context, id string) (events.Current[ev
 }
 
 // issued answers with a new token once it counts here.
-func (s *server) issued(ctx context.Context, t events.Token, secret string, sequence events.Sequence) (*issuedOutput, error) {
+func (s *server) issued(ctx context.Context, t events.Token, secret string, sequence events.Sequence) (*secretOutput[issuedToken], error) {
 	if err := s.Guard.Directory().Wait(ctx, sequence); err != nil {
 		return nil, problem.New(problem.CodeUnavailable, "the token "+t.ID+" was issued and isn't known here yet: revoke it, and ask for another one")
 	}
-	return &issuedOutput{Location: base(ctx) + pathTokens + "/" + t.ID, Cache: "no-store", Sequence: uint64(sequence),
+	return &secretOutput[issuedToken]{Location: base(ctx) + pathTokens + "/" + t.ID, Cache: "no-store", Sequence: uint64(sequence),
 		Body: issuedToken{tokenStatus: tokenStatusOf(t, ""), Token: secret}}, nil
 }
 

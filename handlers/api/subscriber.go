@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -57,13 +58,6 @@ type subscriberAdded struct {
 	NATSConfig  string `json:"nats_config,omitempty" doc:"Where imgsrv uses a NATS server of yours: what to put among the accounts of its configuration"`
 }
 
-type subscriberAddedOutput struct {
-	Location string `header:"Location" doc:"The subscriber"`
-	Cache    string `header:"Cache-Control"`
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event"`
-	Body     subscriberAdded
-}
-
 type subscribersOutput struct {
 	Body struct {
 		Subscribers []subscriberPosition `json:"subscribers" nullable:"false" doc:"By name"`
@@ -74,20 +68,19 @@ type subscribersOutput struct {
 // GET /api/subscribers: 200; POST: 201 with Location, credentials and Imgsrv-Sequence, 409 the name is taken, 422 a broken
 // rule; DELETE /api/subscribers/{name}: 204 with Imgsrv-Sequence, 404.
 func (s *server) subscribers() {
-	operate(s, events.RoleAdmin, huma.Operation{OperationID: "list-subscribers", Method: http.MethodGet, Path: pathSubscribers, Summary: "List who reads events over NATS"}, s.listSubscribers)
-	operate(s, events.RoleAdmin, huma.Operation{
+	administer(s, huma.Operation{OperationID: "list-subscribers", Method: http.MethodGet, Path: pathSubscribers, Summary: "List who reads events over NATS"}, s.listSubscribers)
+	administer(s, huma.Operation{
 		OperationID: "add-subscriber", Method: http.MethodPost, Path: pathSubscribers, DefaultStatus: http.StatusCreated, Summary: "Let a subscriber read events over NATS",
 		Description: "The answer has its credentials, once. The subscriber may read events about versions, images and aliases, of the images that it names or of all, and use the durable consumer of its name, which is made here.",
-		Errors:      []int{http.StatusBadRequest, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity},
+		Errors:      []int{http.StatusConflict},
 	}, s.addSubscriber)
-	operate(s, events.RoleAdmin, huma.Operation{OperationID: "remove-subscriber", Method: http.MethodDelete, Path: pathSubscriber, DefaultStatus: http.StatusNoContent,
+	administer(s, huma.Operation{OperationID: "remove-subscriber", Method: http.MethodDelete, Path: pathSubscriber, DefaultStatus: http.StatusNoContent,
 		Summary: "Remove a subscriber", Description: "Its connections to the embedded NATS server are cut, and its position is forgotten."}, s.removeSubscriber)
 }
 
-func (s *server) addSubscriber(ctx context.Context, in *addSubscriberInput) (*subscriberAddedOutput, error) {
+func (s *server) addSubscriber(ctx context.Context, in *addSubscriberInput) (*secretOutput[subscriberAdded], error) {
 	if in.Body.All == (len(in.Body.Images) > 0) {
-		text := "name images, or say all: true, and not both"
-		return nil, &events.Error{Code: events.CodeInvalid, Text: "images: " + text, Fields: []events.FieldError{{Field: "images", Text: text}}}
+		return nil, invalid("images", "", errors.New("name images, or say all: true, and not both"))
 	}
 	add := events.Subscriber{Name: in.Body.Name, Images: in.Body.Images, From: events.Sequence(in.Body.From), MaxPending: in.Body.MaxPending,
 		Lifetime: events.Lifetime{AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}}
@@ -100,7 +93,7 @@ func (s *server) addSubscriber(ctx context.Context, in *addSubscriberInput) (*su
 	if err != nil {
 		return nil, err
 	}
-	out := &subscriberAddedOutput{Location: base(ctx) + pathSubscribers + "/" + added.Name, Cache: "no-store", Sequence: uint64(sequence),
+	out := &secretOutput[subscriberAdded]{Location: base(ctx) + pathSubscribers + "/" + added.Name, Cache: "no-store", Sequence: uint64(sequence),
 		Body: subscriberAdded{subscriberStatus: statusOfSubscriber(added), Credentials: string(credentials)}}
 	if !s.Subscribers.Embedded() {
 		out.Body.NATSConfig = jetstream.AccountConfig(added)
@@ -132,5 +125,5 @@ func (s *server) removeSubscriber(ctx context.Context, in *subscriberInput) (*re
 }
 
 func statusOfSubscriber(s events.Subscriber) subscriberStatus {
-	return subscriberStatus{Name: s.Name, PublicKey: s.PublicKey, Images: orEmpty(s.Images), From: uint64(s.From), MaxPending: s.MaxPending, AddedBy: s.AddedBy, AddedAt: s.AddedAt.UTC()}
+	return subscriberStatus{Name: s.Name, PublicKey: s.PublicKey, Images: listed(s.Images), From: uint64(s.From), MaxPending: s.MaxPending, AddedBy: s.AddedBy, AddedAt: s.AddedAt.UTC()}
 }

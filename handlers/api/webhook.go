@@ -1,13 +1,9 @@
 package api
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"maps"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -51,27 +47,6 @@ type webhookInput struct {
 	ID string `path:"id" example:"0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"`
 }
 
-type deliveryInput struct {
-	ID       string `path:"id" example:"0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"`
-	Sequence uint64 `path:"sequence" doc:"Of the event" example:"42"`
-}
-
-type redeliverInput struct {
-	ID   string `path:"id" example:"0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"`
-	Body struct {
-		Sequence uint64 `json:"sequence" minimum:"1" doc:"Of the event; any that has happened, whether the webhook's filters want it or not" example:"42"`
-	}
-}
-
-type webhookAddedOutput struct {
-	Location string `header:"Location" doc:"The webhook"`
-	Cache    string `header:"Cache-Control"`
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event; send it as Imgsrv-Min-Sequence to read your own write"`
-	Body     webhookSecretStatus
-}
-
-type webhookOutput struct{ Body webhookStatus }
-
 type webhooksOutput struct {
 	Body struct {
 		Webhooks []webhookStatus `json:"webhooks" nullable:"false" doc:"In the order in which they were added"`
@@ -82,18 +57,6 @@ type webhookSecretOutput struct {
 	Cache string `header:"Cache-Control"`
 	Body  struct {
 		Secret string `json:"secret" doc:"Standard Webhooks' symmetric secret: whsec_ and base64"`
-	}
-}
-
-type deliveryOutput struct {
-	Location string `header:"Location" doc:"The delivery"`
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the delivery's last event"`
-	Body     deliveryStatus
-}
-
-type deadLettersOutput struct {
-	Body struct {
-		DeadLetters []deliveryStatus `json:"dead_letters" nullable:"false" doc:"In the order of the events' sequences"`
 	}
 }
 
@@ -114,33 +77,16 @@ type webhookSecretStatus struct {
 	Secret string `json:"secret" doc:"Standard Webhooks' symmetric secret, by which the receiver checks webhook-signature"`
 }
 
-type deliveryStatus struct {
-	Webhook      string     `json:"webhook" format:"uuid"`
-	Sequence     uint64     `json:"sequence" doc:"Of the event"`
-	EventID      string     `json:"event_id" doc:"ce-id and webhook-id of the event"`
-	EventType    string     `json:"event_type" example:"imgsrv.version.published.v1"`
-	State        string     `json:"state" enum:"retrying,dead,redelivery,delivered"`
-	Attempts     int        `json:"attempts"`
-	FirstAttempt *time.Time `json:"first_attempt,omitempty"`
-	LastAttempt  *time.Time `json:"last_attempt,omitempty"`
-	RetryAt      *time.Time `json:"retry_at,omitempty"`
-	Status       int        `json:"status,omitempty" doc:"HTTP status of the last attempt; absent: no answer"`
-	Error        string     `json:"error,omitempty" doc:"Of the last attempt"`
-	RequestedBy  string     `json:"requested_by,omitempty"`
-}
-
 // webhooks registers, all for operators, so each with 401, 403 and 503:
 // POST /api/webhooks: 201 with Location, secret and Imgsrv-Sequence, 422 a filter or a refused target;
 // GET /api/webhooks: 200; GET /api/webhooks/{id}: 200, 404; DELETE: 204 with Imgsrv-Sequence, 404;
 // GET …/secret: 200, 404; GET …/dead-letters: 200, 404; GET …/deliveries/{sequence}: 200, 404;
 // POST …/redeliver: 202, 404 no such webhook or event, 422 an event that isn't delivered to webhooks.
 func (s *server) webhooks() {
-	body := []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
 	operate(s, events.RoleOperator, huma.Operation{
 		OperationID: "add-webhook", Method: http.MethodPost, Path: pathWebhooks, DefaultStatus: http.StatusCreated, Summary: "Send events to a URL",
 		Description: "Events come as CloudEvents 1.0 in HTTP binary mode, signed as Standard Webhooks says, in order, each at least once, with retries over a day. " +
 			"Targets that are not public are refused unless `--webhook-allow` of the server names them.",
-		Errors: body,
 	}, s.addWebhook)
 	operate(s, events.RoleOperator, huma.Operation{OperationID: "list-webhooks", Method: http.MethodGet, Path: pathWebhooks, Summary: "List webhooks"}, s.listWebhooks)
 	operate(s, events.RoleOperator, huma.Operation{OperationID: "get-webhook", Method: http.MethodGet, Path: pathWebhook, Summary: "Look at a webhook"}, s.getWebhook)
@@ -153,16 +99,15 @@ func (s *server) webhooks() {
 		Errors:      []int{http.StatusUnprocessableEntity}}, s.getDelivery)
 	operate(s, events.RoleOperator, huma.Operation{OperationID: "redeliver", Method: http.MethodPost, Path: pathRedeliver, DefaultStatus: http.StatusAccepted,
 		Summary:     "Send a past event (again)",
-		Description: "An event that is being retried is tried at once, and its order kept; any other is sent out of order, once, and becomes a dead letter where that fails.",
-		Errors:      body}, s.redeliver)
+		Description: "An event that is being retried is tried at once, and its order kept; any other is sent out of order, once, and becomes a dead letter where that fails."}, s.redeliver)
 }
 
-func (s *server) addWebhook(ctx context.Context, in *addWebhookInput) (*webhookAddedOutput, error) {
+func (s *server) addWebhook(ctx context.Context, in *addWebhookInput) (*secretOutput[webhookSecretStatus], error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return nil, err
 	}
-	hook := events.Webhook{ID: id.String(), URL: in.Body.URL, Types: orEmpty(in.Body.Types), Images: orEmpty(in.Body.Images), From: events.Sequence(in.Body.From),
+	hook := events.Webhook{ID: id.String(), URL: in.Body.URL, Types: listed(in.Body.Types), Images: listed(in.Body.Images), From: events.Sequence(in.Body.From),
 		Lifetime: events.Lifetime{AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}}
 	if hook.KeyID, err = s.Webhooks.KeyID(); err != nil {
 		return nil, err
@@ -182,7 +127,7 @@ func (s *server) addWebhook(ctx context.Context, in *addWebhookInput) (*webhookA
 	if err != nil {
 		return nil, err
 	}
-	return &webhookAddedOutput{Location: webhookURL(ctx, hook.ID), Cache: "no-store", Sequence: uint64(sequence),
+	return &secretOutput[webhookSecretStatus]{Location: webhookURL(ctx, hook.ID), Cache: "no-store", Sequence: uint64(sequence),
 		Body: webhookSecretStatus{statusOfWebhook(hook, sequence, nil), secret}}, nil
 }
 
@@ -215,7 +160,7 @@ func (s *server) listWebhooks(ctx context.Context, _ *struct{}) (*webhooksOutput
 	return out, nil
 }
 
-func (s *server) getWebhook(ctx context.Context, in *webhookInput) (*webhookOutput, error) {
+func (s *server) getWebhook(ctx context.Context, in *webhookInput) (*bodyOutput[webhookStatus], error) {
 	current, err := s.webhook(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -224,22 +169,13 @@ func (s *server) getWebhook(ctx context.Context, in *webhookInput) (*webhookOutp
 	if err != nil {
 		return nil, err
 	}
-	return &webhookOutput{Body: statusOfWebhook(current.State, current.Sequence, deliveries)}, nil
+	return &bodyOutput[webhookStatus]{Body: statusOfWebhook(current.State, current.Sequence, deliveries)}, nil
 }
 
 func (s *server) removeWebhook(ctx context.Context, in *webhookInput) (*removedOutput, error) {
-	who := access.From(ctx).Name
-	sequence, err := s.Events.Decide(ctx, jetstream.Cause{Actor: who}, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.webhook(ctx, in.ID)
-		if err != nil {
-			return nil, err
-		}
-		return events.RemoveWebhook(current, in.ID, who, s.Clock().UTC())
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &removedOutput{Sequence: uint64(sequence)}, nil
+	return removedAnswer(change(ctx, s, in.ID, s.webhook, func(_ context.Context, current events.Current[events.Webhook]) ([]events.Change, error) {
+		return events.RemoveWebhook(current, in.ID, access.From(ctx).Name, s.Clock().UTC())
+	}))
 }
 
 func (s *server) webhookSecret(ctx context.Context, in *webhookInput) (*webhookSecretOutput, error) {
@@ -250,70 +186,6 @@ func (s *server) webhookSecret(ctx context.Context, in *webhookInput) (*webhookS
 	out := &webhookSecretOutput{Cache: "no-store"}
 	out.Body.Secret, err = s.Webhooks.Secret(current.State)
 	return out, err
-}
-
-func (s *server) deadLetters(ctx context.Context, in *webhookInput) (*deadLettersOutput, error) {
-	if _, err := s.webhook(ctx, in.ID); err != nil {
-		return nil, err
-	}
-	deliveries, err := s.deliveries(ctx, in.ID)
-	if err != nil {
-		return nil, err
-	}
-	out := new(deadLettersOutput)
-	out.Body.DeadLetters = []deliveryStatus{}
-	for _, d := range deliveries {
-		if d.GivenUp() {
-			out.Body.DeadLetters = append(out.Body.DeadLetters, statusOfDelivery(d))
-		}
-	}
-	return out, nil
-}
-
-func (s *server) getDelivery(ctx context.Context, in *deliveryInput) (*deliveryOutput, error) {
-	if _, err := s.webhook(ctx, in.ID); err != nil {
-		return nil, err
-	}
-	return s.deliveryOf(ctx, in.ID, events.Sequence(in.Sequence))
-}
-
-func (s *server) deliveryOf(ctx context.Context, webhook string, sequence events.Sequence) (*deliveryOutput, error) {
-	current, err := s.Events.Delivery(ctx, webhook, sequence)
-	if err != nil {
-		return nil, err
-	}
-	if current.Sequence == 0 {
-		return nil, missing("nothing is known of a delivery of event %d: it succeeded at once, wasn't due yet, or isn't wanted by the webhook", sequence)
-	}
-	return &deliveryOutput{Location: deliveryURL(ctx, current.State), Sequence: uint64(current.Sequence), Body: statusOfDelivery(current.State)}, nil
-}
-
-func (s *server) redeliver(ctx context.Context, in *redeliverInput) (*deliveryOutput, error) {
-	hook, err := s.webhook(ctx, in.ID)
-	if err != nil {
-		return nil, err
-	}
-	sequence := events.Sequence(in.Body.Sequence)
-	event, ok, err := s.Events.At(ctx, sequence)
-	var unreadable *jetstream.Undecodable // what this release can't read can still be sent
-	if err != nil && !errors.As(err, &unreadable) {
-		return nil, err
-	}
-	if !ok {
-		return nil, missing("there is no event %d", sequence)
-	}
-	who := access.From(ctx).Name
-	_, err = s.Events.Decide(ctx, jetstream.Cause{Actor: who, Correlation: event.Correlation, Causation: event.ID}, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.Events.Delivery(ctx, in.ID, sequence)
-		if err != nil {
-			return nil, err
-		}
-		return events.RequestDelivery(hook, in.ID, current, event, who, s.Clock().UTC())
-	})
-	if err != nil {
-		return nil, err
-	}
-	return s.deliveryOf(ctx, in.ID, sequence)
 }
 
 // webhook reads one that is there.
@@ -328,23 +200,8 @@ func (s *server) webhook(ctx context.Context, id string) (events.Current[events.
 	return current, err
 }
 
-// deliveries are those of a webhook that have facts, by the events' sequences.
-func (s *server) deliveries(ctx context.Context, webhook string) ([]events.Delivery, error) {
-	latest, err := s.Events.Latest(ctx, events.SubjectOfDeliveries(webhook))
-	if err != nil {
-		return nil, err
-	}
-	states := map[events.Sequence]events.Delivery{} // where one got another fact while we read, the later is right
-	for _, e := range latest {
-		if f, ok := e.Fact.(events.DeliveryFact); ok {
-			states[f.After().Sequence] = f.After()
-		}
-	}
-	return slices.SortedFunc(maps.Values(states), func(a, b events.Delivery) int { return cmp.Compare(a.Sequence, b.Sequence) }), nil
-}
-
 func statusOfWebhook(w events.Webhook, added events.Sequence, deliveries []events.Delivery) webhookStatus {
-	status := webhookStatus{ID: w.ID, URL: w.URL, Types: orEmpty(w.Types), Images: orEmpty(w.Images), From: uint64(w.From), AddedBy: w.AddedBy, AddedAt: w.AddedAt.UTC()}
+	status := webhookStatus{ID: w.ID, URL: w.URL, Types: listed(w.Types), Images: listed(w.Images), From: uint64(w.From), AddedBy: w.AddedBy, AddedAt: w.AddedAt.UTC()}
 	if w.From == 0 {
 		status.From = uint64(added) + 1
 	}
@@ -360,20 +217,4 @@ func statusOfWebhook(w events.Webhook, added events.Sequence, deliveries []event
 	return status
 }
 
-func statusOfDelivery(d events.Delivery) deliveryStatus {
-	return deliveryStatus{Webhook: d.Webhook, Sequence: uint64(d.Sequence), EventID: d.EventID, EventType: string(d.EventType), State: string(d.State), Attempts: d.Attempts,
-		FirstAttempt: timeOrNone(d.FirstAttempt), LastAttempt: timeOrNone(d.LastAttempt), RetryAt: timeOrNone(d.RetryAt), Status: d.Status, Error: d.Error, RequestedBy: d.RequestedBy}
-}
-
-func orEmpty(list []string) []string {
-	if list == nil {
-		return []string{}
-	}
-	return list
-}
-
 func webhookURL(ctx context.Context, id string) string { return base(ctx) + pathWebhooks + "/" + id }
-
-func deliveryURL(ctx context.Context, d events.Delivery) string {
-	return webhookURL(ctx, d.Webhook) + "/deliveries/" + strconv.FormatUint(uint64(d.Sequence), 10)
-}

@@ -4,13 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -19,50 +15,13 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/limits"
 	"github.com/imgsrv/imgsrv/internal/incus"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
 type initiateInput struct {
 	IdempotencyKey string `header:"Idempotency-Key" doc:"Up to 255 characters of your choice. A repeated request with the same key for the same version answers with the same session; another request under the key is refused." example:"ci-build-4711"`
 	Body           sessionRequest
-}
-
-// sessionRequest is the body of POST /api/images.
-type sessionRequest struct {
-	Image       string `json:"image" doc:"Name of the image: 1 to 127 lower-case letters, digits, '.', '_' or '-'" example:"debian-bookworm"`
-	Version     string `json:"version" doc:"Name of the version, which is immutable once published" example:"12.5.0"`
-	OS          string `json:"os,omitempty" example:"debian"`
-	Release     string `json:"release,omitempty" example:"bookworm"`
-	Description string `json:"description,omitempty" example:"Debian 12, nightly build"`
-	Traits
-	CloudInit  bool             `json:"cloud_init,omitempty" doc:"Metadata that imgsrv makes has templates that hand an instance's cloud-init configuration over. Refused where every variant brings its own metadata"`
-	Visibility string           `json:"visibility,omitempty" enum:"public,private" doc:"Who may see the image. Left out: as the image is, and public for a new one. A version can't change it"`
-	Aliases    []string         `json:"aliases,omitempty" nullable:"false" doc:"Names that shall point at the version when it is published" example:"[\"latest\"]"`
-	Variants   []variantRequest `json:"variants" nullable:"false" doc:"What the version offers. All variants appear together or not at all"`
-
-	Derive []string `json:"derive,omitempty" nullable:"false" doc:"Formats that the server shall make of each virtual machine's disk once the version is published: disk.compressed.qcow2, disk.raw (with disk.raw.map.json), disk.raw.zst, disk.vhdx, disk.vmdk" example:"[\"disk.vmdk\"]"`
-
-	Attachments []attachmentRequest `json:"attachments,omitempty" nullable:"false" doc:"Files of the version as a whole: SBOMs, signatures, release notes. Their content is not looked at"`
-}
-
-type variantRequest struct {
-	Architecture string        `json:"architecture" doc:"One of Incus's names or its synonyms (x86_64 is amd64)" example:"amd64"`
-	Type         string        `json:"type" enum:"virtual-machine,container"`
-	Flavour      string        `json:"flavour,omitempty" default:"default" doc:"Tells variants of one architecture and type apart" example:"default"`
-	Files        []fileRequest `json:"files" nullable:"false"`
-	Fingerprint  string        `json:"fingerprint,omitempty" doc:"The Incus fingerprint that the variant must have: SHA-256 of metadata followed by root, 64 lower-case hex digits. With another one the publication fails. For images that are taken over from elsewhere" example:"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"`
-}
-
-type fileRequest struct {
-	Format string `json:"format" doc:"Name of the file in the version; what its ending promises is checked by content" example:"disk.qcow2"`
-	Size   int64  `json:"size" format:"int64" doc:"Length in bytes" example:"196608"`
-	SHA256 string `json:"sha256,omitempty" doc:"64 lower-case hex digits. Bytes that don't match are refused; bytes that the server has already needn't be uploaded" example:"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"`
-}
-
-type initiateOutput struct {
-	Location string `header:"Location" doc:"The session, as status_url"`
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event; send it as Imgsrv-Min-Sequence to read your own write"`
-	Body     sessionOpened
 }
 
 // sessionOpened is the answer to POST /api/images.
@@ -96,12 +55,11 @@ func (s *server) initiate() {
 		OperationID: "open-upload-session", Method: http.MethodPost, Path: pathImages, DefaultStatus: http.StatusCreated,
 		Tags: []string{tagPublish}, Summary: "Open an upload session for a new version",
 		Description: "Declares a version with its variants and files. Upload each pending file to its `tus` target; the publication starts by itself once all are there.",
-		Errors: []int{http.StatusBadRequest, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType,
-			http.StatusUnprocessableEntity, http.StatusInsufficientStorage},
+		Errors:      []int{http.StatusConflict, http.StatusInsufficientStorage},
 	}, s.openSession)
 }
 
-func (s *server) openSession(ctx context.Context, in *initiateInput) (*initiateOutput, error) {
+func (s *server) openSession(ctx context.Context, in *initiateInput) (*locatedOutput[sessionOpened], error) {
 	if err := access.Need(access.From(ctx), in.Body.Image, events.RolePublisher); err != nil {
 		return nil, err
 	}
@@ -157,106 +115,6 @@ func (s *server) admit(ctx context.Context, before *limits.Admission, u events.U
 		return before, err
 	}
 	return admission, nil
-}
-
-// newSession makes a session of a request: defaults filled in, architectures under their canonical names, a
-// metadata file before the root that it is hashed with.
-func (s *server) newSession(ctx context.Context, in *initiateInput) (events.Upload, error) {
-	body := in.Body
-	u := events.Upload{
-		Image: body.Image, Version: body.Version, OS: body.OS, Release: body.Release,
-		Description: body.Description, Traits: body.Traits.said(), CloudInit: body.CloudInit, Visibility: events.Visibility(body.Visibility), Aliases: body.Aliases, Derive: body.Derive,
-		InitiatedAt: s.Clock().UTC(), InitiatedBy: access.From(ctx).Name, IdempotencyKey: in.IdempotencyKey,
-	}
-	if u.Visibility == "" {
-		u.Visibility = events.Public
-	}
-	var broken []events.FieldError
-	for i, v := range body.Variants {
-		variant := events.UploadVariant{Variant: events.Variant{Type: events.VariantType(v.Type), Flavour: v.Flavour}}
-		if variant.Flavour == "" {
-			variant.Flavour = events.DefaultFlavour
-		}
-		var known bool
-		if variant.Architecture, known = incus.Canonical(v.Architecture); !known {
-			variant.Architecture = v.Architecture // so that only one rule is named as broken
-			broken = append(broken, events.FieldError{Field: fmt.Sprintf("variants[%d].architecture", i), Value: v.Architecture,
-				Text: "an architecture is one of " + strings.Join(incus.Architectures(), ", ") + ", or a synonym that Incus knows, such as x86_64"})
-		}
-		if v.Fingerprint != "" {
-			var err error
-			if variant.Fingerprint, err = events.ParseDigest(v.Fingerprint); err != nil {
-				broken = append(broken, events.FieldError{Field: fmt.Sprintf("variants[%d].fingerprint", i), Value: v.Fingerprint,
-					Text: "a fingerprint has 64 lower-case hex digits"})
-			}
-		}
-		for k, f := range v.Files {
-			file := events.UploadFile{Format: f.Format, Size: f.Size, State: events.FilePending}
-			if f.SHA256 != "" {
-				digest, err := events.ParseDigest(f.SHA256)
-				if err != nil {
-					broken = append(broken, events.FieldError{Field: fmt.Sprintf("variants[%d].files[%d].sha256", i, k), Value: f.SHA256,
-						Text: "a sha256 has 64 lower-case hex digits"})
-				}
-				file.Declared = digest
-			}
-			variant.Files = append(variant.Files, file)
-		}
-		u.Variants = append(u.Variants, variant)
-	}
-	attachments, wrong := newAttachments(body.Attachments)
-	u.Attachments, broken = attachments, append(broken, wrong...)
-	broken = append(broken, checkDerive(u)...)
-	if err := checkForm(u, broken); err != nil {
-		return u, err
-	}
-	for _, v := range u.Variants {
-		// Not before the rules of form, which speak of the places in the request.
-		slices.SortStableFunc(v.Files, func(a, b events.UploadFile) int { return metadataFirst(a) - metadataFirst(b) })
-	}
-	if err := s.checkSizes(u); err != nil {
-		return u, err
-	}
-	var err error
-	u.RequestDigest, err = requestDigest(u)
-	return u, err
-}
-
-func metadataFirst(f events.UploadFile) int {
-	if _, ok := events.MetadataFormat([]string{f.Format}); ok {
-		return 0
-	}
-	return 1
-}
-
-// checkForm adds the rules that only the API knows to those of the events.
-func checkForm(u events.Upload, broken []events.FieldError) error {
-	err := events.CheckUpload(u)
-	if len(broken) == 0 {
-		return err
-	}
-	var refusal *events.Error
-	if errors.As(err, &refusal) {
-		broken = append(broken, refusal.Fields...)
-	}
-	text := fmt.Sprintf("the request breaks %d rules", len(broken))
-	if broken = broken[:min(len(broken), events.MaxFieldErrors)]; len(broken) == 1 {
-		text = broken[0].Field + ": " + broken[0].Text
-	}
-	return &events.Error{Code: events.CodeInvalid, Text: text, Fields: broken}
-}
-
-// requestDigest tells requests apart that were made under one idempotency key. What differs only in writing,
-// such as the order of members or a synonym of an architecture, is the same request.
-func requestDigest(u events.Upload) (string, error) {
-	u.ID, u.IdempotencyKey, u.InitiatedBy = "", "", ""
-	u.InitiatedAt = time.Time{}
-	canonical, err := json.Marshal(u)
-	if err != nil {
-		return "", fmt.Errorf("digest the request: %w", err)
-	}
-	sum := sha256.Sum256(canonical)
-	return hex.EncodeToString(sum[:]), nil
 }
 
 // decideSession reads what the rule needs and calls it. Where an earlier request with the same idempotency key
@@ -403,12 +261,7 @@ func first(texts ...string) string {
 	return ""
 }
 
-func isArchitecture(name string) bool {
-	_, known := incus.Canonical(name)
-	return known
-}
-
-func (s *server) sessionAnswer(ctx context.Context, u events.Upload, sequence events.Sequence) (*initiateOutput, error) {
+func (s *server) sessionAnswer(ctx context.Context, u events.Upload, sequence events.Sequence) (*locatedOutput[sessionOpened], error) {
 	state, job, err := s.sessionState(ctx, u)
 	if err != nil {
 		return nil, err
@@ -416,7 +269,7 @@ func (s *server) sessionAnswer(ctx context.Context, u events.Upload, sequence ev
 	if state == statePublished {
 		s.waitVisible(ctx, job, len(u.Aliases))
 	}
-	out := &initiateOutput{Location: uploadURL(ctx, u.ID), Sequence: uint64(sequence)}
+	out := &locatedOutput[sessionOpened]{Location: uploadURL(ctx, u.ID), Sequence: uint64(sequence)}
 	out.Body = sessionOpened{UploadSessionID: u.ID, State: state, StatusURL: out.Location}
 	if u.Complete {
 		out.Body.JobURL = jobURL(ctx, u.JobID)
@@ -424,7 +277,7 @@ func (s *server) sessionAnswer(ctx context.Context, u events.Upload, sequence ev
 	for ref, f := range u.Files() {
 		file := fileToSend{Variant: ref.Variant, Format: ref.Format, State: string(f.State), Size: f.Size}
 		if f.State == events.FilePending && u.State == events.SessionOpen {
-			file.TUS = &tusTarget{CreateURL: base(ctx) + pathTUS, Metadata: UploadMetadata(u.ID, ref.Variant, ref.Format)}
+			file.TUS = &tusTarget{CreateURL: base(ctx) + tusname.BasePath, Metadata: tusname.Metadata(u.ID, ref.Variant, ref.Format)}
 		}
 		out.Body.Files = append(out.Body.Files, file)
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -42,7 +43,7 @@ func (s *server) bytes(router chi.Router) {
 		for path, serve := range routes {
 			handler := func(w http.ResponseWriter, r *http.Request) {
 				if err := serve(w, r); err != nil {
-					problem.Write(w, r, s.Log.With("request_id", requestID(r.Context())), translate(err))
+					s.refuse(w, r, err)
 				}
 			}
 			r.Get(path, handler)
@@ -66,10 +67,7 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return notFoundAs(err, gone)
 	}
-	if !maySee(r.Context(), row.Image, row.Visibility) {
-		return gone
-	}
-	if err := s.withdrawn(r.Context(), row.Image, row.Version, row.Withdrawn); err != nil {
+	if err := s.mayHave(r.Context(), row.Image, row.Version, row.Visibility, row.Withdrawn, gone); err != nil {
 		return err
 	}
 	return s.send(w, r, download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,
@@ -110,6 +108,18 @@ func (s *server) serveBlob(w http.ResponseWriter, r *http.Request) error {
 		d.cache = cacheOwn
 	}
 	return s.send(w, r, d)
+}
+
+// goneBlob is the refusal of a digest under which nothing is to be had: to who may read all images it says so where the bytes were collected.
+func (s *server) goneBlob(ctx context.Context, digest events.Digest, gone error) error {
+	if !access.From(ctx).MayServer(events.RoleReader) {
+		return gone
+	}
+	current, err := s.Events.Blob(ctx, digest)
+	if err != nil || current.State.State != events.BlobIsCollected {
+		return gone
+	}
+	return problem.New(problem.CodeGone, fmt.Sprintf("the bytes of %s have been collected at %s: no version named them any more", digest, current.Event.Time.UTC().Format(time.RFC3339)))
 }
 
 type download struct {

@@ -13,7 +13,6 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/operations"
-	"github.com/imgsrv/imgsrv/handlers/problem"
 )
 
 const (
@@ -72,7 +71,7 @@ func (s *server) operations(router chi.Router) {
 		}
 		return &operationOutput{CacheControl: "no-store", Body: o}, nil
 	})
-	router.With(RequireServerRole(s.Guard, s.Log, events.RoleOperator)).Get(pathOperationEvents, s.followOperation)
+	router.With(requireServerRole(s.Guard, s.Log, events.RoleOperator)).Get(pathOperationEvents, s.followOperation)
 }
 
 // handMadeOperations describes the route that isn't huma's.
@@ -107,20 +106,14 @@ func (s *server) followOperation(w http.ResponseWriter, r *http.Request) {
 	id := chi.URLParam(r, "id")
 	o, changed, ok := s.Operations.Get(id)
 	if !ok {
-		problem.Write(w, r, s.Log, noOperation(id))
+		s.refuse(w, r, noOperation(id))
 		return
 	}
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("X-Accel-Buffering", "no") // nginx
-	w.WriteHeader(http.StatusOK)
+	out := s.beginEvents(w)
 	if r.Method == http.MethodHead {
 		return
 	}
 	who := access.From(r.Context())
-	out := &eventWriter{w: w, control: http.NewResponseController(w), patience: s.EventPatience}
 	defer out.end()
 	heartbeat := time.NewTicker(s.EventHeartbeat)
 	defer heartbeat.Stop()

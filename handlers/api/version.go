@@ -2,14 +2,10 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -21,13 +17,12 @@ import (
 
 type versionsInput struct {
 	Image string `path:"image" example:"debian-bookworm"`
-	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Entries on a page"`
-	After string `query:"after" doc:"next of the page before"`
+	PageInput
 	AtInput
 }
 
 type versionsOutput struct {
-	Link string `header:"Link" doc:"The next page, rel=next (RFC 8288)"`
+	PageHeader
 	AtHeader
 	Body versionsPage
 }
@@ -122,23 +117,12 @@ func (s *server) versions() {
 }
 
 func (s *server) listVersions(ctx context.Context, in *versionsInput) (*versionsOutput, error) {
-	if in.At != "" {
-		return s.pastVersions(ctx, in)
-	}
-	if _, err := s.visibleImage(ctx, in.Image); err != nil {
-		return nil, err
-	}
-	rows, next, err := s.Catalog.Versions(ctx, in.Image, in.After, in.Limit)
+	rows, next, asOf, err := s.versionsAt(ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	return versionsPageOf(ctx, in, rows, next, ""), nil
-}
-
-// versionsPageOf is a page of rows; at, where not empty, goes along to the next page.
-func versionsPageOf(ctx context.Context, in *versionsInput, rows []catalog.VersionRow, next, at string) *versionsOutput {
 	path := pathImages + "/" + url.PathEscape(in.Image) + "/versions"
-	out := &versionsOutput{Link: nextLink(ctx, path, next, in.Limit, "at", at), Body: versionsPage{Versions: []versionSummary{}, Next: next}}
+	out := &versionsOutput{PageHeader: in.next(ctx, path, next, "at", asOf.AtSequence), AtHeader: asOf, Body: versionsPage{Versions: []versionSummary{}, Next: next}}
 	for _, row := range rows {
 		summary := versionSummary{Image: row.Manifest.Image, Version: row.Manifest.Version, PublishedAt: row.PublishedAt,
 			Aliases: listed(row.Aliases), Variants: []string{}, URL: versionURL(ctx, row.Manifest.Image, row.Manifest.Version)}
@@ -150,32 +134,26 @@ func versionsPageOf(ctx context.Context, in *versionsInput, rows []catalog.Versi
 		}
 		out.Body.Versions = append(out.Body.Versions, summary)
 	}
-	return out
+	return out, nil
+}
+
+func (s *server) versionsAt(ctx context.Context, in *versionsInput) (rows []catalog.VersionRow, next string, asOf AtHeader, err error) {
+	if in.At != "" {
+		return s.pastVersions(ctx, in)
+	}
+	if _, err := s.visibleImage(ctx, in.Image); err != nil {
+		return nil, "", asOf, err
+	}
+	rows, next, err = s.Catalog.Versions(ctx, in.Image, in.After, in.Limit)
+	return rows, next, asOf, err
 }
 
 func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutput, error) {
-	gone := missing("image %s has no version or alias %q", in.Image, in.Version)
-	if events.CheckImageName(in.Image) != nil || events.CheckVersionName(in.Version) != nil {
-		return nil, gone
-	}
-	var row catalog.VersionRow
-	var asOf string
-	var err error
-	if in.At != "" {
-		row, asOf, err = s.pastVersion(ctx, in)
-	} else {
-		row, err = s.Catalog.Version(ctx, in.Image, in.Version)
-	}
+	row, asOf, err := s.versionAt(ctx, in.Image, in.Version, in.At)
 	if err != nil {
-		return nil, notFoundAs(err, gone)
-	}
-	if !maySee(ctx, row.Manifest.Image, row.Visibility) {
-		return nil, gone
-	}
-	if err := s.withdrawn(ctx, row.Image, row.Version, row.Withdrawn); err != nil {
 		return nil, err
 	}
-	out := &versionOutput{Status: http.StatusOK, CacheControl: "no-cache", AtHeader: AtHeader{asOf}, Body: versionDetailOf(ctx, row)}
+	out := &versionOutput{Status: http.StatusOK, CacheControl: "no-cache", AtHeader: asOf, Body: versionDetailOf(ctx, row)}
 	if row.Visibility == events.Private {
 		out.CacheControl = "private, no-cache"
 	}
@@ -184,12 +162,44 @@ func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutp
 	if err != nil {
 		return nil, fmt.Errorf("encode version %s of image %s: %w", in.Version, in.Image, err)
 	}
-	sum := sha256.Sum256(body)
-	out.ETag = `"` + hex.EncodeToString(sum[:16]) + `"`
-	if etagMatches(in.IfNoneMatch, out.ETag) {
+	if out.ETag = etagOf(body); etagMatches(in.IfNoneMatch, out.ETag) {
 		out.Status = http.StatusNotModified
 	}
 	return out, nil
+}
+
+// versionAt is the version that a name or an alias stands for, if the caller may see it: now, or where at isn't empty, as it was then.
+func (s *server) versionAt(ctx context.Context, image, version, at string) (row catalog.VersionRow, asOf AtHeader, err error) {
+	gone := missing("image %q has no version or alias %q", image, version)
+	if events.CheckImageName(image) != nil || events.CheckVersionName(version) != nil {
+		return row, asOf, gone
+	}
+	if at != "" {
+		row, asOf, err = s.pastVersion(ctx, image, version, at)
+	} else {
+		row, err = s.Catalog.Version(ctx, image, version)
+	}
+	if err != nil {
+		return row, asOf, notFoundAs(err, gone)
+	}
+	return row, asOf, s.mayHave(ctx, row.Manifest.Image, row.Manifest.Version, row.Visibility, row.Withdrawn, gone)
+}
+
+// mayHave refuses what belongs to a version that the caller may not see, as gone, and to one that is withdrawn. Whether its bytes are
+// collected the log knows, and where that doesn't answer nothing is said of it.
+func (s *server) mayHave(ctx context.Context, image, version string, visibility events.Visibility, withdrawn *events.Withdrawal, gone error) error {
+	if !maySee(ctx, image, visibility) {
+		return gone
+	}
+	if withdrawn == nil {
+		return nil
+	}
+	text := fmt.Sprintf("version %s of image %s is withdrawn: %s", version, image, withdrawn.Reason)
+	current, err := s.Events.Version(ctx, image, version)
+	if now := current.State.Withdrawal; err == nil && now != nil && !now.CollectedAt.IsZero() {
+		text += "; its bytes have been collected since " + now.CollectedAt.UTC().Format(time.RFC3339)
+	}
+	return &events.Error{Code: events.CodeWithdrawn, Text: text}
 }
 
 func versionDetailOf(ctx context.Context, row catalog.VersionRow) versionDetail {
@@ -208,31 +218,4 @@ func versionDetailOf(ctx context.Context, row catalog.VersionRow) versionDetail 
 		detail.Variants = append(detail.Variants, variant)
 	}
 	return detail
-}
-
-// listed makes an empty list of none, which is [] and not null in JSON.
-func listed(names []string) []string {
-	if names == nil {
-		return []string{}
-	}
-	return names
-}
-
-// etagMatches compares as If-None-Match wants: any of the tags, weak or strong, or * (RFC 9110 13.1.2).
-func etagMatches(header, etag string) bool {
-	for _, tag := range strings.Split(header, ",") {
-		tag = strings.TrimSpace(tag)
-		if tag == "*" || strings.TrimPrefix(tag, "W/") == etag {
-			return true
-		}
-	}
-	return false
-}
-
-// notFoundAs puts what is missing into words where a store only says that something is.
-func notFoundAs(err, gone error) error {
-	if errors.Is(err, catalog.ErrNotFound) {
-		return gone
-	}
-	return err
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 )
@@ -52,12 +51,6 @@ type revokeRoleInput struct {
 	Images string `query:"images" doc:"As the role was granted" example:"team-a-*"`
 }
 
-type principalOutput struct {
-	Location string `header:"Location" doc:"The principal"`
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event"`
-	Body     principalStatus
-}
-
 type principalsOutput struct {
 	Body struct {
 		Principals []principalStatus `json:"principals" nullable:"false" doc:"By name, the built-in admin first"`
@@ -88,15 +81,14 @@ type whoAmIOutput struct {
 // Imgsrv-Sequence, 404, 409 it is built in; POST …/roles: 200, 404, 409, 422; DELETE …/roles: 200, 404, 409.
 // And for everybody GET /api/whoami: 200, 401.
 func (s *server) principals() {
-	body := []int{http.StatusBadRequest, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
 	administer(s, huma.Operation{OperationID: "list-principals", Method: http.MethodGet, Path: pathPrincipals, Summary: "List principals"}, s.listPrincipals)
 	administer(s, huma.Operation{OperationID: "create-principal", Method: http.MethodPost, Path: pathPrincipals, DefaultStatus: http.StatusCreated,
-		Summary: "Make a principal", Description: "A person or a service, with roles on the whole server or on the images of a pattern.", Errors: body}, s.createPrincipal)
+		Summary: "Make a principal", Description: "A person or a service, with roles on the whole server or on the images of a pattern.", Errors: []int{http.StatusConflict}}, s.createPrincipal)
 	administer(s, huma.Operation{OperationID: "get-principal", Method: http.MethodGet, Path: pathPrincipal, Summary: "Look at a principal"}, s.getPrincipal)
 	administer(s, huma.Operation{OperationID: "remove-principal", Method: http.MethodDelete, Path: pathPrincipal, DefaultStatus: http.StatusNoContent,
 		Summary: "Remove a principal", Description: "All its tokens end with it.", Errors: []int{http.StatusConflict}}, s.removePrincipal)
 	administer(s, huma.Operation{OperationID: "grant-role", Method: http.MethodPost, Path: pathRoles, DefaultStatus: http.StatusOK,
-		Summary: "Give a principal a role", Description: "One that it has changes nothing.", Errors: body}, s.grantRole)
+		Summary: "Give a principal a role", Description: "One that it has changes nothing.", Errors: []int{http.StatusConflict}}, s.grantRole)
 	administer(s, huma.Operation{OperationID: "revoke-role", Method: http.MethodDelete, Path: pathRoles, DefaultStatus: http.StatusOK,
 		Summary: "Take a role from a principal", Errors: []int{http.StatusConflict, http.StatusUnprocessableEntity}}, s.revokeRole)
 	read(s, huma.Operation{OperationID: "who-am-i", Path: pathWhoAmI, Tags: []string{tagAccess}, Summary: "Say who the credentials belong to"}, nil, s.whoAmI)
@@ -116,15 +108,15 @@ func (s *server) listPrincipals(context.Context, *struct{}) (*principalsOutput, 
 	return out, nil
 }
 
-func (s *server) getPrincipal(_ context.Context, in *principalInput) (*principalOutput, error) {
+func (s *server) getPrincipal(_ context.Context, in *principalInput) (*locatedOutput[principalStatus], error) {
 	p, ok := s.Guard.Directory().Principal(in.Name)
 	if !ok {
 		return nil, missing("there is no principal %q", in.Name)
 	}
-	return &principalOutput{Body: principalStatusOf(p)}, nil
+	return &locatedOutput[principalStatus]{Body: principalStatusOf(p)}, nil
 }
 
-func (s *server) createPrincipal(ctx context.Context, in *createPrincipalInput) (*principalOutput, error) {
+func (s *server) createPrincipal(ctx context.Context, in *createPrincipalInput) (*locatedOutput[principalStatus], error) {
 	p := events.Principal{Name: in.Body.Name, Kind: events.PrincipalKind(in.Body.Kind), Description: in.Body.Description,
 		Grants: grantsOf(in.Body.Roles), CreatedBy: access.From(ctx).Name, CreatedAt: s.Clock().UTC()}
 	if p.Kind == "" {
@@ -139,13 +131,13 @@ func (s *server) createPrincipal(ctx context.Context, in *createPrincipalInput) 
 	return out, err
 }
 
-func (s *server) grantRole(ctx context.Context, in *grantRoleInput) (*principalOutput, error) {
+func (s *server) grantRole(ctx context.Context, in *grantRoleInput) (*locatedOutput[principalStatus], error) {
 	return s.decidePrincipal(ctx, in.Name, func(current events.Current[events.Principal]) ([]events.Change, error) {
 		return events.GrantRole(current, in.Name, grantOf(in.Body))
 	})
 }
 
-func (s *server) revokeRole(ctx context.Context, in *revokeRoleInput) (*principalOutput, error) {
+func (s *server) revokeRole(ctx context.Context, in *revokeRoleInput) (*locatedOutput[principalStatus], error) {
 	return s.decidePrincipal(ctx, in.Name, func(current events.Current[events.Principal]) ([]events.Change, error) {
 		return events.RevokeRole(current, in.Name, grantOf(roleGrant{Role: in.Role, Images: in.Images}))
 	})
@@ -162,29 +154,25 @@ func (s *server) removePrincipal(ctx context.Context, in *principalInput) (*remo
 }
 
 // decidePrincipal appends what a rule decides, and answers once it counts here.
-func (s *server) decidePrincipal(ctx context.Context, name string, rule func(events.Current[events.Principal]) ([]events.Change, error)) (*principalOutput, error) {
-	var after events.Principal
-	sequence, err := s.Events.Decide(ctx, jetstream.Cause{Actor: access.From(ctx).Name}, func(ctx context.Context) (changes []events.Change, err error) {
-		var current events.Current[events.Principal]
-		if events.CheckPrincipalName(name) == nil { // else no fact is about it
-			if current, err = s.Events.Principal(ctx, name); err != nil {
-				return nil, err
-			}
-		}
-		after = current.State
-		changes, err = rule(current)
-		if err == nil && len(changes) > 0 {
-			after = events.Fold(after, changes[0].Fact)
-		}
-		return changes, err
+func (s *server) decidePrincipal(ctx context.Context, name string, rule func(events.Current[events.Principal]) ([]events.Change, error)) (*locatedOutput[principalStatus], error) {
+	after, err := change(ctx, s, name, s.principalOf, func(_ context.Context, current events.Current[events.Principal]) ([]events.Change, error) {
+		return rule(current)
 	})
+	if err == nil {
+		err = s.Guard.Directory().Wait(ctx, after.Sequence)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Guard.Directory().Wait(ctx, sequence); err != nil {
-		return nil, err
+	return locatedAnswer("", after, principalStatusOf(after.State)), nil
+}
+
+// principalOf reads a principal; of what can't be the name of one there is no fact.
+func (s *server) principalOf(ctx context.Context, name string) (none events.Current[events.Principal], err error) {
+	if events.CheckPrincipalName(name) != nil {
+		return none, nil
 	}
-	return &principalOutput{Sequence: uint64(sequence), Body: principalStatusOf(after)}, nil
+	return s.Events.Principal(ctx, name)
 }
 
 func (s *server) whoAmI(ctx context.Context, _ *struct{}) (*whoAmIOutput, error) {

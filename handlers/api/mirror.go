@@ -12,7 +12,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/mirrors"
 	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
@@ -57,12 +56,6 @@ type addMirrorInput struct {
 
 type mirrorInput struct {
 	Name string `path:"name" example:"linuxcontainers"`
-}
-
-type mirrorOutput struct {
-	Location string `header:"Location" doc:"The mirror"`
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the mirror's last event"`
-	Body     mirrorStatus
 }
 
 type mirrorsOutput struct {
@@ -121,7 +114,7 @@ func (s *server) mirrors() {
 		Summary: "Follow another simplestreams server",
 		Description: "What matches there is published here, now and whenever it changes. Targets that are not public, or without TLS, are refused unless `--mirror-allow` of the server " +
 			"names them. Takes the role publisher on the whole server too, since a mirror publishes.",
-		Errors: []int{http.StatusBadRequest, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}}, s.addMirror)
+		Errors: []int{http.StatusConflict}}, s.addMirror)
 	operate(s, events.RoleOperator, huma.Operation{OperationID: "list-mirrors", Method: http.MethodGet, Path: pathMirrors, Summary: "List mirrors, and how far they have come"}, s.listMirrors)
 	operate(s, events.RoleOperator, huma.Operation{OperationID: "get-mirror", Method: http.MethodGet, Path: pathMirror, Summary: "Look at a mirror"}, s.getMirror)
 	operate(s, events.RoleOperator, huma.Operation{OperationID: "remove-mirror", Method: http.MethodDelete, Path: pathMirror, DefaultStatus: http.StatusNoContent,
@@ -130,14 +123,14 @@ func (s *server) mirrors() {
 		Summary: "Look now", Description: "Asks for a run, unless one is wanted or going on already. The mirror is waiting again when it has ended."}, s.syncMirror)
 }
 
-func (s *server) addMirror(ctx context.Context, in *addMirrorInput) (*mirrorOutput, error) {
+func (s *server) addMirror(ctx context.Context, in *addMirrorInput) (*locatedOutput[mirrorStatus], error) {
 	// Whoever adds a mirror decides what is published.
 	if err := access.Need(access.From(ctx), "", events.RolePublisher); err != nil {
 		return nil, err
 	}
 	body := in.Body
 	open, secret := mirrors.Split(strings.TrimRight(body.URL, "/"), body.SecretPath)
-	mirror := events.Mirror{Name: body.Name, URL: open, Filters: orEmpty(body.Filters), Architectures: []string{}, Keep: body.Keep,
+	mirror := events.Mirror{Name: body.Name, URL: open, Filters: listed(body.Filters), Architectures: []string{}, Keep: body.Keep,
 		ImageName: body.ImageName, UpstreamKey: body.UpstreamKey, Lifetime: events.Lifetime{AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}}
 	if mirror.Visibility = events.Visibility(body.Visibility); mirror.Visibility == "" && secret {
 		mirror.Visibility = events.Private // what somebody guards
@@ -145,18 +138,15 @@ func (s *server) addMirror(ctx context.Context, in *addMirrorInput) (*mirrorOutp
 	if mirror.Keep == 0 {
 		mirror.Keep = 1
 	}
-	every := defaultMirrorEvery
-	if body.Every != "" {
-		var err error
-		if every, err = time.ParseDuration(body.Every); err != nil {
-			return nil, invalid("every", body.Every, fmt.Errorf("a time is a number and its unit, such as 90m or 6h"))
-		}
+	every, err := durationOf("every", body.Every)
+	if err != nil {
+		return nil, err
 	}
-	mirror.EverySeconds = int64(every / time.Second)
+	mirror.EverySeconds = int64(cmp.Or(every, defaultMirrorEvery) / time.Second)
 	for i, name := range body.Architectures {
 		canonical, known := incus.Canonical(name)
 		if !known {
-			return nil, invalid(fmt.Sprintf("architectures[%d]", i), name, fmt.Errorf("an architecture is one of %s, or a synonym that Incus knows, such as x86_64", strings.Join(incus.Architectures(), ", ")))
+			return nil, invalid(fmt.Sprintf("architectures[%d]", i), name, errNoArchitecture())
 		}
 		mirror.Architectures = append(mirror.Architectures, canonical)
 	}
@@ -173,24 +163,20 @@ func (s *server) addMirror(ctx context.Context, in *addMirrorInput) (*mirrorOutp
 		return nil, err
 	}
 	if secret {
-		var err error
 		if mirror.CredentialsID, err = s.Mirrors.Keep(strings.TrimRight(body.URL, "/")); err != nil {
 			return nil, err
 		}
 	}
-	if _, err := s.Events.Decide(ctx, jetstream.Cause{Actor: mirror.AddedBy}, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.Events.Mirror(ctx, mirror.Name)
-		if err != nil {
-			return nil, err
-		}
+	added, err := change(ctx, s, mirror.Name, s.Events.Mirror, func(_ context.Context, current events.Current[events.Mirror]) ([]events.Change, error) {
 		return events.AddMirror(mirror, current)
-	}); err != nil {
+	})
+	if err != nil {
 		if refusal := (*events.Error)(nil); errors.As(err, &refusal) { // else the event may be there
 			err = errors.Join(err, s.Mirrors.Forget(mirror.CredentialsID))
 		}
 		return nil, err
 	}
-	return s.mirrorOf(ctx, mirror.Name)
+	return s.mirrorAnswer(ctx, added), nil
 }
 
 func (s *server) listMirrors(ctx context.Context, _ *struct{}) (*mirrorsOutput, error) {
@@ -206,30 +192,26 @@ func (s *server) listMirrors(ctx context.Context, _ *struct{}) (*mirrorsOutput, 
 	return out, nil
 }
 
-func (s *server) getMirror(ctx context.Context, in *mirrorInput) (*mirrorOutput, error) {
-	return s.mirrorOf(ctx, in.Name)
-}
-
-func (s *server) mirrorOf(ctx context.Context, name string) (*mirrorOutput, error) {
-	current, err := s.Events.Mirror(ctx, name)
+func (s *server) getMirror(ctx context.Context, in *mirrorInput) (*locatedOutput[mirrorStatus], error) {
+	current, err := s.Events.Mirror(ctx, in.Name)
 	if err != nil {
 		return nil, err
 	}
 	if !current.State.Living() {
-		return nil, missing("there is no mirror %q", name)
+		return nil, missing("there is no mirror %q", in.Name)
 	}
-	return &mirrorOutput{Location: base(ctx) + pathMirrors + "/" + name, Sequence: uint64(current.Sequence), Body: s.statusOfMirror(current.State)}, nil
+	return s.mirrorAnswer(ctx, current), nil
+}
+
+func (s *server) mirrorAnswer(ctx context.Context, mirror events.Current[events.Mirror]) *locatedOutput[mirrorStatus] {
+	return locatedAnswer(base(ctx)+pathMirrors+"/"+mirror.State.Name, mirror, s.statusOfMirror(mirror.State))
 }
 
 func (s *server) removeMirror(ctx context.Context, in *mirrorInput) (*removedOutput, error) {
-	who, credentials := access.From(ctx).Name, ""
-	sequence, err := s.Events.Decide(ctx, jetstream.Cause{Actor: who}, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.Events.Mirror(ctx, in.Name)
-		if err != nil {
-			return nil, err
-		}
+	credentials := ""
+	after, err := change(ctx, s, in.Name, s.Events.Mirror, func(_ context.Context, current events.Current[events.Mirror]) ([]events.Change, error) {
 		credentials = current.State.CredentialsID
-		return events.RemoveMirror(current, in.Name, who, s.Clock().UTC())
+		return events.RemoveMirror(current, in.Name, access.From(ctx).Name, s.Clock().UTC())
 	})
 	if err != nil {
 		return nil, err
@@ -237,26 +219,21 @@ func (s *server) removeMirror(ctx context.Context, in *mirrorInput) (*removedOut
 	if err := s.Mirrors.Forget(credentials); err != nil { // mirrors look for such files too
 		s.Log.WarnContext(ctx, "the credentials of a removed mirror stay for now", "mirror", in.Name, "error", err)
 	}
-	return &removedOutput{Sequence: uint64(sequence)}, nil
+	return removedAnswer(after, nil)
 }
 
-func (s *server) syncMirror(ctx context.Context, in *mirrorInput) (*mirrorOutput, error) {
-	who := access.From(ctx).Name
-	_, err := s.Events.Decide(ctx, jetstream.Cause{Actor: who}, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.Events.Mirror(ctx, in.Name)
-		if err != nil {
-			return nil, err
-		}
-		return events.RequestSync(current, in.Name, who, s.Clock().UTC())
+func (s *server) syncMirror(ctx context.Context, in *mirrorInput) (*locatedOutput[mirrorStatus], error) {
+	after, err := change(ctx, s, in.Name, s.Events.Mirror, func(_ context.Context, current events.Current[events.Mirror]) ([]events.Change, error) {
+		return events.RequestSync(current, in.Name, access.From(ctx).Name, s.Clock().UTC())
 	})
 	if err != nil {
 		return nil, err
 	}
-	return s.mirrorOf(ctx, in.Name)
+	return s.mirrorAnswer(ctx, after), nil
 }
 
 func (s *server) statusOfMirror(m events.Mirror) mirrorStatus {
-	status := mirrorStatus{Name: m.Name, URL: m.URL, Credentials: m.CredentialsID != "", Filters: orEmpty(m.Filters), Architectures: orEmpty(m.Architectures), Keep: m.Keep, ImageName: m.ImageName,
+	status := mirrorStatus{Name: m.Name, URL: m.URL, Credentials: m.CredentialsID != "", Filters: listed(m.Filters), Architectures: listed(m.Architectures), Keep: m.Keep, ImageName: m.ImageName,
 		Signed: m.UpstreamKey != "", Visibility: string(cmp.Or(m.Visibility, events.Public)), Every: m.Every().String(), AddedBy: m.AddedBy, AddedAt: m.AddedAt.UTC(), State: "waiting", NextAt: timeOrNone(m.NextAt), LastSuccessAt: timeOrNone(m.LastSuccessAt),
 		LagSeconds: int64(m.Lag(s.Clock()) / time.Second), Failures: m.Failures, FetchedBytes: m.FetchedBytes, SavedBytes: m.SavedBytes}
 	if m.Request != nil {
@@ -265,7 +242,7 @@ func (s *server) statusOfMirror(m events.Mirror) mirrorStatus {
 	if last := m.LastRun; last != nil {
 		status.Behind = max(0, last.Matched-last.Published-last.Present)
 		status.LastRun = &mirrorRunStatus{StartedAt: last.StartedAt.UTC(), EndedAt: last.EndedAt.UTC(), Unchanged: last.Unchanged, Matched: last.Matched, Published: last.Published,
-			Present: last.Present, Refused: last.Refused, Failed: last.Failed, FetchedBytes: last.FetchedBytes, SavedBytes: last.SavedBytes, Error: last.Error, Problems: orEmpty(last.Problems)}
+			Present: last.Present, Refused: last.Refused, Failed: last.Failed, FetchedBytes: last.FetchedBytes, SavedBytes: last.SavedBytes, Error: last.Error, Problems: listed(last.Problems)}
 	}
 	return status
 }

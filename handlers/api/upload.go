@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -13,6 +12,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
+	"github.com/imgsrv/imgsrv/internal/tusname"
 )
 
 // States of an upload session as clients see them: those of the session until its files are there, then those
@@ -29,11 +29,6 @@ const (
 
 type idInput struct {
 	ID string `path:"id" doc:"UUID" example:"0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"`
-}
-
-type uploadOutput struct {
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the session's last event"`
-	Body     uploadStatus
 }
 
 // uploadStatus is an upload session.
@@ -68,7 +63,7 @@ func (s *server) uploads() {
 		OperationID: "get-upload", Path: pathUpload, Tags: []string{tagPublish}, Summary: "Follow an upload session",
 		Description: "Read from the event log: works while the database is away. `published` is said once the version can be read.",
 		Errors:      []int{http.StatusNotFound},
-	}, nil, func(ctx context.Context, in *idInput) (*uploadOutput, error) {
+	}, nil, func(ctx context.Context, in *idInput) (*entityOutput[uploadStatus], error) {
 		upload, err := s.visibleUpload(ctx, in.ID)
 		if err != nil {
 			return nil, err
@@ -83,31 +78,15 @@ func (s *server) uploads() {
 	}, s.abortUpload)
 }
 
-func (s *server) abortUpload(ctx context.Context, in *idInput) (*uploadOutput, error) {
-	if !events.IsID(in.ID) {
-		return nil, missing("there is no upload session %q", in.ID)
-	}
+func (s *server) abortUpload(ctx context.Context, in *idInput) (*entityOutput[uploadStatus], error) {
 	cause := jetstream.Cause{Key: "abort " + in.ID, Actor: access.From(ctx).Name, Correlation: in.ID}
 	var upload events.Current[events.Upload]
 	sequence, err := s.Events.Decide(ctx, cause, func(ctx context.Context) (changes []events.Change, err error) {
-		if upload, err = s.Events.Upload(ctx, in.ID); err != nil {
+		if upload, err = s.visibleUpload(ctx, in.ID); err != nil {
 			return nil, err
 		}
-		if upload.Sequence == 0 {
-			return nil, missing("there is no upload session %s", in.ID)
-		}
-		if access.Need(access.From(ctx), upload.State.Image, events.RolePublisher) != nil {
-			shown, err := s.showsSession(ctx, upload.State)
-			if err == nil && !shown {
-				err = missing("there is no upload session %s", in.ID)
-			}
-			if err == nil {
-				err = access.Need(access.From(ctx), upload.State.Image, events.RolePublisher)
-			}
+		if err := access.Need(access.From(ctx), upload.State.Image, events.RolePublisher); err != nil || upload.State.State == events.SessionAborted {
 			return nil, err
-		}
-		if upload.State.State == events.SessionAborted {
-			return nil, nil
 		}
 		version, err := s.Events.Version(ctx, upload.State.Image, upload.State.Version)
 		if err != nil {
@@ -162,7 +141,7 @@ func maySee(ctx context.Context, image string, v events.Visibility) bool {
 	return v == events.Public || access.From(ctx).May(events.RoleReader, image)
 }
 
-func (s *server) uploadAnswer(ctx context.Context, upload events.Current[events.Upload]) (*uploadOutput, error) {
+func (s *server) uploadAnswer(ctx context.Context, upload events.Current[events.Upload]) (*entityOutput[uploadStatus], error) {
 	u := upload.State
 	state, job, err := s.sessionState(ctx, u)
 	if err != nil {
@@ -191,7 +170,7 @@ func (s *server) uploadAnswer(ctx context.Context, upload events.Current[events.
 		status.Files = append(status.Files, file)
 		n++
 	}
-	return &uploadOutput{Sequence: uint64(upload.Sequence), Body: status}, nil
+	return entityAnswer(upload, status), nil
 }
 
 func (s *server) fileStatus(ctx context.Context, u events.Upload, ref events.FileRef, f events.UploadFile, n int) (fileStatus, error) {
@@ -207,7 +186,7 @@ func (s *server) fileStatus(ctx context.Context, u events.Upload, ref events.Fil
 		if err != nil {
 			return file, err
 		}
-		file.Offset, file.TUSURL = offset, base(ctx)+pathTUS+u.ID+"."+strconv.Itoa(n)
+		file.Offset, file.TUSURL = offset, base(ctx)+tusname.Path(u.ID, n)
 	}
 	return file, nil
 }

@@ -2,14 +2,12 @@ package api
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/catalog"
@@ -17,29 +15,17 @@ import (
 
 type jobsInput struct {
 	State string `query:"state" enum:"queued,running,succeeded,failed,cancelled" doc:"Only jobs in this state"`
-	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Jobs on a page"`
-	After string `query:"after" doc:"next of the page before"`
+	PageInput
 }
 
 type jobsOutput struct {
-	Link string `header:"Link" doc:"The next page, rel=next (RFC 8288)"`
+	PageHeader
 	Body jobsPage
 }
 
 type jobsPage struct {
 	Jobs []jobStatus `json:"jobs" nullable:"false"`
 	Next string      `json:"next,omitempty" doc:"after of the next page; absent on the last one"`
-}
-
-type jobOutput struct {
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the job's last event"`
-	Body     jobStatus
-}
-
-type changedJobOutput struct {
-	Location string `header:"Location" doc:"The job"`
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event; send it as Imgsrv-Min-Sequence to read your own write"`
-	Body     jobStatus
 }
 
 type cancelInput struct {
@@ -95,15 +81,15 @@ func (s *server) jobs() {
 		OperationID: "get-job", Path: pathJob, Tags: []string{tagPublish}, Summary: "Follow a publication job",
 		Description: "Read from the event log: works while the database is away. `succeeded` is said once the version can be read.",
 		Errors:      []int{http.StatusNotFound},
-	}, nil, func(ctx context.Context, in *idInput) (*jobOutput, error) {
+	}, nil, func(ctx context.Context, in *idInput) (*entityOutput[jobStatus], error) {
 		job, upload, err := s.visibleJob(ctx, in.ID)
 		if err != nil {
 			return nil, err
 		}
 		if job.State.State == events.JobStateSucceeded {
-			s.waitVisible(ctx, job, len(upload.Aliases))
+			s.waitVisible(ctx, job, len(upload.State.Aliases))
 		}
-		return &jobOutput{Sequence: uint64(job.Sequence), Body: jobStatusOf(ctx, job.State)}, nil
+		return entityAnswer(job, jobStatusOf(ctx, job.State)), nil
 	})
 	write(s, events.RoleReader, huma.Operation{
 		OperationID: "retry-job", Method: http.MethodPost, Path: pathRetry, DefaultStatus: http.StatusAccepted, Tags: []string{tagPublish},
@@ -117,8 +103,7 @@ func (s *server) jobs() {
 		Summary: "Cancel a job that has not published",
 		Description: "Stops what runs of it, on whatever node, within a few seconds, frees its version at once and removes its files. A cancelled job can't be retried. One that waits for a" +
 			" retry after a failure can be cancelled too; cancelling twice is once. Takes the role publisher or operator of the job's image, and that of a reader to find it.",
-		Errors: []int{http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusRequestEntityTooLarge,
-			http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity},
+		Errors: []int{http.StatusNotFound, http.StatusConflict},
 	}, s.cancelJob)
 }
 
@@ -129,16 +114,15 @@ func (s *server) listJobs(ctx context.Context, in *jobsInput) (*jobsOutput, erro
 	if err != nil {
 		return nil, err
 	}
-	out := &jobsOutput{Body: jobsPage{Jobs: []jobStatus{}, Next: next}}
+	out := &jobsOutput{PageHeader: in.next(ctx, pathJobs, next, "state", in.State), Body: jobsPage{Jobs: []jobStatus{}, Next: next}}
 	for _, row := range jobs {
 		out.Body.Jobs = append(out.Body.Jobs, jobStatusOf(ctx, row.Job))
 	}
-	out.Link = nextLink(ctx, pathJobs, next, in.Limit, "state", in.State)
 	return out, nil
 }
 
 // visibleJob reads a job that the caller may see, and its session.
-func (s *server) visibleJob(ctx context.Context, id string) (job events.Current[events.Job], upload events.Upload, err error) {
+func (s *server) visibleJob(ctx context.Context, id string) (job events.Current[events.Job], upload events.Current[events.Upload], err error) {
 	if !events.IsID(id) {
 		return job, upload, missing("there is no job %q", id)
 	}
@@ -148,22 +132,21 @@ func (s *server) visibleJob(ctx context.Context, id string) (job events.Current[
 	if job.Sequence == 0 {
 		return job, upload, missing("there is no job %s", id)
 	}
-	current, err := s.Events.Upload(ctx, job.State.UploadID)
-	if err != nil {
+	if upload, err = s.Events.Upload(ctx, job.State.UploadID); err != nil {
 		return job, upload, err
 	}
-	shown, err := s.showsSession(ctx, current.State)
+	shown, err := s.showsSession(ctx, upload.State)
 	if err == nil && !shown {
 		err = missing("there is no job %s", id)
 	}
-	return job, current.State, err
+	return job, upload, err
 }
 
-func (s *server) retryJob(ctx context.Context, in *idInput) (*changedJobOutput, error) {
+func (s *server) retryJob(ctx context.Context, in *idInput) (*locatedOutput[jobStatus], error) {
 	return s.changeJob(ctx, in.ID, events.RetryJob)
 }
 
-func (s *server) cancelJob(ctx context.Context, in *cancelInput) (*changedJobOutput, error) {
+func (s *server) cancelJob(ctx context.Context, in *cancelInput) (*locatedOutput[jobStatus], error) {
 	reason := ""
 	if in.Body != nil {
 		reason = in.Body.Reason
@@ -176,43 +159,27 @@ func (s *server) cancelJob(ctx context.Context, in *cancelInput) (*changedJobOut
 // jobRule decides about a job, its session and its version.
 type jobRule func(events.Current[events.Job], events.Current[events.Upload], events.Current[events.Version]) ([]events.Change, error)
 
-// changeJob applies a rule for whoever may publish or operate the job's image. The first change is the job's.
-func (s *server) changeJob(ctx context.Context, id string, rule jobRule) (*changedJobOutput, error) {
-	if !events.IsID(id) {
-		return nil, missing("there is no job %q", id)
+// changeJob applies a rule for whoever may publish or operate the job's image.
+func (s *server) changeJob(ctx context.Context, id string, rule jobRule) (*locatedOutput[jobStatus], error) {
+	var upload events.Current[events.Upload]
+	read := func(ctx context.Context, id string) (job events.Current[events.Job], err error) {
+		job, upload, err = s.visibleJob(ctx, id)
+		return job, err
 	}
-	var current events.Current[events.Job]
-	cause := jetstream.Cause{Actor: access.From(ctx).Name}
-	sequence, err := s.Events.Decide(ctx, cause, func(ctx context.Context) (changes []events.Change, err error) {
-		if current, err = s.Events.Job(ctx, id); err != nil {
-			return nil, err
-		}
-		if current.Sequence == 0 {
-			return nil, missing("there is no job %s", id)
-		}
-		upload, err := s.Events.Upload(ctx, current.State.UploadID)
-		if err != nil {
-			return nil, err
-		}
-		if shown, err := s.showsSession(ctx, upload.State); err != nil || !shown {
-			return nil, errors.Join(err, missing("there is no job %s", id))
-		}
+	job, err := change(ctx, s, id, read, func(ctx context.Context, job events.Current[events.Job]) ([]events.Change, error) {
 		if err := access.Need(access.From(ctx), upload.State.Image, events.RolePublisher, events.RoleOperator); err != nil {
 			return nil, err
 		}
-		version, err := s.Events.Version(ctx, current.State.Image, current.State.Version)
+		version, err := s.Events.Version(ctx, job.State.Image, job.State.Version)
 		if err != nil {
 			return nil, err
 		}
-		if changes, err = rule(current, upload, version); err == nil && len(changes) > 0 {
-			current.State = events.Fold(current.State, changes[0].Fact)
-		}
-		return changes, err
+		return rule(job, upload, version)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &changedJobOutput{Location: jobURL(ctx, id), Sequence: uint64(max(sequence, current.Sequence)), Body: jobStatusOf(ctx, current.State)}, nil
+	return locatedAnswer(jobURL(ctx, id), job, jobStatusOf(ctx, job.State)), nil
 }
 
 func jobStatusOf(ctx context.Context, j events.Job) jobStatus {
@@ -233,12 +200,4 @@ func errorOf(j events.Job) *jobError {
 		return nil
 	}
 	return &jobError{Code: j.Problem.Code, Detail: j.Problem.Detail, Final: j.Problem.Final}
-}
-
-func timeOrNone(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	t = t.UTC()
-	return &t
 }

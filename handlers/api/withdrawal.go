@@ -8,7 +8,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 )
 
@@ -25,11 +24,6 @@ type withdrawInput struct {
 type restoreInput struct {
 	Image   string `path:"image" example:"debian-bookworm"`
 	Version string `path:"version" doc:"Name of the version" example:"12.5.0"`
-}
-
-type versionStateOutput struct {
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event; send it as Imgsrv-Min-Sequence to read your own write"`
-	Body     versionState
 }
 
 // versionState says where a version stands.
@@ -52,8 +46,7 @@ func (s *server) withdrawals() {
 		OperationID: "withdraw-version", Method: http.MethodPost, Path: pathWithdraw, DefaultStatus: http.StatusOK, Tags: []string{tagImages}, Summary: "Withdraw a version",
 		Description: "Takes the version out of lists and streams; its URLs answer 410 with the reason. Aliases that name it move or end in the same moment, or the withdrawal is refused. " +
 			"Its name stays taken. To withdraw it again changes nothing.",
-		Errors: []int{http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusRequestEntityTooLarge,
-			http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity},
+		Errors: []int{http.StatusNotFound, http.StatusConflict},
 	}, s.withdraw)
 	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "restore-version", Method: http.MethodPost, Path: pathRestore, DefaultStatus: http.StatusOK, Tags: []string{tagImages}, Summary: "Undo a withdrawal",
@@ -63,7 +56,7 @@ func (s *server) withdrawals() {
 	}, s.restore)
 }
 
-func (s *server) withdraw(ctx context.Context, in *withdrawInput) (*versionStateOutput, error) {
+func (s *server) withdraw(ctx context.Context, in *withdrawInput) (*entityOutput[versionState], error) {
 	gone := missing("image %q has no published version %q", in.Image, in.Version)
 	if events.CheckImageName(in.Image) != nil || events.CheckVersionName(in.Version) != nil {
 		return nil, gone
@@ -91,7 +84,7 @@ func (s *server) withdraw(ctx context.Context, in *withdrawInput) (*versionState
 	})
 }
 
-func (s *server) restore(ctx context.Context, in *restoreInput) (*versionStateOutput, error) {
+func (s *server) restore(ctx context.Context, in *restoreInput) (*entityOutput[versionState], error) {
 	if events.CheckImageName(in.Image) != nil || events.CheckVersionName(in.Version) != nil {
 		return nil, missing("image %q has no withdrawn version %q", in.Image, in.Version)
 	}
@@ -102,30 +95,17 @@ func (s *server) restore(ctx context.Context, in *restoreInput) (*versionStateOu
 }
 
 // changeVersion decides about a version and answers with its state as it is then.
-func (s *server) changeVersion(ctx context.Context, image, version string, decide func(context.Context, events.Current[events.Version]) ([]events.Change, error)) (*versionStateOutput, error) {
-	var v events.Version
-	var before events.Sequence
-	sequence, err := s.Events.Decide(ctx, jetstream.Cause{Actor: access.From(ctx).Name}, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.Events.Version(ctx, image, version)
-		if err != nil {
-			return nil, err
-		}
-		changes, err := decide(ctx, current)
-		v, before = current.State, current.Sequence
-		for _, change := range changes {
-			if change.Fact.Entity() == events.VersionEntity(image, version) {
-				v = events.Fold(v, change.Fact)
-			}
-		}
-		return changes, err
-	})
+func (s *server) changeVersion(ctx context.Context, image, version string, decide func(context.Context, events.Current[events.Version]) ([]events.Change, error)) (*entityOutput[versionState], error) {
+	read := func(ctx context.Context, name string) (events.Current[events.Version], error) {
+		return s.Events.Version(ctx, image, name)
+	}
+	after, err := change(ctx, s, version, read, decide)
 	if err != nil {
 		return nil, err
 	}
-	out := &versionStateOutput{Sequence: uint64(max(sequence, before)),
-		Body: versionState{Image: image, Version: version, State: string(v.State), VersionURL: versionURL(ctx, image, version)}}
-	if w := v.Withdrawal; w != nil {
-		out.Body.Reason, out.Body.WithdrawnBy, out.Body.WithdrawnAt, out.Body.CollectedAt = w.Reason, w.By, &w.At, timeOrNone(w.CollectedAt)
+	out := versionState{Image: image, Version: version, State: string(after.State.State), VersionURL: versionURL(ctx, image, version)}
+	if w := after.State.Withdrawal; w != nil {
+		out.Reason, out.WithdrawnBy, out.WithdrawnAt, out.CollectedAt = w.Reason, w.By, &w.At, timeOrNone(w.CollectedAt)
 	}
-	return out, nil
+	return entityAnswer(after, out), nil
 }

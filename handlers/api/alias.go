@@ -7,8 +7,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/events/jetstream"
-	"github.com/imgsrv/imgsrv/handlers/access"
 )
 
 type moveAliasInput struct {
@@ -24,20 +22,11 @@ type removeAliasInput struct {
 	Alias string `path:"alias" example:"stable"`
 }
 
-type aliasOutput struct {
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event; send it as Imgsrv-Min-Sequence to read your own write"`
-	Body     aliasStatus
-}
-
 type aliasStatus struct {
 	Image      string `json:"image" example:"debian-bookworm"`
 	Alias      string `json:"alias" example:"stable"`
 	Version    string `json:"version" example:"12.5.0"`
 	VersionURL string `json:"version_url" format:"uri"`
-}
-
-type removedOutput struct {
-	Sequence uint64 `header:"Imgsrv-Sequence" doc:"Sequence of the event; send it as Imgsrv-Min-Sequence to read your own write"`
 }
 
 // aliases registers PUT /api/images/{image}/aliases/{alias}: 200 with the alias and Imgsrv-Sequence, 400, 401,
@@ -47,8 +36,7 @@ func (s *server) aliases() {
 	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "move-alias", Method: http.MethodPut, Path: pathAlias, Tags: []string{tagImages}, Summary: "Point an alias at a version",
 		Description: "Makes the alias or moves it, forward or back. Moving it to where it points changes nothing.",
-		Errors: []int{http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusRequestEntityTooLarge,
-			http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity},
+		Errors:      []int{http.StatusNotFound, http.StatusConflict},
 	}, s.moveAlias)
 	write(s, events.RolePublisher, huma.Operation{
 		OperationID: "remove-alias", Method: http.MethodDelete, Path: pathAlias, DefaultStatus: http.StatusNoContent, Tags: []string{tagImages},
@@ -57,7 +45,7 @@ func (s *server) aliases() {
 	}, s.removeAlias)
 }
 
-func (s *server) moveAlias(ctx context.Context, in *moveAliasInput) (*aliasOutput, error) {
+func (s *server) moveAlias(ctx context.Context, in *moveAliasInput) (*entityOutput[aliasStatus], error) {
 	to := in.Body.Version
 	if err := events.CheckImageName(in.Image); err != nil {
 		return nil, missing("there is no image %q", in.Image)
@@ -68,9 +56,10 @@ func (s *server) moveAlias(ctx context.Context, in *moveAliasInput) (*aliasOutpu
 	if err := events.CheckVersionName(to); err != nil {
 		return nil, invalid("version", to, err)
 	}
-	var current events.Current[events.Alias]
-	cause := jetstream.Cause{Actor: access.From(ctx).Name}
-	sequence, err := s.Events.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
+	after, err := change(ctx, s, in.Alias, s.aliasOf(in.Image), func(ctx context.Context, current events.Current[events.Alias]) ([]events.Change, error) {
+		if current.State.Version == to {
+			return nil, nil
+		}
 		target, err := s.Events.Version(ctx, in.Image, to)
 		if err != nil {
 			return nil, err
@@ -83,37 +72,26 @@ func (s *server) moveAlias(ctx context.Context, in *moveAliasInput) (*aliasOutpu
 		if err != nil {
 			return nil, err
 		}
-		if current, err = s.Events.Alias(ctx, in.Image, in.Alias); err != nil || current.State.Version == to {
-			return nil, err
-		}
 		return events.MoveAlias(in.Image, in.Alias, to, target, image, namesake, isArchitecture(in.Alias), current)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &aliasOutput{Sequence: uint64(max(sequence, current.Sequence)), Body: aliasStatus{Image: in.Image, Alias: in.Alias, Version: to,
-		VersionURL: versionURL(ctx, in.Image, to)}}, nil
+	return entityAnswer(after, aliasStatus{Image: in.Image, Alias: in.Alias, Version: to, VersionURL: versionURL(ctx, in.Image, to)}), nil
 }
 
 func (s *server) removeAlias(ctx context.Context, in *removeAliasInput) (*removedOutput, error) {
 	if events.CheckImageName(in.Image) != nil || events.CheckAliasName(in.Alias) != nil {
 		return nil, missing("image %q has no alias %q", in.Image, in.Alias)
 	}
-	cause := jetstream.Cause{Actor: access.From(ctx).Name}
-	sequence, err := s.Events.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
-		current, err := s.Events.Alias(ctx, in.Image, in.Alias)
-		if err != nil {
-			return nil, err
-		}
+	return removedAnswer(change(ctx, s, in.Alias, s.aliasOf(in.Image), func(_ context.Context, current events.Current[events.Alias]) ([]events.Change, error) {
 		return events.RemoveAlias(current, in.Image, in.Alias)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &removedOutput{Sequence: uint64(sequence)}, nil
+	}))
 }
 
-func invalid(field, value string, rule error) error {
-	return &events.Error{Code: events.CodeInvalid, Text: field + ": " + rule.Error(),
-		Fields: []events.FieldError{{Field: field, Text: rule.Error(), Value: value}}}
+// aliasOf reads aliases of an image.
+func (s *server) aliasOf(image string) func(context.Context, string) (events.Current[events.Alias], error) {
+	return func(ctx context.Context, alias string) (events.Current[events.Alias], error) {
+		return s.Events.Alias(ctx, image, alias)
+	}
 }
