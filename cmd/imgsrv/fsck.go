@@ -25,7 +25,7 @@ import (
 // FsckCmd checks all files in a server's storage.
 type FsckCmd struct {
 	clientFlags `embed:""`
-	natsFlags   `embed:""`
+	natsFlags   `embed:"" group:"offline"`
 
 	Rate       byteRate `help:"How fast to read, in bytes a second such as 128MiB; 0: as fast as the disk allows." default:"128MiB" placeholder:"BYTES"`
 	Repair     bool     `help:"Ask the servers that mirrors follow for what is damaged, at once. A server does so every hour by itself."`

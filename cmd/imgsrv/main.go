@@ -111,7 +111,7 @@ func run(ctx context.Context, args []string, t Terminal) (code int) {
 		if errors.As(err, &parse) && parse.Context.Selected() != nil {
 			hint = "imgsrv " + parse.Context.Selected().Path() + " --help"
 		}
-		return t.fail(fmt.Errorf("%w (see: %s)", err, hint), exitUsage)
+		return t.fail(fmt.Errorf("%s (see: %s)", plainer.Replace(err.Error()), hint), exitUsage)
 	}
 	err = command.Run()
 	var u *usageError
@@ -129,13 +129,16 @@ func run(ctx context.Context, args []string, t Terminal) (code int) {
 	return t.fail(withRemedy(err), exitFailed)
 }
 
+// plainer puts what kong says of a wrong value into words that name the right one.
+var plainer = strings.NewReplacer(`must be one of "",`, "must be one of ", "expected duration but got", "expected a duration, such as 90s, 30m or 720h, but got")
+
 func newParser(ctx context.Context, g *grammar, t Terminal, leave func(code int)) (*kong.Kong, error) {
 	return kong.New(g,
 		kong.Name("imgsrv"),
 		kong.Description("Publishes versioned disk images: to curl, to Incus and LXD, and to services that wait for them. Begin with: imgsrv start\n\n"+
 			"Each flag is also an environment variable: --data-dir is IMGSRV_DATA_DIR."),
 		kong.ExplicitGroups(helpGroups()),
-		kong.PostBuild(showExamples),
+		kong.PostBuild(completeHelp),
 		kong.DefaultEnvars("IMGSRV"),
 		kong.ValueFormatter(describeFlag),
 		kong.Vars{"architecture": hostArchitecture()},
@@ -166,18 +169,25 @@ func helpGroups() []kong.Group {
 		{Key: "storage", Title: "What it keeps, and its keys:"},
 		{Key: "nats", Title: "Events, in NATS:"},
 		{Key: "postgres", Title: "Projections, in PostgreSQL:"},
-		{Key: "reach", Title: "Whom it believes, and where it connects to:"},
+		{Key: "reach", Title: "OIDC issuers, webhooks and mirrors:"},
 		{Key: "limits", Title: "What one client may take:"},
 		{Key: "work", Title: "Work in the background:"},
 		{Key: "telemetry", Title: "Log and metrics:"},
 	}
 }
 
-// showExamples makes the example tags a part of what --help says.
-func showExamples(k *kong.Kong) error {
+// completeHelp makes the example tags a part of what --help says. The groups are for the commands of the first level alone.
+func completeHelp(k *kong.Kong) error {
 	return kong.Visit(k.Model, func(v kong.Visitable, next kong.Next) error {
-		if node, ok := v.(*kong.Node); ok && node.Tag != nil && node.Tag.Get("example") != "" {
-			node.Detail = strings.TrimSpace(node.Detail + "\n\nExample:\n\n  " + k.Model.Name + " " + node.Tag.Get("example"))
+		node, ok := v.(*kong.Node)
+		if !ok || node.Tag == nil {
+			return next(nil)
+		}
+		if example := node.Tag.Get("example"); example != "" {
+			node.Detail = strings.TrimSpace(node.Detail + "\n\nExample:\n\n  " + k.Model.Name + " " + example)
+		}
+		for _, child := range node.Children {
+			child.Group = &kong.Group{Title: "Commands:"}
 		}
 		return next(nil)
 	})

@@ -14,7 +14,7 @@ import (
 // MirrorsCmd follows other simplestreams servers.
 type MirrorsCmd struct {
 	List   MirrorsListCmd   `cmd:"" default:"withargs" help:"List mirrors and how far they have come. The same as: imgsrv mirrors" example:"mirrors"`
-	Add    MirrorsAddCmd    `cmd:"" help:"Follow a simplestreams server: publish what matches there, now and whenever it changes." example:"mirrors add upstream https://images.linuxcontainers.org --filter 'debian/12/cloud' --architecture amd64"`
+	Add    MirrorsAddCmd    `cmd:"" help:"Follow a simplestreams server: publish what matches there, now and whenever it changes." example:"mirrors add upstream https://images.linuxcontainers.org --filter 'debian/12/cloud'"`
 	Sync   MirrorsSyncCmd   `cmd:"" help:"Look for something new now." example:"mirrors sync upstream --wait"`
 	Remove MirrorsRemoveCmd `cmd:"" help:"Follow a server no more. What was published stays." example:"mirrors remove upstream"`
 }

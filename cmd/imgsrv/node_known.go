@@ -26,6 +26,9 @@ func (n *Node) startKnown(log *jetstream.Log) *known.Files {
 	}, known.Subjects()...)
 	n.background("files known in memory", func(ctx context.Context) error {
 		for err := follower.CatchUp(ctx); err != nil; err = follower.CatchUp(ctx) {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			n.log.WarnContext(ctx, "which files there are can't be read: downloads need PostgreSQL on this node until then; trying again", "error", err)
 			select {
 			case <-ctx.Done():

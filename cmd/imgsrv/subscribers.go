@@ -60,7 +60,7 @@ type SubscribersAddCmd struct {
 // Run adds.
 func (cmd *SubscribersAddCmd) Run(ctx context.Context, t Terminal) (err error) {
 	if cmd.All == (len(cmd.Image) > 0) {
-		return usagef("say what %s may read: --image IMAGE, or --all", cmd.Name)
+		return usagef("say what %s may read: --image IMAGE or --all, not both", cmd.Name)
 	}
 	c, err := cmd.operator(t)
 	if err != nil {
