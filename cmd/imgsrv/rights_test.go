@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/base64"
-	"log/slog"
 	"net/http"
 	"slices"
 	"strconv"
@@ -120,14 +119,8 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 	issuer := oidctest.New(t, key)
 	flags := nodeFlags(t)
 	flags.OIDCCAFile = issuer.CAFile
-	node, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startHere(t, flags)
+	p := node.publisher(t)
 	disk := file{format: "disk.raw", data: []byte(rawDisk(512))}
 	body := vm("team-a-open", "1", []string{"latest"}, disk)
 	p.publish(body, disk)
@@ -448,7 +441,7 @@ func publishedAt(t *testing.T, p *publisher, image string) string {
 func TestGuessingDigestsRevealsNothing(t *testing.T) {
 	t.Parallel()
 	_, node := server(t)
-	admin := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	admin := node.publisher(t)
 	secret := file{format: "disk.raw", data: []byte(rawDisk(4096))}
 	secret.sha256 = digestOf(secret.data)
 	body := vm("team-a-secret", "1", nil, secret)
@@ -488,7 +481,7 @@ func TestGuessingDigestsRevealsNothing(t *testing.T) {
 func TestWhatWasDeclaredPrivateStaysPrivate(t *testing.T) {
 	t.Parallel()
 	_, node := server(t)
-	p, anybody := &publisher{t: t, base: node.HTTPURL, token: node.Token}, &publisher{t: t, base: node.HTTPURL}
+	p, anybody := node.publisher(t), node.stranger(t)
 	declare := func(image, version, visibility string, f file) map[string]any {
 		body := vm(image, version, nil, f)
 		body["visibility"] = visibility
@@ -533,7 +526,7 @@ func TestWhatWasDeclaredPrivateStaysPrivate(t *testing.T) {
 func TestPagesOfJobsAreOfWhatTheCallerSees(t *testing.T) {
 	t.Parallel()
 	_, node := server(t)
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	p := node.publisher(t)
 	disk := file{format: "disk.raw", data: []byte(rawDisk(512))}
 	for _, image := range []string{"team-a-open", "team-a-secret", "team-b-secret"} {
 		body := vm(image, "1", nil, disk)

@@ -214,9 +214,7 @@ func New(cfg Config) (chi.Router, error) {
 	s.principals()
 	s.tokens()
 	s.bytes(router)
-	if err := s.document(router); err != nil {
-		return nil, err
-	}
+	s.document(router)
 	return router, nil
 }
 

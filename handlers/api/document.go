@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
 
 	"github.com/imgsrv/imgsrv/docs"
+	"github.com/imgsrv/imgsrv/handlers/problem"
 )
 
 // Tags of the OpenAPI document.
@@ -49,29 +51,26 @@ func describeAPI(doc *huma.OpenAPI) {
 // asyncAPIMediaType is that of AsyncAPI documents in YAML (AsyncAPI 3.0.0, "Media types").
 const asyncAPIMediaType = "application/vnd.aai.asyncapi+yaml;version=3.0.0"
 
-// document serves the OpenAPI document at /openapi.yaml and /openapi.json, both made once, here, and the
+// document serves the OpenAPI document at /openapi.yaml and /openapi.json, each made once, when somebody asks for it: it costs more than all else of a start. And the
 // AsyncAPI document of the events.
-func (s *server) document(router chi.Router) error {
+func (s *server) document(router chi.Router) {
 	doc := s.api.OpenAPI()
 	for _, op := range slices.Concat(handMade(), handMadeEvents(), s.handMadeProvenance(), s.handMadePages(), s.handMadeOperations()) {
 		doc.AddOperation(op)
 	}
-	asYAML, err := doc.YAML()
-	if err != nil {
-		return fmt.Errorf("write the OpenAPI document as YAML: %w", err)
-	}
-	asJSON, err := json.Marshal(doc)
-	if err != nil {
-		return fmt.Errorf("write the OpenAPI document as JSON: %w", err)
-	}
-	router.Get("/openapi.yaml", serveDocument("application/openapi+yaml", asYAML))
-	router.Get("/openapi.json", serveDocument("application/openapi+json", asJSON))
-	router.Get("/asyncapi.yaml", serveDocument(asyncAPIMediaType, docs.AsyncAPI))
-	return nil
+	router.Get("/openapi.yaml", s.serveDocument("application/openapi+yaml", doc.YAML))
+	router.Get("/openapi.json", s.serveDocument("application/openapi+json", func() ([]byte, error) { return json.Marshal(doc) }))
+	router.Get("/asyncapi.yaml", s.serveDocument(asyncAPIMediaType, func() ([]byte, error) { return docs.AsyncAPI, nil }))
 }
 
-func serveDocument(mediaType string, body []byte) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
+func (s *server) serveDocument(mediaType string, write func() ([]byte, error)) http.HandlerFunc {
+	once := sync.OnceValues(write)
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := once()
+		if err != nil {
+			problem.Write(w, r, s.Log, fmt.Errorf("write %s: %w", r.URL.Path, err))
+			return
+		}
 		w.Header().Set("Content-Type", mediaType)
 		w.Header().Set("Cache-Control", "no-cache")
 		_, _ = w.Write(body) // a client that went away needs no answer
