@@ -84,7 +84,7 @@ func TestOversizedAndUnfinishedRequestsAreAnswered(t *testing.T) {
 	}
 
 	// A body that nobody wants and that never comes holds no connection.
-	conn, err := net.Dial("tcp", strings.TrimPrefix(node.HTTPURL, "http://"))
+	conn, err := net.Dial("tcp", strings.TrimPrefix(p.base, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}

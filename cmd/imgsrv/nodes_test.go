@@ -34,14 +34,20 @@ func startWith(t *testing.T, flags ServerFlags, hooks testHooks, log *slog.Logge
 		log = slog.New(slog.DiscardHandler)
 	}
 	node, err := startNode(t.Context(), flags, log, hooks)
+	needPostgres(t, err)
+	t.Cleanup(func() { node.end(t) })
+	return node
+}
+
+// needPostgres skips where a start lacks PostgreSQL's programs.
+func needPostgres(t *testing.T, err error) {
+	t.Helper()
 	if errors.Is(err, postgres.ErrNoBinaries) {
 		testtool.Absent(t, "PostgreSQL's binaries")
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { node.end(t) })
-	return node
 }
 
 // end stops a node, where that hasn't been done.

@@ -339,7 +339,7 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		}
 	}
 	walked := 0
-	err = chi.Walk(node.router, func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+	err := chi.Walk(node.router, func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
 		walked++
 		mounted, isMount := strings.CutSuffix(route, "*")
 		if !rowOf[method+" "+route] && (!isMount || !rowOf["* "+mounted+"*"]) {

@@ -89,7 +89,7 @@ func TestWebhookCommands(t *testing.T) {
 		return out
 	}
 	url, requests, down := hookReceiver(t)
-	disk := filepath.Join(dir, "disk.raw")
+	disk := filepath.Join(serverFlags.DataDir, "disk.raw")
 	if err := os.WriteFile(disk, []byte(rawDisk(4096)), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestWebhookCommands(t *testing.T) {
 	if out := must("webhooks", "secret", hook.ID); out != hook.Secret+"\n" {
 		t.Errorf("secret %q, want %q", out, hook.Secret)
 	}
-	if info, err := os.Stat(filepath.Join(dir, "webhook.key")); err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(filepath.Join(serverFlags.DataDir, "webhook.key")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("webhook.key: %v, %v", info, err)
 	}
 
