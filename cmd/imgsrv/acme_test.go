@@ -38,21 +38,6 @@ func (b *syncBuffer) String() string {
 	return b.text.String()
 }
 
-// startWith starts a node in this process, with hooks.
-func startWith(t *testing.T, flags ServerFlags, hooks testHooks, log *slog.Logger) *Node {
-	t.Helper()
-	node, err := startNode(t.Context(), flags, log, hooks)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	return node
-}
-
 // named is a client that finds every host at one address.
 func named(addr string, config *tls.Config) *http.Client {
 	return &http.Client{Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

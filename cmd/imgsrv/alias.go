@@ -7,8 +7,8 @@ import (
 
 // AliasCmd moves and removes aliases by hand.
 type AliasCmd struct {
-	Move   AliasMoveCmd   `cmd:"" help:"Make an alias or move it, forward or back."`
-	Remove AliasRemoveCmd `cmd:"" help:"Remove an alias. The version that it names stays."`
+	Move   AliasMoveCmd   `cmd:"" help:"Make an alias or move it, forward or back." example:"alias move debian-bookworm stable 12.5.0"`
+	Remove AliasRemoveCmd `cmd:"" help:"Remove an alias. The version that it names stays." example:"alias remove debian-bookworm stable"`
 }
 
 // AliasMoveCmd moves one.

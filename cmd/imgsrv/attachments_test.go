@@ -69,7 +69,7 @@ func TestAVersionCarriesAttachments(t *testing.T) {
 		t.Errorf("two of one name: exit code %d, %s", code, errs)
 	}
 
-	consumer := &publisher{t: t, base: o.node.HTTPURL} // without a token
+	consumer := o.node.stranger(t) // without a token
 	var detail client.Version
 	consumer.call(http.MethodGet, "/api/images/debian/versions/latest", nil, &detail)
 	if len(detail.Attachments) != 2 || detail.Attachments[0].MediaType != "application/spdx+json" {
@@ -99,8 +99,8 @@ func TestAVersionCarriesAttachments(t *testing.T) {
 // An attachment's digest is held to as that of any file, and a private image's attachments are as private as it is.
 func TestAttachmentsAreCheckedAndAsPrivateAsTheirImage(t *testing.T) {
 	t.Parallel()
-	node := startChild(t, childSpec{Flags: nodeFlags(t)})
-	p, stranger := &publisher{t: t, base: node.HTTPURL, token: node.Token}, &publisher{t: t, base: node.HTTPURL}
+	node := startChild(t, nodeFlags(t))
+	p, stranger := node.publisher(t), node.stranger(t)
 	root, signature := file{format: "rootfs.squashfs", data: []byte("hsqs secret")}, file{format: "rootfs.squashfs.minisig", data: []byte("untrusted comment: none")}
 	body := func(version, sha256 string) map[string]any {
 		r := request("secret", version, "container", []string{"latest"}, root)

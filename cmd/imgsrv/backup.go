@@ -17,7 +17,7 @@ type BackupCmd struct {
 	clientFlags `embed:""`
 
 	Place       string `arg:"" name:"dir|s3://bucket/prefix" help:"Where to: a folder on the server's machine, which the server writes to, or a bucket of S3, with the credentials of the server's environment (AWS_ACCESS_KEY_ID and so on). What is there of the same server already isn't copied again."`
-	S3Endpoint  string `name:"s3-endpoint" env:"IMGSRV_S3_ENDPOINT" help:"URL of an S3 server that isn't Amazon's. Without it, AWS_ENDPOINT_URL in the server's environment." placeholder:"URL"`
+	S3Endpoint  string `name:"s3-endpoint" env:"IMGSRV_S3_ENDPOINT" help:"URL of an S3 server that isn't Amazon's. Default: AWS_ENDPOINT_URL of the server's environment." placeholder:"URL"`
 	WithSecrets bool   `help:"Copy the server's keys as well: those that sign checksums and simplestreams documents, and that of the webhooks. Who has the backup can then sign as the server does. Without it a restored server makes new ones."`
 }
 

@@ -77,8 +77,8 @@ func wantClean(t *testing.T, url, dataDir string) {
 func TestABackupUnderLoadSurvivesAKillAndIsRestored(t *testing.T) {
 	t.Parallel()
 	flags, place := nodeFlags(t), filepath.Join(t.TempDir(), "backup")
-	node := startChild(t, childSpec{Flags: flags, KillInBackup: true})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags, childSpec{KillInBackup: true})
+	p := node.publisher(t)
 	content := func(version string) []byte {
 		return append([]byte("hsqs"), bytes.Repeat([]byte(version+" "), 20_000)...)
 	}
@@ -110,7 +110,7 @@ func TestABackupUnderLoadSurvivesAKillAndIsRestored(t *testing.T) {
 		t.Fatalf("restore from what the killed server left: %d, %s", code, errs)
 	}
 
-	node = startChild(t, childSpec{Flags: flags})
+	node = startChild(t, flags)
 	p.base = node.HTTPURL
 	stop, began := make(chan struct{}), make(chan struct{})
 	var load sync.WaitGroup
@@ -155,8 +155,8 @@ func TestABackupUnderLoadSurvivesAKillAndIsRestored(t *testing.T) {
 	restored := flags
 	restored.DataDir = target // with the PostgreSQL of the old server, which it shares no stream with
 	node.stop(t)
-	second := startChild(t, childSpec{Flags: restored})
-	q := &publisher{t: t, base: second.HTTPURL, token: second.Token}
+	second := startChild(t, restored)
+	q := second.publisher(t)
 	if got := q.history(done.Sequence); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("the restored server has %d events up to %d, the old one %d, or others", len(got), done.Sequence, len(want))
 	}
@@ -196,8 +196,8 @@ func TestABackupInABucketIsRestored(t *testing.T) {
 		t.Setenv(name, value)
 	}
 	flags := nodeFlags(t)
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	f := file{format: "rootfs.squashfs", data: append([]byte("hsqs"), bytes.Repeat([]byte("bucket "), 3<<20)...)} // 21 MiB: in parts
 	p.publish(request("debian", "1", "container", []string{"latest"}, f), f)
 	place := "s3://" + s3.Bucket + "/imgsrv"
@@ -218,7 +218,7 @@ func TestABackupInABucketIsRestored(t *testing.T) {
 		t.Errorf("the signing key didn't come along (%v)", err)
 	}
 	flags.DataDir, flags.PostgresURL = target, pgtest.URL(t)
-	node = startChild(t, childSpec{Flags: flags})
+	node = startChild(t, flags)
 	resp, err := http.Get(node.HTTPURL + "/api/images/debian/versions/latest/variants/amd64.container.default/formats/rootfs.squashfs")
 	if err != nil {
 		t.Fatal(err)

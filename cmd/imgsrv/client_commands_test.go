@@ -17,28 +17,7 @@ import (
 	"testing"
 
 	"github.com/imgsrv/imgsrv/internal/client"
-	"github.com/imgsrv/imgsrv/internal/pgtest"
 )
-
-// server starts a node of its own for the test and gives the flags with which the client commands find it.
-func server(t *testing.T) (flags []string, node *Node) {
-	t.Helper()
-	dir := t.TempDir()
-	node, err := StartNode(t.Context(), ServerFlags{Listen: "127.0.0.1:0", DataDir: dir, PostgresURL: pgtest.URL(t), MetricsPath: "/metrics"},
-		slog.New(slog.NewTextHandler(io.Discard, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Errorf("stop the node: %v", err)
-		}
-	})
-	// The token is found in the data folder.
-	return []string{"--server", node.HTTPURL, "--data-dir", dir}, node
-}
-
-func with(flags []string, args ...string) []string { return append(args, flags...) }
 
 // rawDisk is a disk of n bytes that looks like no known format.
 func rawDisk(n int) string { return strings.Repeat("raw disk ", n/9+1)[:n] }

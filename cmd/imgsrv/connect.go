@@ -16,13 +16,13 @@ const goarch = runtime.GOARCH
 
 // clientFlags are those of every command that talks to a server.
 type clientFlags struct {
-	Server        string `help:"URL of the server." default:"http://127.0.0.1:8080" placeholder:"URL"`
-	Token         string `help:"Token for the server. Without one, <data-dir>/admin.token is used if the server is on this machine." placeholder:"TOKEN"`
-	OIDCTokenFile string `name:"oidc-token-file" help:"File with an OIDC token of the CI platform, to show in place of --token. It is read anew for each request." placeholder:"FILE"`
-	DataDir       string `help:"Data folder of the server, where it is on this machine." default:".imgsrv" placeholder:"DIR"`
-	CAFile        string `name:"ca-file" help:"PEM file of certificates to trust beside the system's. Without one, <data-dir>/tls/cert.pem is used if the server is on this machine." placeholder:"FILE"`
-	JSON          bool   `name:"json" help:"Write results as JSON, for programs."`
-	Quiet         bool   `help:"No progress on standard error."`
+	Server        string `group:"connection" help:"URL of the server." default:"http://127.0.0.1:8080" placeholder:"URL"`
+	Token         string `group:"connection" help:"Token for the server. Default: that in <data-dir>/admin.token, for a server on this machine." placeholder:"TOKEN"`
+	OIDCTokenFile string `group:"connection" name:"oidc-token-file" help:"File with an OIDC token of the CI platform, in place of --token; read anew for each request." placeholder:"FILE"`
+	DataDir       string `group:"connection" help:"Data folder of the server, where it is on this machine." default:".imgsrv" placeholder:"DIR"`
+	CAFile        string `group:"connection" name:"ca-file" help:"Certificates to trust beside the system's, PEM file. Default: <data-dir>/tls/cert.pem, for a server on this machine." placeholder:"FILE"`
+	JSON          bool   `group:"connection" name:"json" help:"Write results as JSON, for programs."`
+	Quiet         bool   `group:"connection" help:"No progress on standard error."`
 }
 
 // connect makes the client that the flags ask for. Broken connections are told through p.

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/imgsrv/imgsrv/internal/incus/clientrules"
 	"github.com/imgsrv/imgsrv/internal/lxctest"
@@ -111,8 +110,8 @@ type fetched struct {
 // user can see that, and applies it.
 func (p *publisher) fetchByDelta(remote, fingerprint, baseFingerprint string, base []byte) fetched {
 	p.t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
-	for time.Now().Before(deadline) {
+	var got fetched
+	eventually(p.t, func() string {
 		for _, image := range p.seen(remote) {
 			for _, f := range image.Files {
 				if image.Fingerprint != fingerprint || f.Role != "root.delta-"+baseFingerprint {
@@ -122,13 +121,13 @@ func (p *publisher) fetchByDelta(remote, fingerprint, baseFingerprint string, ba
 				if resp := p.call("GET", remote+"/"+f.Path, nil, &delta); resp.StatusCode != 200 || digestOf(delta) != f.SHA256 || int64(len(delta)) != f.SizeBytes {
 					p.t.Fatalf("%s: %d with %d bytes", f.Path, resp.StatusCode, len(delta))
 				}
-				return fetched{image, p.applyDelta(base, delta), delta}
+				got = fetched{image, p.applyDelta(base, delta), delta}
+				return ""
 			}
 		}
-		time.Sleep(50 * time.Millisecond) // a poll, as clients do it
-	}
-	p.t.Fatalf("after two minutes no delta to %s from %s is listed", fingerprint, baseFingerprint)
-	return fetched{}
+		return "no delta to " + fingerprint + " from " + baseFingerprint + " is listed"
+	})
+	return got
 }
 
 func (p *publisher) applyDelta(base, delta []byte) []byte {
@@ -158,8 +157,8 @@ func TestAHostWithTheVersionBeforeFetchesADelta(t *testing.T) {
 	testtool.Need(t, "xdelta3")
 	flags := nodeFlags(t)
 	flags.Deltas = 2
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	older, newer := twoSquashfs(t)
 	olderDisk, newerDisk := twoDisks(t)
 	_, token := p.readerToken("hidden")
@@ -178,7 +177,7 @@ func TestAHostWithTheVersionBeforeFetchesADelta(t *testing.T) {
 			body["visibility"] = test.visibility
 			p.publish(body, f)
 		}
-		remote, who := node.HTTPURL, &publisher{t: t, base: node.HTTPURL}
+		remote, who := node.HTTPURL, node.stranger(t)
 		if test.visibility == "private" {
 			remote += "/r/" + token
 		}
@@ -238,10 +237,7 @@ func TestANodeWithoutXdelta3SaysSo(t *testing.T) {
 	flags.Deltas, flags.TLSListen = 2, ""
 	t.Setenv("PATH", t.TempDir())
 	var log bytes.Buffer
-	node, err := StartNode(t.Context(), flags, slog.New(slog.NewTextHandler(&log, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	node := startWith(t, flags, testHooks{}, slog.New(slog.NewTextHandler(&log, nil)))
 	var ready struct {
 		Ready  bool
 		Deltas struct {
@@ -249,15 +245,13 @@ func TestANodeWithoutXdelta3SaysSo(t *testing.T) {
 			Error    string
 		}
 	}
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	p := node.publisher(t)
 	p.call("GET", "/readyz", nil, &ready)
 	if !ready.Ready || ready.Deltas.Versions != 2 || ready.Deltas.Error != "xdelta3 isn't installed" {
 		t.Errorf("/readyz says %+v", ready)
 	}
 	p.publishSmall("debian", "1", "public")
-	if err := node.Stop(); err != nil {
-		t.Fatal(err)
-	}
+	node.end(t)
 	if n := strings.Count(log.String(), "no deltas are made"); n != 1 {
 		t.Errorf("the log says so %d times:\n%s", n, log.String())
 	}

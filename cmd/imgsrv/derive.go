@@ -14,7 +14,7 @@ type DeriveCmd struct {
 
 	Version string `arg:"" name:"image/version" help:"Version, or an alias of it: debian-bookworm/12.5.0."`
 	Format  string `arg:"" help:"disk.compressed.qcow2, disk.raw (with disk.raw.map.json), disk.raw.zst, disk.vhdx or disk.vmdk."`
-	Variant string `help:"Variant to make it of, such as amd64.virtual-machine.default. Without it: every virtual machine's." placeholder:"NAME"`
+	Variant string `help:"Variant to make it of, such as amd64.virtual-machine.default. Default: every virtual machine's." placeholder:"NAME"`
 }
 
 // Run asks.

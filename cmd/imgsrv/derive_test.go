@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -8,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/imgsrv/imgsrv/internal/client"
 )
@@ -16,8 +16,8 @@ import (
 // derived waits until a version's only variant has a format, or says that it can't be had.
 func (p *publisher) derived(image, version, format string) (made client.Format, gone client.DerivedState) {
 	p.t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
-	for {
+	eventually(p.t, func() string {
+		gone = client.DerivedState{}
 		var v client.Version
 		p.call(http.MethodGet, "/api/images/"+image+"/versions/"+version, nil, &v)
 		if len(v.Variants) != 1 {
@@ -25,20 +25,19 @@ func (p *publisher) derived(image, version, format string) (made client.Format, 
 		}
 		for _, f := range v.Variants[0].Formats {
 			if f.Format == format {
-				return f, gone
+				made = f
+				return ""
 			}
 		}
 		i := slices.IndexFunc(v.Variants[0].Derived, func(d client.DerivedState) bool { return d.Format == format })
 		if i >= 0 { // else the request isn't in the tables yet, or the format comes with another
 			if gone = v.Variants[0].Derived[i]; gone.State != client.DerivedRequested {
-				return made, gone
+				return ""
 			}
 		}
-		if time.Now().After(deadline) {
-			p.t.Fatalf("%s is still %+v", format, gone)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		return fmt.Sprintf("%s is %+v", format, gone)
+	})
+	return made, gone
 }
 
 // A publication and a later request have further formats made; they are downloaded, the same disk as the published one.
@@ -52,8 +51,8 @@ func TestFurtherFormatsAreMadeAndDownloaded(t *testing.T) {
 	if code != 0 || !strings.Contains(errs, "goes on to make disk.vmdk, disk.raw") {
 		t.Fatalf("publish: exit code %d: %s", code, errs)
 	}
-	p := &publisher{t: t, base: o.node.HTTPURL, token: o.node.Token}
-	stranger := &publisher{t: t, base: o.node.HTTPURL}
+	p := o.node.publisher(t)
+	stranger := o.node.stranger(t)
 	before := p.call(http.MethodGet, "/api/images/debian/versions/latest", nil, new([]byte)).Header.Get("ETag")
 	code, out, errs := command(t.Context(), with(flags, "derive", "debian/latest", "disk.raw.zst")...)
 	if code != 0 || !strings.Contains(out, "disk.raw.zst of ") || !strings.Contains(out, "requested") {
@@ -133,7 +132,7 @@ func TestWhatFormatsAreRefused(t *testing.T) {
 	t.Parallel()
 	o := newOperated(t)
 	flags := []string{"--server", o.node.HTTPURL, "--data-dir", o.flags.DataDir}
-	p := &publisher{t: t, base: o.node.HTTPURL, token: o.node.Token}
+	p := o.node.publisher(t)
 	disk, root := writeAs(t, "disk.qcow2", qcow2Image(t, 1000)), writeAs(t, "rootfs.squashfs", []byte("hsqs no more"))
 	for _, args := range [][]string{
 		with(flags, "publish", disk, "--image=debian", "--version=1", "--derive=disk.floppy"),
@@ -163,7 +162,7 @@ func TestWhatFormatsAreRefused(t *testing.T) {
 	}
 	// What is made of a private image is as private.
 	f, _ := p.derived("debian", "1", "disk.vhdx")
-	stranger := &publisher{t: t, base: o.node.HTTPURL}
+	stranger := o.node.stranger(t)
 	for _, url := range []string{f.URL, "/cas/sha256/" + hexOf(f.Digest)[:2] + "/" + hexOf(f.Digest), "/api/images/debian/versions/1"} {
 		if resp := stranger.call(http.MethodGet, url, nil, new([]byte)); resp.StatusCode != http.StatusNotFound {
 			t.Errorf("a stranger gets %d from %s", resp.StatusCode, url)
@@ -183,25 +182,26 @@ func TestAFormatOutlivesAKill(t *testing.T) {
 	flags := nodeFlags(t)
 	flags.StorageDir = filepath.Join(t.TempDir(), "storage")
 	image := file{format: "disk.qcow2", data: qcow2Image(t, 96<<20)}
-	node := startChild(t, childSpec{Flags: flags, KillWhenDeriving: true})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags, childSpec{KillWhenDeriving: true})
+	p := node.publisher(t)
 	body := request("debian", "1", "virtual-machine", nil, image)
 	body["derive"] = []string{"disk.compressed.qcow2"}
 	session := p.open(body)
 	p.upload(session, image)
 	node.waitEnd(t)
-	for deadline := time.Now().Add(time.Minute); len(working(t, flags.StorageDir)) > 0; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("processes live on: %v", working(t, flags.StorageDir))
+	eventually(t, func() string {
+		if alive := working(t, flags.StorageDir); len(alive) > 0 {
+			return fmt.Sprintf("processes live on: %v", alive)
 		}
-	}
+		return ""
+	})
 	tmp := filepath.Join(flags.StorageDir, "cas", "tmp")
 	if left, err := os.ReadDir(tmp); err != nil || len(left) == 0 {
 		t.Fatalf("the kill came too late: %v, %v", left, err)
 	}
 
-	node = startChild(t, childSpec{Flags: flags})
-	p = &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node = startChild(t, flags)
+	p = node.publisher(t)
 	if f, gone := p.derived("debian", "1", "disk.compressed.qcow2"); f.MadeBy == nil {
 		t.Fatalf("not made: %+v", gone)
 	}
@@ -216,15 +216,12 @@ func TestAFormatOutlivesAKill(t *testing.T) {
 	if counts["imgsrv.derived.requested.v1"] != 1 || counts["imgsrv.derived.made.v1"] != 1 || counts["imgsrv.derived.failed.v1"] != 0 {
 		t.Errorf("the facts are %v", counts)
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) { // the folder goes after the fact
-		left, err := os.ReadDir(tmp)
-		if err == nil && len(left) == 0 {
-			break
+	eventually(t, func() string { // the folder goes after the fact
+		if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+			return fmt.Sprintf("left behind: %v, %v", left, err)
 		}
-		if err != nil || time.Now().After(deadline) {
-			t.Fatalf("left behind: %v, %v", left, err)
-		}
-	}
+		return ""
+	})
 }
 
 // working are the processes whose folder is below another.

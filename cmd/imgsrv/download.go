@@ -17,9 +17,9 @@ type DownloadCmd struct {
 	clientFlags `embed:""`
 
 	What    string `arg:"" name:"image" help:"IMAGE, or IMAGE/VERSION, or IMAGE/ALIAS. Without a version: the alias latest, else what was published last."`
-	Variant string `help:"Variant, such as amd64.virtual-machine.default. Without it: the only one, else the one for this machine's architecture." placeholder:"NAME"`
-	Format  string `help:"Format, such as disk.qcow2. Without it: what holds the disk or root file system." placeholder:"NAME"`
-	Output  string `short:"o" help:"File to write; a folder to write into; - for standard output. Without it: the format's or attachment's name, in the current folder." placeholder:"PATH"`
+	Variant string `help:"Variant, such as amd64.virtual-machine.default. Default: the only one, else the one for this machine's architecture." placeholder:"NAME"`
+	Format  string `help:"Format, such as disk.qcow2. Default: what holds the disk or root file system." placeholder:"NAME"`
+	Output  string `short:"o" help:"File to write; a folder to write into; - for standard output. Default: the format's or attachment's name, in the current folder." placeholder:"PATH"`
 
 	Attachment string `help:"Attachment, such as sbom.spdx.json: a file of the version as a whole, and not of a variant." placeholder:"NAME"`
 

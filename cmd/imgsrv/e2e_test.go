@@ -12,14 +12,7 @@ import (
 	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/internal/incus/clientrules"
 	"github.com/imgsrv/imgsrv/internal/lxctest"
-	"github.com/imgsrv/imgsrv/internal/pgtest"
 )
-
-// nodeFlags are those of a node with a database of the test's own, on free ports.
-func nodeFlags(t *testing.T) ServerFlags {
-	t.Helper()
-	return ServerFlags{Listen: "127.0.0.1:0", TLSListen: "127.0.0.1:0", DataDir: t.TempDir(), PostgresURL: pgtest.URL(t), MetricsPath: "/metrics", LogFormat: "text", Verbosity: "error"}
-}
 
 // The main job, through the front door: a real image goes up in pieces over a breaking line, is
 // published, comes down identical, is listed once, and a real LXD client exports it.
@@ -27,8 +20,8 @@ func TestARealImageGoesThrough(t *testing.T) {
 	t.Parallel()
 	image := qcow2Image(t, 3<<20)
 	flags := nodeFlags(t)
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 
 	body := vm("debian-bookworm", "12.5.0", []string{"latest"}, file{format: "disk.qcow2", data: image, sha256: digestOf(image)})
 	session := p.open(body)
@@ -54,7 +47,7 @@ func TestARealImageGoesThrough(t *testing.T) {
 		t.Fatalf("job %+v", job)
 	}
 
-	consumer := &publisher{t: t, base: node.HTTPURL} // without a token
+	consumer := node.stranger(t) // without a token
 	for _, version := range []string{"12.5.0", "latest"} {
 		var got []byte
 		resp := consumer.call("GET", "/api/images/debian-bookworm/versions/"+version+"/variants/amd64.virtual-machine.default/formats/disk.qcow2", nil, &got)
@@ -112,14 +105,14 @@ func TestAKillBetweenStepsIsMadeGoodByTheNextStart(t *testing.T) {
 		t.Run(string(step), func(t *testing.T) {
 			t.Parallel()
 			flags := nodeFlags(t)
-			node := startChild(t, childSpec{Flags: flags, KillAt: step})
-			p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+			node := startChild(t, flags, childSpec{KillAt: step})
+			p := node.publisher(t)
 			session := p.open(vm("debian", "1", []string{"latest"}, file{format: "disk.qcow2", data: image}))
 			url := p.create(session, 0, len(image))
 			_, _ = p.try("PATCH", url, image, nil, "Tus-Resumable", "1.0.0", "Content-Type", "application/offset+octet-stream", "Upload-Offset", "0") // the process may die before it answers
 			node.waitEnd(t)
 
-			node = startChild(t, childSpec{Flags: flags, KillAt: step})
+			node = startChild(t, flags, childSpec{KillAt: step})
 			p.base = node.HTTPURL
 			session.StatusURL = "/api/uploads/" + session.ID
 			job := p.await(session)
@@ -146,8 +139,8 @@ func TestAKillDuringAnUploadLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	image := qcow2Image(t, 2<<20)
 	flags := nodeFlags(t)
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	session := p.open(vm("debian", "1", nil, file{format: "disk.qcow2", data: image, sha256: digestOf(image)}))
 	url := p.create(session, 0, len(image))
 	half := len(image) / 2
@@ -157,7 +150,7 @@ func TestAKillDuringAnUploadLosesNothingAcknowledged(t *testing.T) {
 	p.brokenPatch(url, half, image[half:], 100_000)
 	node.kill()
 
-	node = startChild(t, childSpec{Flags: flags})
+	node = startChild(t, flags)
 	url = node.HTTPURL + url[strings.Index(url, "/api/"):]
 	p.base, session.StatusURL = node.HTTPURL, "/api/uploads/"+session.ID
 	offset := p.offset(url)
@@ -177,8 +170,8 @@ func TestManyVariantsAppearTogetherAndKnownBytesAreNotSentAgain(t *testing.T) {
 	t.Parallel()
 	image := qcow2Image(t, 100_000)
 	squash := append([]byte("hsqs"), bytes.Repeat([]byte{7}, 5000)...)
-	node := startChild(t, childSpec{Flags: nodeFlags(t)})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, nodeFlags(t))
+	p := node.publisher(t)
 	body := vm("multi", "1", []string{"latest"}, file{format: "disk.qcow2", data: image})
 	body["variants"] = append(body["variants"].([]any), map[string]any{"architecture": "arm64", "type": "container", "files": []any{map[string]any{"format": "rootfs.squashfs", "size": len(squash)}}})
 	session := p.open(body)
@@ -219,8 +212,8 @@ func TestManyVariantsAppearTogetherAndKnownBytesAreNotSentAgain(t *testing.T) {
 // What was published in private stays so: no later version brings it to light, whatever it says of itself.
 func TestAPrivateImageStaysPrivate(t *testing.T) {
 	t.Parallel()
-	node := startChild(t, childSpec{Flags: nodeFlags(t)})
-	p, stranger := &publisher{t: t, base: node.HTTPURL, token: node.Token}, &publisher{t: t, base: node.HTTPURL}
+	node := startChild(t, nodeFlags(t))
+	p, stranger := node.publisher(t), node.stranger(t)
 	f := file{format: "rootfs.squashfs", data: []byte("hsqs secret")}
 	first := request("secret", "1", "container", []string{"latest"}, f)
 	first["visibility"] = "private"

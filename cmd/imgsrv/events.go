@@ -18,17 +18,17 @@ import (
 
 // EventsCmd shows events and moves histories.
 type EventsCmd struct {
-	Tail   EventsTailCmd   `cmd:"" help:"Follow the events, until Ctrl-C. A broken connection is resumed without gaps."`
-	Show   EventsShowCmd   `cmd:"" help:"Show one event with its envelope."`
-	Export EventsExportCmd `cmd:"" help:"Write the whole history to standard output, one event a line."`
-	Import EventsImportCmd `cmd:"" help:"Give an exported history to a server that has none. The bytes of the images don't come along."`
+	Tail   EventsTailCmd   `cmd:"" help:"Follow the events, until Ctrl-C. A broken connection is resumed without gaps." example:"events tail --image debian-bookworm --from 1"`
+	Show   EventsShowCmd   `cmd:"" help:"Show one event with its envelope." example:"events show 42"`
+	Export EventsExportCmd `cmd:"" help:"Write the whole history to standard output, one event a line." example:"events export > history.jsonl"`
+	Import EventsImportCmd `cmd:"" help:"Give an exported history to a server that has none. The bytes of the images don't come along." example:"events import history.jsonl"`
 }
 
 // EventsTailCmd follows the events.
 type EventsTailCmd struct {
 	clientFlags `embed:""`
 
-	From    *uint64  `help:"First event to show; 0 and 1: from the first. Without it: only new ones." placeholder:"SEQ"`
+	From    *uint64  `help:"First event to show; 0 and 1: from the first. Default: only new ones." placeholder:"SEQ"`
 	Subject string   `help:"Only events about this, such as debian/12.5.0; a * at the end stands for anything." placeholder:"SUBJECT"`
 	Image   []string `help:"Only events about this image; may be repeated." placeholder:"NAME"`
 	Type    []string `help:"Only events of this type, such as imgsrv.version.published.v1; a * at the end stands for anything; may be repeated." placeholder:"TYPE"`

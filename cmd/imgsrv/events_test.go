@@ -26,7 +26,7 @@ func twoVersions(t *testing.T, flags []string, node *Node) *publisher {
 			t.Fatalf("publish: exit code %d: %s", code, errs)
 		}
 	}
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	p := node.publisher(t)
 	if resp := p.call("PUT", "/api/images/debian/aliases/latest", map[string]any{"version": "1"}, nil); resp.StatusCode != http.StatusOK {
 		t.Fatalf("move the alias: %s", resp.Status)
 	}
@@ -135,7 +135,7 @@ func TestAHistoryMovesToAnotherServer(t *testing.T) {
 	lines = lines[:len(lines)-1]
 
 	flags, node = server(t)
-	to := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	to := node.publisher(t)
 	refused := func(name string, status int, body string) string {
 		t.Helper()
 		var problem struct{ Code, Detail string }

@@ -26,7 +26,7 @@ func TestAnExportHasFoldersWithChecksums(t *testing.T) {
 		}
 	}
 	publish("1", "--derive=disk.vmdk")
-	p := &publisher{t: t, base: o.node.HTTPURL}
+	p := o.node.stranger(t)
 	if f, gone := p.derived("debian", "1", "disk.vmdk"); f.MadeBy == nil {
 		t.Fatalf("not made: %+v", gone)
 	}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"io/fs"
 	"log"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -21,7 +20,6 @@ import (
 	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/internal/incus/clientrules"
 	"github.com/imgsrv/imgsrv/internal/lxctest"
-	"github.com/imgsrv/imgsrv/internal/pgtest"
 )
 
 // filesOf are the files below a folder, by path, with what tells whether one was written anew.
@@ -140,8 +138,8 @@ func TestATreeGoesInAndComesOutWithItsFingerprints(t *testing.T) {
 	var here, there struct {
 		Images []image `json:"images"`
 	}
-	(&publisher{t: t, base: node.HTTPURL}).call("GET", "/api/images", nil, &here)
-	(&publisher{t: t, base: node2.HTTPURL}).call("GET", "/api/images", nil, &there)
+	(node.stranger(t)).call("GET", "/api/images", nil, &here)
+	(node2.stranger(t)).call("GET", "/api/images", nil, &there)
 	if diff := cmp.Diff(here, there); diff != "" || len(here.Images) != 2 {
 		t.Errorf("images (-here +there):\n%s", diff)
 	}
@@ -149,18 +147,10 @@ func TestATreeGoesInAndComesOutWithItsFingerprints(t *testing.T) {
 
 func TestAnExportFollowsTheCatalog(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	node, err := StartNode(t.Context(), ServerFlags{Listen: "127.0.0.1:0", DataDir: dir, PostgresURL: pgtest.URL(t), MetricsPath: "/metrics",
-		StreamsSigningKey: filepath.Join(dir, "streams.asc")}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	flags := []string{"--server", node.HTTPURL, "--data-dir", dir}
+	serverFlags := nodeFlags(t)
+	serverFlags.StreamsSigningKey = filepath.Join(serverFlags.DataDir, "streams.asc")
+	node := startHere(t, serverFlags)
+	flags := node.found(serverFlags)
 	publish := func(image, version, content string, args ...string) {
 		t.Helper()
 		args = append([]string{"publish", write(t, content)[0], "--image=" + image, "--version=" + version, "--architecture=amd64"}, args...)
@@ -189,7 +179,7 @@ func TestAnExportFollowsTheCatalog(t *testing.T) {
 	}
 	for _, name := range []string{"index.sjson", "images.sjson", "signing-key.asc"} {
 		var served []byte
-		(&publisher{t: t, base: node.HTTPURL}).call("GET", "/streams/v1/"+name, nil, &served)
+		(node.stranger(t)).call("GET", "/streams/v1/"+name, nil, &served)
 		if got, err := os.ReadFile(filepath.Join(out, "streams/v1", name)); err != nil || !bytes.Equal(got, served) {
 			t.Errorf("%s isn't the server's: %v", name, err)
 		}

@@ -25,13 +25,13 @@ import (
 // FsckCmd checks all files in a server's storage.
 type FsckCmd struct {
 	clientFlags `embed:""`
-	natsFlags   `embed:""`
+	natsFlags   `embed:"" group:"offline"`
 
 	Rate       byteRate `help:"How fast to read, in bytes a second such as 128MiB; 0: as fast as the disk allows." default:"128MiB" placeholder:"BYTES"`
 	Repair     bool     `help:"Ask the servers that mirrors follow for what is damaged, at once. A server does so every hour by itself."`
 	Offline    bool     `help:"Check the storage of a server that doesn't run. --repair then has only the events to repair from."`
-	StorageDir string   `help:"With --offline: folder of the image files. Default: <data-dir>/storage." placeholder:"DIR"`
-	NATSURL    string   `name:"nats-url" help:"With --offline: NATS server that keeps the events. Without it they are in <data-dir>/nats." placeholder:"URL"`
+	StorageDir string   `group:"offline" help:"Folder of the image files. Default: <data-dir>/storage." placeholder:"DIR"`
+	NATSURL    string   `group:"offline" name:"nats-url" help:"NATS server that keeps the events. Default: the store of the embedded one, in <data-dir>/nats." placeholder:"URL"`
 }
 
 // Run checks. Damage that is left is a failure.

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -44,14 +43,8 @@ func flip(t *testing.T, dataDir, digest string) {
 // From the rot of files to their repair, through the commands of an operator, with a mirror's upstream to ask.
 func TestFsckFindsRotAndRepairsIt(t *testing.T) {
 	t.Parallel()
-	upstream, err := startNode(t.Context(), nodeFlags(t), slog.New(slog.DiscardHandler), testHooks{})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := upstream.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	a := &publisher{t: t, base: upstream.HTTPURL, token: upstream.Token}
+	upstream := startHere(t, nodeFlags(t))
+	a := upstream.publisher(t)
 	a.publishSmall("debian", "1", "public")
 	raw := file{format: "disk.raw", data: bytes.Repeat([]byte("not in the streams "), 100)} // a file that only its digest leads to
 	a.publish(request("raw", "1", "virtual-machine", nil, raw), raw)
@@ -61,16 +54,8 @@ func TestFsckFindsRotAndRepairsIt(t *testing.T) {
 	flags.MirrorAllow = []string{"127.0.0.1"}
 	dataDir := flags.DataDir
 	// By itself it would repair what is found before we have looked at it.
-	node, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{mirrorTick: 20 * time.Millisecond, mirrorPause: time.Millisecond, scrubRepairEvery: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	b := &mirroring{&publisher{t: t, base: node.HTTPURL, token: node.Token}, node, []string{"--server", node.HTTPURL, "--data-dir", dataDir}}
+	node := startWith(t, flags, testHooks{mirrorTick: 20 * time.Millisecond, mirrorPause: time.Millisecond, scrubRepairEvery: -1}, nil)
+	b := &mirroring{node.publisher(t), node, []string{"--server", node.HTTPURL, "--data-dir", dataDir}}
 	if run := b.must("mirrors", "add", "upstream", upstream.HTTPURL, "--filter=debian*", "--wait").LastRun; run.Published != 1 {
 		t.Fatalf("run %+v", run)
 	}
@@ -182,14 +167,8 @@ func TestFsckLeavesAnUnfinishedRestoreAlone(t *testing.T) {
 func TestBytesThatComeAgainTakeThePlaceOfRottenOnes(t *testing.T) {
 	t.Parallel()
 	flags := nodeFlags(t)
-	node, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startHere(t, flags)
+	p := node.publisher(t)
 	for name, spoil := range map[string]func(digest string){
 		"flipped":   func(digest string) { flip(t, flags.DataDir, digest) },
 		"truncated": func(digest string) { _ = os.Truncate(blobPath(t, flags.DataDir, digest), 3) },

@@ -21,7 +21,7 @@ type GCCmd struct {
 func (cmd *GCCmd) Run(ctx context.Context, t Terminal) error {
 	var result client.Garbage
 	request := client.GarbageRequest{DryRun: cmd.DryRun, Grace: cmd.Grace, KeepWithdrawn: cmd.KeepWithdrawn}
-	if err := cmd.runOperation(ctx, t, "the collection of garbage", client.GarbagePath, request, &result); err != nil {
+	if err := cmd.runOperation(ctx, t, "the collection of garbage", client.PathGarbage, request, &result); err != nil {
 		return err
 	}
 	if cmd.JSON {

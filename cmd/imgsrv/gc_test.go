@@ -1,7 +1,6 @@
 package main
 
 import (
-	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,7 +12,7 @@ import (
 func TestGarbageIsCollectedOnRequest(t *testing.T) {
 	t.Parallel()
 	serverFlags := nodeFlags(t)
-	node := startWith(t, serverFlags, testHooks{noGrace: true}, slog.New(slog.DiscardHandler))
+	node := startWith(t, serverFlags, testHooks{noGrace: true}, nil)
 	flags := []string{"--server", node.HTTPURL, "--data-dir", serverFlags.DataDir}
 	publish := func(version, content string) {
 		t.Helper()
@@ -33,7 +32,7 @@ func TestGarbageIsCollectedOnRequest(t *testing.T) {
 	publish("1", "one")
 	publish("2", "two")
 	says(exitOK, "would go: 0 B in 0 blobs", "gc", "--dry-run")
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	p := node.publisher(t)
 	var v client.Version
 	p.call(http.MethodGet, "/api/images/debian/versions/1", nil, &v)
 	rootfs := v.Variants[0].Formats[0]
@@ -63,7 +62,7 @@ func TestGarbageIsCollectedOnRequest(t *testing.T) {
 	says(exitOK, "gc", "operations")
 
 	cas := "/cas/sha256/" + strings.TrimPrefix(rootfs.Digest, "sha256:")[:2] + "/" + strings.TrimPrefix(rootfs.Digest, "sha256:")
-	stranger := &publisher{t: t, base: node.HTTPURL}
+	stranger := node.stranger(t)
 	if got := p.call(http.MethodGet, cas, nil, new([]byte)).StatusCode; got != http.StatusGone {
 		t.Errorf("the collected blob is %d to the admin", got)
 	}

@@ -17,7 +17,7 @@ import (
 // TestOversizedHeadersOfEachKindAreRefused: with 431, or the connection's end, on both listeners and in both versions of HTTP; the server goes on.
 func TestOversizedHeadersOfEachKindAreRefused(t *testing.T) {
 	t.Parallel()
-	node := startChild(t, childSpec{Flags: nodeFlags(t)})
+	node := startChild(t, nodeFlags(t))
 	defer node.stop(t)
 	long := strings.Repeat("a", 8<<10)
 	for protocol, transport := range map[string]*http.Transport{
@@ -70,7 +70,7 @@ func TestOversizedHeadersOfEachKindAreRefused(t *testing.T) {
 func TestRawPathsLeadNowhere(t *testing.T) {
 	t.Parallel()
 	flags := nodeFlags(t)
-	node := startChild(t, childSpec{Flags: flags})
+	node := startChild(t, flags)
 	defer node.stop(t)
 	token, err := os.ReadFile(filepath.Join(flags.DataDir, "admin.token"))
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 
 // ImagesCmd is about images.
 type ImagesCmd struct {
-	List       ImagesListCmd       `cmd:"" default:"withargs" help:"List images, or the versions of one. What imgsrv images means by itself."`
-	Visibility ImagesVisibilityCmd `cmd:"" help:"Make an image public or private, with all its versions."`
+	List       ImagesListCmd       `cmd:"" default:"withargs" help:"List images, or the versions of one. The same as: imgsrv images" example:"images debian-bookworm"`
+	Visibility ImagesVisibilityCmd `cmd:"" help:"Make an image public or private, with all its versions." example:"images visibility debian-bookworm private"`
 }
 
 // ImagesVisibilityCmd says who may see an image.
@@ -48,7 +48,7 @@ func (cmd *ImagesVisibilityCmd) Run(ctx context.Context, t Terminal) error {
 type ImagesListCmd struct {
 	clientFlags `embed:""`
 
-	Image string `arg:"" optional:"" help:"Image whose versions are listed. Without it: all images."`
+	Image string `arg:"" optional:"" help:"Image whose versions are listed. Default: all images."`
 	At    string `help:"Answer as the catalog stood then: sequence of an event, or a time such as 2026-01-31T12:00:00Z. For all images it needs a token." placeholder:"SEQ|TIME"`
 }
 

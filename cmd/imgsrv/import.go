@@ -15,7 +15,7 @@ import (
 
 // ImportCmd takes over what other programs have made.
 type ImportCmd struct {
-	IncusSimplestreams ImportTreeCmd `cmd:"" name:"incus-simplestreams" help:"Publish the images of an existing simplestreams tree, with their fingerprints unchanged."`
+	IncusSimplestreams ImportTreeCmd `cmd:"" name:"incus-simplestreams" help:"Publish the images of an existing simplestreams tree, with their fingerprints unchanged." example:"import incus-simplestreams /srv/www/images --dry-run"`
 }
 
 // ImportTreeCmd publishes each version of the products of a tree.
@@ -23,9 +23,9 @@ type ImportTreeCmd struct {
 	clientFlags `embed:""`
 
 	Dir          string `arg:"" help:"Folder of the tree: the one that has streams/v1/index.json." type:"existingdir"`
-	NameTemplate string `help:"How images are named: {os}, {release}, {variant}, {-variant} (nothing for the variant default) and {alias} (the shortest one) are filled in; lower case, with - for what a name can't hold. A template without variant and alias makes the variant the flavour. Without the flag: {os}-{release}{-variant}, and images of a tree that imgsrv exported keep their names and aliases." placeholder:"TEMPLATE"`
+	NameTemplate string `help:"How images are named: {os}, {release}, {variant}, {-variant} (nothing for the variant default) and {alias} (the shortest one) are filled in; lower case, with - for what a name can't hold. A template without variant and alias makes the variant the flavour. Default: {os}-{release}{-variant}, and images of a tree that imgsrv exported keep their names and aliases." placeholder:"TEMPLATE"`
 	Only         string `help:"Take over only images whose name matches, such as 'debian-*'." placeholder:"PATTERN"`
-	Visibility   string `help:"public or private, for new images. Without it: public." enum:",public,private" default:"" placeholder:"WHO"`
+	Visibility   string `help:"public or private, for new images. Default: public." enum:",public,private" default:"" placeholder:"WHO"`
 	DryRun       bool   `help:"Check the tree and list what would be published, and publish nothing."`
 	KeepGoing    bool   `help:"Publish the versions that are sound even if others are not. The exit code is then 1 nevertheless."`
 }

@@ -169,7 +169,7 @@ func TestATreeIsTakenOverWithItsFingerprints(t *testing.T) {
 	if len(planned.PassedOver) != 2 || len(planned.Bad) != 0 {
 		t.Errorf("passed over %q, bad %q", planned.PassedOver, planned.Bad)
 	}
-	consumer := &publisher{t: t, base: node.HTTPURL}
+	consumer := node.stranger(t)
 	if resp := consumer.call("GET", "/api/images/debian-bookworm", nil, nil); resp.StatusCode != 404 {
 		t.Fatalf("a dry run published something: %d", resp.StatusCode)
 	}
@@ -274,7 +274,7 @@ func TestAnUnsoundTreeIsReportedLineByLine(t *testing.T) {
 				t.Errorf("%s isn't reported as %q: %q", key, why, result.Bad)
 			}
 		}
-		served := servedFingerprints(t, &publisher{t: t, base: node.HTTPURL})
+		served := servedFingerprints(t, node.stranger(t))
 		if keepGoing != (len(served) == 1) {
 			t.Errorf("--keep-going %v published %q", keepGoing, served)
 		}

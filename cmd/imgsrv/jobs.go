@@ -11,9 +11,9 @@ import (
 
 // JobsCmd shows publication jobs, retries failed ones and cancels those that haven't published.
 type JobsCmd struct {
-	List   JobsListCmd   `cmd:"" default:"withargs" help:"List jobs, newest first, or show one in full. What imgsrv jobs means by itself."`
-	Retry  JobsRetryCmd  `cmd:"" help:"Begin a failed job again at the step that failed."`
-	Cancel JobsCancelCmd `cmd:"" help:"End a job that has not published: its version is free again and its files are removed, for good."`
+	List   JobsListCmd   `cmd:"" default:"withargs" help:"List jobs, newest first, or show one in full. The same as: imgsrv jobs" example:"jobs --state failed"`
+	Retry  JobsRetryCmd  `cmd:"" help:"Begin a failed job again at the step that failed." example:"jobs retry 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b --wait"`
+	Cancel JobsCancelCmd `cmd:"" help:"End a job that has not published: its version is free again and its files are removed, for good." example:"jobs cancel 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b --reason 'wrong image'"`
 }
 
 // JobsListCmd lists jobs or shows one.

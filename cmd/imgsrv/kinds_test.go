@@ -87,7 +87,7 @@ func TestEveryKindOfImageIsListedAndExported(t *testing.T) {
 	wholeVM := tarGz(t, member{"rootfs.img", disk}, yamlFor("x86_64", ""))
 	files := write(t, disk, squash, ours, rootXZ, whole, wholeVM, squash)
 
-	node := startChild(t, childSpec{Flags: nodeFlags(t)})
+	node := startChild(t, nodeFlags(t))
 	flags := []string{"--server", node.HTTPURL, "--token", node.Token}
 	code, out, errs := command(t.Context(), with(flags, "publish", files[0], "--image=debian", "--version=12.5.0", "--architecture=x86_64",
 		"--variant=amd64.container="+files[1], "--variant=amd64.container="+files[2], "--variant=x86_64.container.packed/root.tar.xz="+files[3],
@@ -98,7 +98,7 @@ func TestEveryKindOfImageIsListedAndExported(t *testing.T) {
 		t.Fatalf("publish: exit code %d: %s", code, errs)
 	}
 
-	p := &publisher{t: t, base: node.HTTPURL}
+	p := node.stranger(t)
 	var version client.Version
 	p.call("GET", "/api/images/debian/versions/latest", nil, &version)
 	no := false

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
@@ -20,9 +19,8 @@ func TestLimitsOfARunningServer(t *testing.T) {
 	flags.MetricsListen = "127.0.0.1:0"
 	flags.LimitFlags = LimitFlags{RateLimit: 0.001, RateBurst: 3, MaxOpenSessions: 1, MaxBytesPerDay: 1000, UploadExpiry: time.Hour}
 	start := func() (*Node, *publisher) {
-		node, err := StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
-		needPostgres(t, err)
-		return node, &publisher{t: t, base: node.HTTPURL, token: node.Token}
+		node := startHere(t, flags)
+		return node, node.publisher(t)
 	}
 	flags.RateLimit = 0
 	node, p := start()
@@ -75,14 +73,7 @@ func TestLimitsOfARunningServer(t *testing.T) {
 
 func TestOversizedAndUnfinishedRequestsAreAnswered(t *testing.T) {
 	t.Parallel()
-	node, err := StartNode(t.Context(), nodeFlags(t), slog.New(slog.DiscardHandler))
-	needPostgres(t, err)
-	defer func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	}()
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	p := startHere(t, nodeFlags(t)).publisher(t)
 	if resp := p.call("GET", "/api/images", nil, nil, "X-Large", strings.Repeat("x", 80<<10)); resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("80 KiB of header: %d, want 431", resp.StatusCode)
 	}
@@ -93,7 +84,7 @@ func TestOversizedAndUnfinishedRequestsAreAnswered(t *testing.T) {
 	}
 
 	// A body that nobody wants and that never comes holds no connection.
-	conn, err := net.Dial("tcp", strings.TrimPrefix(node.HTTPURL, "http://"))
+	conn, err := net.Dial("tcp", strings.TrimPrefix(p.base, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}

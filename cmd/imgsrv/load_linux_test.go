@@ -130,12 +130,12 @@ func TestAHeavyLoadIsCarried(t *testing.T) {
 	t.Parallel()
 	flags := nodeFlags(t)
 	flags.TLSListen, flags.MaxRequests = "", *loadPlaces
-	node := startChild(t, childSpec{Flags: flags})
+	node := startChild(t, flags)
 	transport := &http.Transport{MaxIdleConns: 10_000, MaxIdleConnsPerHost: 10_000}
 	t.Cleanup(transport.CloseIdleConnections)
 	p := &patient{client: &http.Client{Transport: transport}, base: node.HTTPURL, token: node.Token}
 	first := file{format: "rootfs.squashfs", data: append([]byte("hsqs"), make([]byte, 1<<20)...)}
-	script := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	script := node.publisher(t)
 	script.publish(request("first", "1", "container", []string{"latest"}, first), first)
 	digest := digestOf(first.data)
 	before, _ := memory(t, node.cmd.Process.Pid)
@@ -240,8 +240,8 @@ func TestFewOpenFilesAreEnough(t *testing.T) {
 	t.Parallel()
 	flags := nodeFlags(t)
 	flags.TLSListen = ""
-	node := startChild(t, childSpec{Flags: flags, OpenFiles: 200})
-	script := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags, childSpec{OpenFiles: 200})
+	script := node.publisher(t)
 	f := file{format: "rootfs.squashfs", data: append([]byte("hsqs"), make([]byte, 1<<20)...)}
 	script.publish(request("first", "1", "container", []string{"latest"}, f), f)
 	p := &patient{client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, base: node.HTTPURL, token: node.Token}
@@ -267,8 +267,8 @@ func TestAStopDrains(t *testing.T) {
 	t.Parallel()
 	flags := nodeFlags(t)
 	flags.StopTimeout = 2 * time.Second
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	big := file{format: "rootfs.squashfs", data: append([]byte("hsqs"), make([]byte, 32<<20)...)}
 	p.publish(request("big", "1", "container", []string{"latest"}, big), big)
 
@@ -347,7 +347,7 @@ func TestAStopDrains(t *testing.T) {
 		t.Errorf("the stop took %s", took)
 	}
 
-	node = startChild(t, childSpec{Flags: flags})
+	node = startChild(t, flags)
 	p.base = node.HTTPURL
 	url = node.HTTPURL + url[strings.Index(url, "/api/"):]
 	at := p.offset(url)

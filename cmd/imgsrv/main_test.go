@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -97,6 +98,36 @@ func TestEveryFlagHasItsVariable(t *testing.T) {
 	}
 }
 
+func TestEveryCommandHasAnExampleThatParses(t *testing.T) {
+	t.Parallel()
+	parser, err := newParser(t.Context(), &grammar{}, Terminal{}, func(int) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range parser.Model.Leaves(false) {
+		example := command.Tag.Get("example")
+		line, _, _ := strings.Cut(strings.ReplaceAll(example, "\\\n", ""), " > ")
+		var args []string
+		for _, quoted := range regexp.MustCompile(`'[^']*'|\S+`).FindAllString(line, -1) {
+			args = append(args, strings.Trim(quoted, "'"))
+		}
+		if len(args) == 0 {
+			t.Errorf("%s has no example", command.Path())
+			continue
+		}
+		var g grammar
+		parser, err := newParser(t.Context(), &g, Terminal{}, func(int) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ctx, err := parser.Parse(args); err != nil && !strings.Contains(err.Error(), "no such file") {
+			t.Errorf("%s: %v", example, err)
+		} else if err == nil && ctx.Selected().Path() != command.Path() {
+			t.Errorf("%s is %s, want %s", example, ctx.Selected().Path(), command.Path())
+		}
+	}
+}
+
 func TestJobsMeansItsList(t *testing.T) {
 	t.Parallel()
 	if got := parse(t, "jobs", "--state=failed").Jobs.List.State; got != "failed" {
@@ -134,6 +165,10 @@ func TestExitCodes(t *testing.T) {
 		"no command":        {nil, 2, "imgsrv --help"},
 		"missing flags":     {[]string{"publish", "f"}, 2, "imgsrv publish --help"},
 		"unknown state":     {[]string{"jobs", "--state=odd"}, 2, "--state"},
+		"wrong word":        {[]string{"publish", "f", "--image=a", "--version=1", "--type=vm"}, 2, `one of "virtual-machine","container"`},
+		"wrong duration":    {[]string{"tokens", "create", "--expires=30d"}, 2, "720h"},
+		"address of a port": {[]string{"start", "--listen=8080"}, 1, "--listen is an address, host:port"},
+		"two rights":        {[]string{"subscribers", "add", "x", "--all", "--image=a"}, 2, "not both"},
 		"bad server":        {[]string{"images", "--server=ftp://x"}, 2, "http://127.0.0.1:8080"},
 		"formats and files": {[]string{"publish", file, "--image=a", "--version=1", "--format=a,b", "--token=x"}, 2, "--format"},
 		"two outputs":       {[]string{"download", "a", "--json", "-o", "-"}, 2, "standard output"},

@@ -16,14 +16,8 @@ import (
 // error, and is forgotten with the mirror.
 func TestAMirrorOfPrivateImagesKeepsItsTokenToItself(t *testing.T) {
 	t.Parallel()
-	upstream, err := startNode(t.Context(), nodeFlags(t), slog.New(slog.DiscardHandler), testHooks{})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := upstream.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	a := &publisher{t: t, base: upstream.HTTPURL, token: upstream.Token}
+	upstream := startHere(t, nodeFlags(t))
+	a := upstream.publisher(t)
 	root := file{format: "rootfs.squashfs", data: squashfsBytes("private", 4096)}
 	body := request("hidden", "1", "container", []string{"latest"}, root)
 	body["visibility"] = "private"
@@ -36,16 +30,8 @@ func TestAMirrorOfPrivateImagesKeepsItsTokenToItself(t *testing.T) {
 	flags := nodeFlags(t)
 	flags.MirrorAllow = []string{"127.0.0.1"}
 	var log syncBuffer
-	node, err := startNode(t.Context(), flags, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), testHooks{mirrorPause: 1, scrubRepairEvery: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	b := &mirroring{&publisher{t: t, base: node.HTTPURL, token: node.Token}, node, []string{"--server", node.HTTPURL, "--data-dir", flags.DataDir}}
+	node := startWith(t, flags, testHooks{mirrorPause: 1, scrubRepairEvery: -1}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	b := &mirroring{node.publisher(t), node, node.found(flags)}
 	host := strings.TrimPrefix(upstream.HTTPURL, "http://")
 	said := ""
 	for name, address := range map[string]string{"path": upstream.HTTPURL + "/r/" + token, "password": "http://hosts:" + token + "@" + host} {
@@ -63,7 +49,7 @@ func TestAMirrorOfPrivateImagesKeepsItsTokenToItself(t *testing.T) {
 			t.Errorf("%s: fingerprint %s, want %s", name, got, want)
 		}
 	}
-	if resp := (&publisher{t: t, base: node.HTTPURL}).call("GET", "/api/images/path-debian", nil, nil); resp.StatusCode != 404 {
+	if resp := (node.stranger(t)).call("GET", "/api/images/path-debian", nil, nil); resp.StatusCode != 404 {
 		t.Errorf("what was private upstream is public here: %d", resp.StatusCode)
 	}
 	kept := filepath.Join(flags.DataDir, "mirror-credentials")
@@ -123,14 +109,8 @@ func TestAMirrorBelievesSignedDocumentsAlone(t *testing.T) {
 	t.Parallel()
 	flags := nodeFlags(t)
 	flags.StreamsSigningKey = filepath.Join(t.TempDir(), "streams.asc")
-	upstream, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := upstream.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	a := &publisher{t: t, base: upstream.HTTPURL, token: upstream.Token}
+	upstream := startHere(t, flags)
+	a := upstream.publisher(t)
 	root := file{format: "rootfs.squashfs", data: squashfsBytes("signed", 4096)}
 	a.publish(request("open", "1", "container", []string{"latest"}, root), root)
 	a.listed("open/1")

@@ -2,14 +2,12 @@ package main
 
 import (
 	"bytes"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/imgsrv/imgsrv/internal/testtool"
 )
@@ -31,14 +29,8 @@ func TestAMirrorFetchesDeltasOfAnotherImgsrv(t *testing.T) {
 	testtool.Need(t, "xdelta3")
 	flags := nodeFlags(t)
 	flags.Deltas = 1
-	upstream, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := upstream.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	a := &publisher{t: t, base: upstream.HTTPURL, token: upstream.Token}
+	upstream := startHere(t, flags)
+	a := upstream.publisher(t)
 	trees, disks := [2][]byte{}, [2][]byte{}
 	trees[0], trees[1] = twoSquashfs(t)
 	disks[0], disks[1] = twoDisks(t)
@@ -60,12 +52,13 @@ func TestAMirrorFetchesDeltasOfAnotherImgsrv(t *testing.T) {
 	a.listed("tree/2", "disk/2", `"squashfs.vcdiff"`, `"disk-kvm.img.vcdiff"`)
 	// Deltas are files of the version like others.
 	for _, name := range []string{"tree/2/SHA256SUMS", "tree/2/", "disk/2/SHA256SUMS", "disk/2/"} {
-		var text []byte
-		for deadline := time.Now().Add(time.Minute); !bytes.Contains(text, []byte(".from-1.vcdiff")); time.Sleep(10 * time.Millisecond) {
-			if a.call("GET", "/images/"+name, nil, &text); time.Now().After(deadline) {
-				t.Fatalf("%s has no delta:\n%s", name, text)
+		eventually(t, func() string {
+			var text []byte
+			if a.call("GET", "/images/"+name, nil, &text); bytes.Contains(text, []byte(".from-1.vcdiff")) {
+				return ""
 			}
-		}
+			return name + " has no delta:\n" + string(text)
+		})
 	}
 	mirror = b.must("mirrors", "sync", "up", "--wait")
 	run := mirror.LastRun

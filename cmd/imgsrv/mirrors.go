@@ -13,10 +13,10 @@ import (
 
 // MirrorsCmd follows other simplestreams servers.
 type MirrorsCmd struct {
-	List   MirrorsListCmd   `cmd:"" default:"withargs" help:"List mirrors and how far they have come. What imgsrv mirrors means by itself."`
-	Add    MirrorsAddCmd    `cmd:"" help:"Follow a simplestreams server: publish what matches there, now and whenever it changes."`
-	Sync   MirrorsSyncCmd   `cmd:"" help:"Look for something new now."`
-	Remove MirrorsRemoveCmd `cmd:"" help:"Follow a server no more. What was published stays."`
+	List   MirrorsListCmd   `cmd:"" default:"withargs" help:"List mirrors and how far they have come. The same as: imgsrv mirrors" example:"mirrors"`
+	Add    MirrorsAddCmd    `cmd:"" help:"Follow a simplestreams server: publish what matches there, now and whenever it changes." example:"mirrors add upstream https://images.linuxcontainers.org --filter 'debian/12/cloud'"`
+	Sync   MirrorsSyncCmd   `cmd:"" help:"Look for something new now." example:"mirrors sync upstream --wait"`
+	Remove MirrorsRemoveCmd `cmd:"" help:"Follow a server no more. What was published stays." example:"mirrors remove upstream"`
 }
 
 // MirrorsListCmd lists mirrors.
@@ -51,7 +51,7 @@ type MirrorsAddCmd struct {
 	Architecture []string      `help:"Architecture to mirror; may be repeated. Default: all." placeholder:"ARCH"`
 	Keep         int           `help:"How many of the newest versions of each image to mirror." default:"1" placeholder:"N"`
 	ImageName    string        `help:"Names of the images, with the fields {os}, {release}, {variant}, {arch} and {type}. Default: {os}-{release}-{variant}-{arch}, and of another imgsrv the names it has there." placeholder:"TEMPLATE"`
-	UpstreamKey  string        `help:"File with OpenPGP public keys, armored, one of which has to have signed upstream's documents (.sjson). Without it the documents are believed as TLS brings them." type:"existingfile" placeholder:"FILE"`
+	UpstreamKey  string        `help:"File with OpenPGP public keys, armored, one of which has to have signed upstream's documents (.sjson). Default: the documents are believed as TLS brings them." type:"existingfile" placeholder:"FILE"`
 	Visibility   string        `help:"public or private, of images that aren't here yet. Default: private where the address has a user, a password or a secret path, else public." enum:",public,private" default:"" placeholder:"WHO"`
 	Every        time.Duration `help:"Time between the end of a run and the next." default:"1h" placeholder:"DURATION"`
 	Wait         bool          `help:"Wait for the end of the first run."`

@@ -2,7 +2,7 @@ package main
 
 import (
 	"bytes"
-	"log/slog"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,14 +43,8 @@ func startMirroring(t *testing.T, caFile string) *mirroring {
 	t.Helper()
 	flags := nodeFlags(t)
 	flags.MirrorAllow, flags.MirrorCAFile = []string{"127.0.0.1"}, caFile
-	node, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{mirrorTick: 20 * time.Millisecond, mirrorPause: time.Millisecond})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &mirroring{&publisher{t: t, base: node.HTTPURL, token: node.Token}, node, []string{"--server", node.HTTPURL, "--data-dir", flags.DataDir}}
+	node := startWith(t, flags, testHooks{mirrorTick: 20 * time.Millisecond, mirrorPause: time.Millisecond}, nil)
+	return &mirroring{node.publisher(t), node, node.found(flags)}
 }
 
 func (m *mirroring) must(args ...string) client.Mirror {
@@ -78,52 +72,49 @@ type variantOf struct {
 func (p *publisher) version(image, version string) manifest {
 	p.t.Helper()
 	var got manifest
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	eventually(p.t, func() string {
 		if resp := p.call("GET", "/api/images/"+image+"/versions/"+version, nil, &got); resp.StatusCode == 200 {
-			return got
+			return ""
 		}
-	}
-	p.t.Fatalf("there is no %s %s", image, version)
+		return "there is no " + image + " " + version
+	})
 	return got
 }
 
 // until reads an alias until it leads to the version.
 func (p *publisher) until(image, alias, version string) manifest {
 	p.t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if got := p.version(image, alias); got.Version == version {
-			return got
+	var got manifest
+	eventually(p.t, func() string {
+		if got = p.version(image, alias); got.Version == version {
+			return ""
 		}
-	}
-	p.t.Fatalf("%s of %s does not lead to %s", alias, image, version)
-	return manifest{}
+		return alias + " of " + image + " does not lead to " + version
+	})
+	return got
 }
 
 // listed waits until the simplestreams documents hold all of the texts.
 func (p *publisher) listed(texts ...string) {
 	p.t.Helper()
-	var body []byte
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	eventually(p.t, func() string {
+		var body []byte
 		p.call("GET", "/streams/v1/images.json", nil, &body)
-		if !slices.ContainsFunc(texts, func(text string) bool { return !bytes.Contains(body, []byte(text)) }) {
-			return
+		for _, text := range texts {
+			if !bytes.Contains(body, []byte(text)) {
+				return fmt.Sprintf("the documents lack %s:\n%s", text, body)
+			}
 		}
-	}
-	p.t.Fatalf("the documents lack one of %v:\n%s", texts, body)
+		return ""
+	})
 }
 
 // Another imgsrv's images keep their names, versions, fingerprints and aliases, and a real client sees them.
 func TestAMirrorFollowsAnotherImgsrv(t *testing.T) {
 	t.Parallel()
 	flags := nodeFlags(t)
-	upstream, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := upstream.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	a := &publisher{t: t, base: upstream.HTTPURL, token: upstream.Token}
+	upstream := startHere(t, flags)
+	a := upstream.publisher(t)
 	publish := func(version string) {
 		disk, root := qcow2Image(t, 1<<20), squashfsBytes(version, 4096)
 		body := vm("debian-bookworm", version, []string{"latest", "stable"}, file{format: "disk.qcow2", data: disk})
@@ -328,8 +319,8 @@ func TestAKilledMirrorGoesOnWhereItWas(t *testing.T) {
 	tree.hold[root] = hold
 	flags := nodeFlags(t)
 	flags.MirrorAllow, flags.MirrorCAFile = []string{"127.0.0.1"}, tree.CAFile
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	if resp := p.call("POST", "/api/mirrors", map[string]any{"name": "lxc", "url": tree.URL}, nil); resp.StatusCode != 201 {
 		t.Fatalf("POST /api/mirrors: %d", resp.StatusCode)
 	}
@@ -357,7 +348,7 @@ func TestAKilledMirrorGoesOnWhereItWas(t *testing.T) {
 	node.kill()
 	close(hold.release)
 
-	node = startChild(t, childSpec{Flags: flags})
+	node = startChild(t, flags)
 	p.base, p.token = node.HTTPURL, node.Token
 	if p.token == "" {
 		p.token = readToken(t, flags.DataDir)

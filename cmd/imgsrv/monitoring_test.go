@@ -2,7 +2,6 @@ package main
 
 import (
 	"io"
-	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -51,14 +50,8 @@ func TestTheDashboardAndTheAlertsAreOfMetricsThatThereAre(t *testing.T) {
 	t.Cleanup(receiver.Close)
 	flags := nodeFlags(t)
 	flags.MetricsListen, flags.WebhookAllow, flags.MirrorAllow = "127.0.0.1:0", []string{"127.0.0.1"}, []string{"127.0.0.1"}
-	node, err := startNode(t.Context(), flags, slog.New(slog.DiscardHandler), testHooks{mirrorTick: 20 * time.Millisecond, mirrorPause: time.Millisecond})
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startWith(t, flags, testHooks{mirrorTick: 20 * time.Millisecond, mirrorPause: time.Millisecond}, nil)
+	p := node.publisher(t)
 	p.call("POST", "/api/webhooks", map[string]any{"url": receiver.URL}, nil)
 	p.call("POST", "/api/mirrors", map[string]any{"name": "elsewhere", "url": node.HTTPSURL}, nil)
 	disk := qcow2Image(t, 100_000)
@@ -67,22 +60,15 @@ func TestTheDashboardAndTheAlertsAreOfMetricsThatThereAre(t *testing.T) {
 	p.publish(body, file{format: "disk.qcow2", data: disk})
 	p.call("POST", "/api/fsck", map[string]any{}, nil)
 	p.call("POST", "/api/backups", map[string]any{"place": t.TempDir()}, nil)
-	var missing []string
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	eventually(t, func() string {
 		metrics := allMetrics(t, node.MetricsURL)
-		missing = nil
 		for _, name := range slices.Sorted(maps.Keys(wanted)) {
 			if !strings.Contains(metrics, "\n"+name+"{") && !strings.Contains(metrics, "\n"+name+" ") {
-				missing = append(missing, name)
+				return "nobody measures " + name
 			}
 		}
-		if len(missing) == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("nobody measures %s", strings.Join(missing, ", "))
-		}
-	}
+		return ""
+	})
 }
 
 func allMetrics(t *testing.T, url string) string {

@@ -14,7 +14,7 @@ import (
 
 // DeriveFlags say how further formats of published versions are made.
 type DeriveFlags struct {
-	DeriveWorkers int           `help:"Further formats of published versions (publish --derive) that this node makes at once." default:"1" placeholder:"N"`
+	DeriveWorkers int           `help:"How many further formats of published versions (publish --derive) this node makes at once." default:"1" placeholder:"N"`
 	DeriveTimeout time.Duration `help:"How long making and comparing one format may take; 0: no limit." default:"1h" placeholder:"DURATION"`
 	DeriveMemory  int64         `help:"Address space of the qemu-img that makes a format, in bytes; 0: no limit." default:"2147483648" placeholder:"BYTES"`
 }

@@ -17,14 +17,14 @@ import (
 type LimitFlags struct {
 	RateLimit          float64       `help:"Requests a second that one principal, or one address without a token, may make of this node in the long run; 0: no limit." default:"200" placeholder:"N"`
 	RateBurst          int           `help:"Requests that it may make at once; 0: those of one second." default:"2000" placeholder:"N"`
-	RateExempt         []string      `help:"Addresses and CIDR prefixes from which nobody without a token and no admin is limited in requests; empty for none. Name a proxy's address here, and limit there." default:"127.0.0.0/8,::1" placeholder:"PREFIX"`
-	MaxRequests        int           `help:"Requests that this node serves at once, of all clients; what is more is told to come back. 0: as many as there are open files for, 4096 at most; -1: no limit." default:"0" placeholder:"N"`
+	RateExempt         []string      `help:"Address or CIDR prefix from which nobody without a token and no admin is limited in requests; may be repeated; empty for none. Name a proxy's address here, and limit there." default:"127.0.0.0/8,::1" placeholder:"PREFIX"`
+	MaxRequests        int           `help:"Requests that this node serves at once, of all clients; further ones are told to come back. 0: as many as there are open files for, 4096 at most; -1: no limit." default:"0" placeholder:"N"`
 	MaxParallelUploads int           `help:"Requests with bytes of files that one principal may have under way at once on this node; 0: no limit." default:"64" placeholder:"N"`
 	MaxOpenSessions    int           `help:"Upload sessions that one principal may have open; 0: no limit." default:"1000" placeholder:"N"`
 	MaxBytesPerDay     int64         `help:"Bytes that one principal's upload sessions may declare in 24 hours; 0: no limit." default:"0" placeholder:"BYTES"`
 	StorageReserve     int64         `help:"Bytes of the storage that no upload may take; -1: 1 GiB, but at most a twentieth of the file system." default:"-1" placeholder:"BYTES"`
-	UploadExpiry       time.Duration `help:"An upload session into which no bytes have come for so long ends, and its files go." default:"24h" placeholder:"DURATION"`
-	UploadStallTimeout time.Duration `help:"An upload of which no byte has come for so long is cut; what arrived is kept, and it can be resumed." default:"60s" placeholder:"DURATION"`
+	UploadExpiry       time.Duration `help:"How long an upload session lives into which no bytes come; its files go with it." default:"24h" placeholder:"DURATION"`
+	UploadStallTimeout time.Duration `help:"How long an upload may be silent before it is cut. What arrived is kept, and it can be resumed." default:"60s" placeholder:"DURATION"`
 }
 
 // check refuses numbers that mean nothing.

@@ -19,7 +19,7 @@ import (
 // mirrorFlags say where mirrors may lead, and how.
 type mirrorFlags struct {
 	MirrorAllow  []string `help:"Server that mirrors may follow although it is private or without TLS: address, CIDR prefix, HOST or HOST:PORT; may be repeated." placeholder:"TARGET"`
-	MirrorCAFile string   `name:"mirror-ca-file" help:"PEM file of certificates to trust beside the system's when mirrors ask other servers." placeholder:"FILE"`
+	MirrorCAFile string   `name:"mirror-ca-file" help:"Certificates to trust beside the system's when mirrors ask other servers, PEM file." placeholder:"FILE"`
 	MirrorRate   int64    `help:"Most bytes a second that mirrors fetch with this node, all together; 0: no limit." default:"0" placeholder:"BYTES"`
 }
 

@@ -16,9 +16,9 @@ import (
 
 // natsFlags say when the embedded NATS server syncs, and how imgsrv shows one of somebody else's who it is.
 type natsFlags struct {
-	EventsSync string `name:"events-sync" help:"When the embedded NATS server syncs events to disk: always, before one is acknowledged, or every so often, such as 1s. Then a power failure may take the last ones, with what was published by them. Ignored with --nats-url." default:"always" placeholder:"WHEN"`
+	EventsSync string `name:"events-sync" help:"When the embedded NATS server syncs events to disk: always, before one is acknowledged; or every so often, such as 1s, and a power failure may take the last ones. Ignored with --nats-url." default:"always" placeholder:"WHEN"`
 	NATSCreds  string `name:"nats-creds" help:"Credentials for --nats-url: a .creds file (JWT and seed), or a file with the seed of an nkey user." placeholder:"FILE"`
-	NATSCA     string `name:"nats-ca" help:"PEM file of the authorities that the certificate of --nats-url may come from, instead of the system's. Asks for TLS." placeholder:"FILE"`
+	NATSCA     string `name:"nats-ca" help:"Authorities for the certificate of --nats-url, PEM file, in place of the system's. Asks for TLS." placeholder:"FILE"`
 	NATSCert   string `name:"nats-cert" help:"Client certificate for --nats-url, PEM file. Asks for TLS." placeholder:"FILE"`
 	NATSKey    string `name:"nats-key" help:"Private key of --nats-cert, PEM file." placeholder:"FILE"`
 }

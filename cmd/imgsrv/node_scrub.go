@@ -21,7 +21,7 @@ const scrubStateFile = "scrub.json"
 
 // ScrubFlags say how fast blobs are read again in the background.
 type ScrubFlags struct {
-	ScrubRate byteRate `help:"How fast to read all files in the storage again in the background, one pass after the other, to find those that the disk has changed or lost: bytes a second, such as 8MiB; 0: not at all." default:"8MiB" placeholder:"BYTES"`
+	ScrubRate byteRate `help:"How fast all files in the storage are read again, to find those that the disk has changed or lost: bytes a second, such as 8MiB; 0: not at all." default:"8MiB" placeholder:"BYTES"`
 }
 
 // byteRate is a number of bytes a second, for people: 8MiB, 500kB, 1000000; 8MiB/s too.

@@ -13,9 +13,9 @@ import (
 
 // OperationsCmd shows the long works of a server.
 type OperationsCmd struct {
-	List   OperationsListCmd   `cmd:"" default:"withargs" help:"List what the server carries out, or has carried out since it started. What imgsrv operations means by itself."`
-	Follow OperationsFollowCmd `cmd:"" help:"Follow an operation to its end; fails where it does. Ctrl-C lets it go on."`
-	Cancel OperationsCancelCmd `cmd:"" help:"Cancel an operation. What it has done stays done."`
+	List   OperationsListCmd   `cmd:"" default:"withargs" help:"List what the server carries out, or has carried out since it started. The same as: imgsrv operations" example:"operations"`
+	Follow OperationsFollowCmd `cmd:"" help:"Follow an operation to its end; fails where it does. Ctrl-C lets it go on." example:"operations follow 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b"`
+	Cancel OperationsCancelCmd `cmd:"" help:"Cancel an operation. What it has done stays done." example:"operations cancel 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b"`
 }
 
 // OperationsListCmd lists.

@@ -108,8 +108,8 @@ func TestTheEventLogIsAway(t *testing.T) {
 	log := newOutsideNATS(t)
 	flags := nodeFlags(t)
 	flags.NATSURL, flags.TLSListen = log.url, ""
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	image := append([]byte("hsqs"), make([]byte, 300_000)...)
 	versions := 0
 	for _, outage := range []struct {

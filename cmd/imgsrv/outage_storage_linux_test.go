@@ -24,8 +24,8 @@ func TestTheStorageTakesNoBytes(t *testing.T) {
 	})
 	flags := nodeFlags(t)
 	flags.StorageDir, flags.TLSListen, flags.StorageReserve = root, "", 0
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	there := file{format: "rootfs.squashfs", data: append([]byte("hsqs"), make([]byte, 100_000)...)}
 	p.publish(request("debian", "0", "container", []string{"latest"}, there), there)
 
@@ -105,8 +105,8 @@ func TestTheEventsHaveNoRoom(t *testing.T) {
 	})
 	flags := nodeFlags(t)
 	flags.DataDir, flags.StorageDir, flags.TLSListen = root, t.TempDir(), ""
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	f := file{format: "rootfs.squashfs", data: []byte("hsqs 1")}
 	p.publish(request("debian", "0", "container", nil, f), f)
 	ballast := filepath.Join(root, "ballast")

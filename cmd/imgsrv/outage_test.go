@@ -5,7 +5,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -134,8 +133,8 @@ func TestPostgresIsAwayUnderLoad(t *testing.T) {
 	t.Parallel()
 	pg := newOutsidePostgres(t)
 	flags := ServerFlags{Listen: "127.0.0.1:0", DataDir: t.TempDir(), PostgresURL: pg.running.URL(), MetricsPath: "/metrics", LogFormat: "text", Verbosity: "error"}
-	node := startChild(t, childSpec{Flags: flags})
-	p, stranger := &publisher{t: t, base: node.HTTPURL, token: node.Token}, &publisher{t: t, base: node.HTTPURL}
+	node := startChild(t, flags)
+	p, stranger := node.publisher(t), node.stranger(t)
 	open, secret := file{format: "rootfs.squashfs", data: []byte("hsqs for all")}, file{format: "rootfs.squashfs", data: []byte("hsqs for some")}
 	p.publish(request("open", "0", "container", []string{"latest"}, open), open)
 	private := request("secret", "0", "container", []string{"latest"}, secret)
@@ -233,18 +232,14 @@ func awaitVersion(t *testing.T, p *publisher, image, version string) {
 // awaitAnswer waits until a path gives an answer that holds a text.
 func awaitAnswer(t *testing.T, p *publisher, path, text string) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
+	eventually(t, func() string {
 		var body []byte
 		resp, err := p.try("GET", path, nil, &body)
 		if err == nil && resp.StatusCode == 200 && bytes.Contains(body, []byte(text)) {
-			return
+			return ""
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("a minute later %s doesn't show %q: %v, %v", path, text, resp, err)
-		}
-		time.Sleep(50 * time.Millisecond) // a poll
-	}
+		return fmt.Sprintf("%s doesn't show %q: %v, %v", path, text, resp, err)
+	})
 }
 
 // verified compares each projection with a rebuild.
@@ -261,14 +256,8 @@ func verified(t *testing.T, node *child) {
 func TestItsOwnPostgresIsStartedAgain(t *testing.T) {
 	t.Parallel()
 	flags := ServerFlags{Listen: "127.0.0.1:0", MetricsPath: "/metrics", DataDir: filepath.Join(openDir(t), "data"), LogFormat: "text", Verbosity: "error"}
-	node, err := StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
-	needPostgres(t, err)
-	defer func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	}()
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startHere(t, flags)
+	p := node.publisher(t)
 	pidFile := filepath.Join(flags.DataDir, "postgres", "data", "postmaster.pid")
 	for version := range 2 {
 		text, err := os.ReadFile(pidFile)

@@ -12,8 +12,8 @@ import (
 
 // PolicyCmd is about images' policies.
 type PolicyCmd struct {
-	Get PolicyGetCmd `cmd:"" help:"Show an image's policy."`
-	Set PolicySetCmd `cmd:"" help:"Change an image's policy: what isn't given stays as it is."`
+	Get PolicyGetCmd `cmd:"" help:"Show an image's policy." example:"policy get debian-bookworm"`
+	Set PolicySetCmd `cmd:"" help:"Change an image's policy: what isn't given stays as it is." example:"policy set debian-bookworm --format disk.raw.zst --keep-last 3"`
 }
 
 // PolicyGetCmd shows a policy.
@@ -47,7 +47,7 @@ type PolicySetCmd struct {
 	clientFlags `embed:""`
 
 	Image    string   `arg:"" help:"Image that has been published to."`
-	Format   []string `sep:"none" help:"Format to make of each version, such as disk.raw.zst; with a '?' after it, it is left out where it can't be made. Can be repeated; '' for none." placeholder:"FORMAT"`
+	Format   []string `sep:"none" help:"Format to make of each version, such as disk.raw.zst; with a '?' after it, it is left out where it can't be made. May be repeated; an empty one for none." placeholder:"FORMAT"`
 	Deltas   *string  `help:"Against how many older versions deltas are made; default for as many as the server makes by itself." placeholder:"N"`
 	KeepLast *int     `help:"Keep the newest versions, so many; 0 for no such rule." placeholder:"N"`
 	KeepDays *int     `help:"Keep versions for so many days after their publication; 0 for no such rule." placeholder:"DAYS"`

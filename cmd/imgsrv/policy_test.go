@@ -1,12 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/imgsrv/imgsrv/internal/client"
 )
@@ -28,7 +28,7 @@ func TestAPolicysFormatsAreMadeOfTheNextVersion(t *testing.T) {
 		t.Fatalf("policy set: exit code %d: %s%s", code, out, errs)
 	}
 	publish("2")
-	p := &publisher{t: t, base: o.node.HTTPURL}
+	p := o.node.stranger(t)
 	read := func(version string) (machine, container client.Variant) {
 		var v client.Version
 		p.call(http.MethodGet, "/api/images/debian/versions/"+version, nil, &v)
@@ -50,11 +50,12 @@ func TestAPolicysFormatsAreMadeOfTheNextVersion(t *testing.T) {
 		return false
 	}
 	var machine, container client.Variant
-	for deadline := time.Now().Add(2 * time.Minute); !has(machine, "disk.vmdk") || !has(machine, "disk.raw.zst"); time.Sleep(20 * time.Millisecond) {
-		if machine, container = read("2"); time.Now().After(deadline) {
-			t.Fatalf("not made: %+v", machine)
+	eventually(t, func() string {
+		if machine, container = read("2"); has(machine, "disk.vmdk") && has(machine, "disk.raw.zst") {
+			return ""
 		}
-	}
+		return fmt.Sprintf("not made: %+v", machine)
+	})
 	if len(container.Derived) != 0 || len(container.Formats) != 2 { // with the made metadata
 		t.Errorf("of the container: %+v", container)
 	}

@@ -10,11 +10,11 @@ import (
 
 // PrincipalsCmd manages who may do what.
 type PrincipalsCmd struct {
-	List   PrincipalsListCmd   `cmd:"" default:"withargs" help:"List principals and their roles. What imgsrv principals means by itself."`
-	Create PrincipalsCreateCmd `cmd:"" help:"Make a principal: a person or a service."`
-	Grant  PrincipalsGrantCmd  `cmd:"" help:"Give a principal a role."`
-	Revoke PrincipalsRevokeCmd `cmd:"" help:"Take a role from a principal."`
-	Remove PrincipalsRemoveCmd `cmd:"" help:"End a principal and all its tokens."`
+	List   PrincipalsListCmd   `cmd:"" default:"withargs" help:"List principals and their roles. The same as: imgsrv principals" example:"principals"`
+	Create PrincipalsCreateCmd `cmd:"" help:"Make a principal: a person or a service." example:"principals create ci --description 'builds the images'"`
+	Grant  PrincipalsGrantCmd  `cmd:"" help:"Give a principal a role." example:"principals grant ci publisher --images 'debian-*'"`
+	Revoke PrincipalsRevokeCmd `cmd:"" help:"Take a role from a principal." example:"principals revoke ci publisher --images 'debian-*'"`
+	Remove PrincipalsRemoveCmd `cmd:"" help:"End a principal and all its tokens." example:"principals remove ci"`
 }
 
 // roleFlags name roles; each --images belongs to all of them.

@@ -59,8 +59,8 @@ const rootOf = "/api/images/%s/versions/%s/variants/amd64.container.default/form
 // bytes, and nothing of others; until the token is revoked.
 func TestARealClientReadsPrivateImagesByItsAddress(t *testing.T) {
 	t.Parallel()
-	node := startChild(t, childSpec{Flags: nodeFlags(t)})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, nodeFlags(t))
+	p := node.publisher(t)
 	p.publishSmall("debian", "1", "public")
 	root := p.publishSmall("team-a-secret", "1", "private")
 	p.publishSmall("team-b-secret", "1", "private")
@@ -112,12 +112,12 @@ func TestARealClientReadsPrivateImagesByItsAddress(t *testing.T) {
 
 func TestATokenInThePathReadsARemoteAndNothingElse(t *testing.T) {
 	t.Parallel()
-	node := startChild(t, childSpec{Flags: nodeFlags(t)})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, nodeFlags(t))
+	p := node.publisher(t)
 	own, foreign, public := p.publishSmall("team-a", "1", "private"), p.publishSmall("team-b", "1", "private"), p.publishSmall("debian", "1", "public")
 	id, token := p.readerToken("team-a")
 	_, publishers := p.tokenOf(map[string]any{"role": "publisher", "images": "team-a"})
-	stranger := &publisher{t: t, base: node.HTTPURL}
+	stranger := node.stranger(t)
 	base := "/r/" + token
 
 	var nothing []byte
@@ -227,14 +227,7 @@ func TestTokensOfAddressesAreNowhereToBeSeen(t *testing.T) {
 	logged := &sink{}
 	flags := nodeFlags(t)
 	flags.MetricsListen = "127.0.0.1:0"
-	node, err := StartNode(t.Context(), flags, slog.New(slog.NewJSONHandler(logged, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	needPostgres(t, err)
-	stop := sync.OnceFunc(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(stop)
+	node := startWith(t, flags, testHooks{}, slog.New(slog.NewJSONHandler(logged, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	node.router.Get("/streams/v1/panics", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Has("late") {
 			_, _ = io.WriteString(w, "a part")
@@ -242,7 +235,7 @@ func TestTokensOfAddressesAreNowhereToBeSeen(t *testing.T) {
 		panic(fmt.Sprintf("request %s %s %v %s", r.RequestURI, r.URL, r.URL, r.Referer()))
 	})
 
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	p := node.publisher(t)
 	large := file{format: "rootfs.squashfs", data: append([]byte("hsqs"), bytes.Repeat([]byte{7}, 8<<20)...)}
 	body := request("team-a", "1", "container", []string{"latest"}, large)
 	body["visibility"] = "private"
@@ -255,7 +248,7 @@ func TestTokensOfAddressesAreNowhereToBeSeen(t *testing.T) {
 	ask := func(method, path string, header ...string) {
 		t.Helper()
 		var got []byte
-		resp, err := (&publisher{t: t, base: node.HTTPURL}).try(method, path, nil, &got, header...)
+		resp, err := node.stranger(t).try(method, path, nil, &got, header...)
 		if err != nil { // the late panic cuts the connection
 			fmt.Fprintln(&answers, strings.ReplaceAll(err.Error(), node.HTTPURL+path, "")) // the client knows what it asked for
 			return
@@ -324,7 +317,7 @@ func TestTokensOfAddressesAreNowhereToBeSeen(t *testing.T) {
 	if err := errors.Join(err, metrics.Body.Close()); err != nil {
 		t.Fatal(err)
 	}
-	stop() // what is logged at the end counts too
+	node.end(t) // what is logged at the end counts too
 
 	for _, status := range []string{"200", "401", "404", "405", "416", "500"} {
 		if !seen[status] {

@@ -5,11 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -21,9 +26,9 @@ import (
 // childVariable turns the test binary into a node of a process of its own, which can be killed.
 const childVariable = "IMGSRV_TEST_CHILD"
 
-// childSpec says what node the child runs.
+// childSpec says what node the child runs, and where it comes to harm.
 type childSpec struct {
-	Flags ServerFlags
+	Flags ServerFlags // those that startChild is given
 	// KillAt, where not empty, makes the process kill itself when a job reaches that step for the first time.
 	KillAt events.Step
 	// HoldAt, where not empty, makes the first process of a storage folder that reaches this step wait there until the test lets it go
@@ -52,6 +57,13 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	flag.Parse()
+	if !slices.ContainsFunc(os.Args, func(arg string) bool { return strings.HasPrefix(arg, "-test.parallel") }) {
+		// The tests wait more than they compute: for syncs of files, for processes and for the next poll.
+		if err := flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
 	}
 	os.Exit(m.Run())
 }
@@ -128,9 +140,14 @@ type child struct {
 	done chan struct{}
 }
 
-// startChild starts a node and waits until it serves.
-func startChild(t *testing.T, spec childSpec) *child {
+// startChild starts a node, with what a spec adds to it, and waits until it serves.
+func startChild(t *testing.T, flags ServerFlags, more ...childSpec) *child {
 	t.Helper()
+	var spec childSpec
+	if len(more) > 0 {
+		spec = more[0]
+	}
+	spec.Flags = flags
 	encoded, err := json.Marshal(spec)
 	if err != nil {
 		t.Fatal(err)

@@ -14,11 +14,11 @@ import (
 
 // ProjectionsCmd is what operators do to projections.
 type ProjectionsCmd struct {
-	Status  ProjectionsStatusCmd  `cmd:"" default:"withargs" help:"Show how the projections are doing. What imgsrv projections means by itself."`
-	Rebuild ProjectionsRebuildCmd `cmd:"" help:"Derive a projection's tables anew from the first event, beside the live ones, and put them in their place."`
-	Verify  ProjectionsVerifyCmd  `cmd:"" help:"Compare a projection row by row with what the events make of it; exit code 1 where they differ."`
-	Replay  ProjectionsReplayCmd  `cmd:"" help:"Show what events do to a projection's tables. Changes nothing."`
-	Skip    ProjectionsSkipCmd    `cmd:"" help:"Let a projection leave out, for good, an event that it can't apply."`
+	Status  ProjectionsStatusCmd  `cmd:"" default:"withargs" help:"Show how the projections are doing. The same as: imgsrv projections" example:"projections"`
+	Rebuild ProjectionsRebuildCmd `cmd:"" help:"Derive a projection's tables anew from the first event, beside the live ones, and put them in their place." example:"projections rebuild catalog"`
+	Verify  ProjectionsVerifyCmd  `cmd:"" help:"Compare a projection row by row with what the events make of it; exit code 1 where they differ." example:"projections verify catalog"`
+	Replay  ProjectionsReplayCmd  `cmd:"" help:"Show what events do to a projection's tables. Changes nothing." example:"projections replay catalog --from 40 --to 42 --dry-run"`
+	Skip    ProjectionsSkipCmd    `cmd:"" help:"Let a projection leave out, for good, an event that it can't apply." example:"projections skip jobs 42 --reason 'a test wrote it'"`
 }
 
 // projectionFlags say where the projections are: behind a server, or in the stores of one that doesn't run.
@@ -26,10 +26,9 @@ type projectionFlags struct {
 	clientFlags `embed:""`
 
 	Offline     bool   `help:"Work on the stores themselves, while no server runs: those in --data-dir, or --nats-url and --postgres-url."`
-	PostgresURL string `name:"postgres-url" help:"With --offline: the server's --postgres-url." placeholder:"URL"`
-	natsFlags   `embed:""`
-
-	NATSURL string `name:"nats-url" help:"With --offline: the server's --nats-url." placeholder:"URL"`
+	PostgresURL string `group:"offline" name:"postgres-url" help:"The server's --postgres-url." placeholder:"URL"`
+	NATSURL     string `group:"offline" name:"nats-url" help:"The server's --nats-url." placeholder:"URL"`
+	natsFlags   `embed:"" group:"offline"`
 }
 
 // projectionWork is what the commands do, on either side.

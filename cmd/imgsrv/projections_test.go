@@ -4,12 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -29,23 +27,17 @@ func newOperated(t *testing.T) *operated {
 	t.Helper()
 	o := &operated{t: t, flags: ServerFlags{Listen: "127.0.0.1:0", NATSListen: "127.0.0.1:0", DataDir: t.TempDir(), PostgresURL: pgtest.URL(t), MetricsPath: "/metrics"}}
 	o.start()
-	t.Cleanup(o.stop)
 	return o
 }
 
 func (o *operated) start() {
 	o.t.Helper()
-	var err error
-	if o.node, err = StartNode(o.t.Context(), o.flags, slog.New(slog.NewTextHandler(io.Discard, nil))); err != nil {
-		o.t.Fatal(err)
-	}
+	o.node = startHere(o.t, o.flags)
 }
 
 func (o *operated) stop() {
 	o.t.Helper()
-	if err := o.node.Stop(); err != nil {
-		o.t.Errorf("stop the node: %v", err)
-	}
+	o.node.end(o.t)
 }
 
 // cli runs a projections command against the server, or offline against its stores.
@@ -201,7 +193,7 @@ func TestAnEventThatCantBeAppliedStopsAProjectionUntilItIsSkipped(t *testing.T) 
 			ErrorAt      uint64 `json:"error_at"`
 		}
 	}
-	pub := &publisher{t: t, base: o.node.HTTPURL, token: o.node.Token}
+	pub := o.node.publisher(t)
 	if resp := pub.call(http.MethodGet, "/readyz", nil, &ready); resp.StatusCode != http.StatusOK || ready.Projections[1].ErrorAt != poison || ready.Projections[1].Remedy == "" || ready.Projections[1].Error == "" {
 		t.Errorf("/readyz: %d %+v", resp.StatusCode, ready)
 	}
@@ -252,15 +244,14 @@ func TestAnEventThatCantBeAppliedStopsAProjectionUntilItIsSkipped(t *testing.T) 
 
 func (o *operated) eventually(what string, ok func([]client.Projection) bool) []client.Projection {
 	o.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		all := o.status(false)
-		if ok(all) {
-			return all
+	var all []client.Projection
+	eventually(o.t, func() string {
+		if all = o.status(false); ok(all) {
+			return ""
 		}
-		if time.Now().After(deadline) {
-			o.t.Fatalf("still waiting until %s: %+v", what, all)
-		}
-	}
+		return fmt.Sprintf("waiting until %s: %+v", what, all)
+	})
+	return all
 }
 
 // append puts a message into the stream that no rule would.

@@ -16,27 +16,27 @@ type PublishCmd struct {
 	clientFlags `embed:""`
 
 	Files        []string          `arg:"" optional:"" name:"file" help:"Image files, together one variant: a disk, incus.tar.xz and its root, or a unified image." type:"path"`
-	Variant      []string          `sep:"none" help:"A file of a variant beside the one of the arguments, as ARCHITECTURE.TYPE[.FLAVOUR][/FORMAT]=FILE, such as arm64.container=rootfs.squashfs; once for each file." placeholder:"VARIANT=FILE"`
+	Variant      []string          `sep:"none" help:"A file of a further variant, as ARCHITECTURE.TYPE[.FLAVOUR][/FORMAT]=FILE, such as arm64.container=rootfs.squashfs; may be repeated, once for each file." placeholder:"VARIANT=FILE"`
 	Image        string            `required:"" help:"Name of the image, such as debian-bookworm." placeholder:"NAME"`
 	Version      string            `required:"" help:"Version to publish, such as 12.5.0. A published version never changes." placeholder:"NAME"`
-	Architecture string            `help:"Architecture by Incus's name or a synonym. The default is this machine's." default:"${architecture}" placeholder:"NAME"`
-	Type         string            `help:"virtual-machine or container. Without it: by the files' content." enum:",virtual-machine,container" default:"" placeholder:"TYPE"`
+	Architecture string            `help:"Architecture, by Incus's name or a synonym." default:"${architecture}" placeholder:"NAME"`
+	Type         string            `help:"virtual-machine or container. Default: by the files' content." enum:",virtual-machine,container" default:"" placeholder:"TYPE"`
 	Flavour      string            `help:"Flavour, for several variants of one architecture and type." default:"default" placeholder:"NAME"`
-	Format       []string          `help:"Name of each file's format, in the files' order, such as disk.qcow2; empty ones, and without the flag all, by the files' content." placeholder:"NAME"`
+	Format       []string          `help:"Format of each file, in the files' order, such as disk.qcow2; an empty one is found by the file's content. Default: all by their content." placeholder:"NAME"`
 	OS           string            `name:"os" help:"Operating system, such as debian." placeholder:"NAME"`
 	Release      string            `help:"Its release, such as bookworm." placeholder:"NAME"`
 	Description  string            `help:"What the image is, in a line." placeholder:"TEXT"`
 	ReleaseTitle string            `help:"The release as people write it, such as '12 (bookworm)'; clients show it." placeholder:"TEXT"`
 	Codename     string            `help:"Codename of the release." placeholder:"NAME"`
 	SupportEOL   string            `name:"support-eol" help:"Day the support ends; Incus and LXD show it as the image's expiry." placeholder:"YYYY-MM-DD"`
-	Supported    *bool             `negatable:"" help:"Whether it is supported. Without it: yes."`
-	Label        map[string]string `mapsep:"none" help:"Label of your own; may be given several times." placeholder:"KEY=VALUE"`
-	Requirement  map[string]string `mapsep:"none" help:"What a host must meet, such as secureboot=false or nesting=true; may be given several times." placeholder:"KEY=VALUE"`
+	Supported    *bool             `negatable:"" help:"Whether it is supported still. Default: yes."`
+	Label        map[string]string `mapsep:"none" help:"Label of your own; may be repeated." placeholder:"KEY=VALUE"`
+	Requirement  map[string]string `mapsep:"none" help:"What a host must meet, such as secureboot=false or nesting=true; may be repeated." placeholder:"KEY=VALUE"`
 	CloudInit    bool              `help:"Put templates for cloud-init into the metadata that the server makes."`
-	Alias        []string          `help:"Alias to move to this version, such as latest; may be given several times." placeholder:"NAME"`
-	Attach       []string          `help:"File of the version as a whole, such as an SBOM, a signature or release notes, under its own name; may be given several times." type:"path" placeholder:"FILE"`
-	Derive       []string          `help:"Format that the server shall make of each disk once the version is published: disk.compressed.qcow2, disk.raw, disk.raw.zst, disk.vhdx or disk.vmdk; may be given several times." placeholder:"FORMAT"`
-	Visibility   string            `help:"public or private, for a new image; later versions are as their image is. Without it: public." enum:",public,private" default:"" placeholder:"WHO"`
+	Alias        []string          `help:"Alias to move to this version, such as latest; may be repeated." placeholder:"NAME"`
+	Attach       []string          `help:"File of the version as a whole, such as an SBOM, a signature or release notes, under its own name; may be repeated." type:"path" placeholder:"FILE"`
+	Derive       []string          `help:"Format that the server shall make of each disk once the version is published: disk.compressed.qcow2, disk.raw, disk.raw.zst, disk.vhdx or disk.vmdk; may be repeated." placeholder:"FORMAT"`
+	Visibility   string            `help:"public or private, for a new image; later versions are as their image is. Default: public." enum:",public,private" default:"" placeholder:"WHO"`
 }
 
 // published is what the command writes with --json.

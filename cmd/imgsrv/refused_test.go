@@ -15,8 +15,8 @@ func TestBadContentFailsItsJobAndLeavesNothing(t *testing.T) {
 	good := qcow2Image(t, 200_000)
 	backed, external := linkedImages(t)
 	flags := nodeFlags(t)
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	for name, test := range map[string]struct {
 		file file
 		code string
@@ -50,7 +50,7 @@ func TestBadContentFailsItsJobAndLeavesNothing(t *testing.T) {
 		t.Errorf("the image shows: %d", resp.StatusCode)
 	}
 	node.stop(t) // its workers have cleaned up by then
-	node = startChild(t, childSpec{Flags: flags})
+	node = startChild(t, flags)
 	node.stop(t)
 	for _, folder := range []string{"uploads", "ingress/jobs", "cas/sha256"} {
 		entries, err := os.ReadDir(filepath.Join(flags.DataDir, "storage", folder))

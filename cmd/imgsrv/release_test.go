@@ -97,8 +97,8 @@ func startRelease(t *testing.T, archive string, withProjections bool) {
 	if withProjections {
 		load(t, flags.PostgresURL, readFile(t, filepath.Join(dir, "projections.sql")))
 	}
-	node := startChild(t, childSpec{Flags: flags})
-	admin, ci, stranger := &publisher{t: t, base: node.HTTPURL, token: node.Token}, &publisher{t: t, base: node.HTTPURL, token: r.Token}, &publisher{t: t, base: node.HTTPURL}
+	node := startChild(t, flags)
+	admin, ci, stranger := node.publisher(t), &publisher{t: t, base: node.HTTPURL, token: r.Token}, node.stranger(t)
 
 	want := parseRecords(t, readFile(t, filepath.Join(dir, "export.jsonl")))
 	var export []byte
@@ -172,8 +172,8 @@ func TestMakeReleaseFixture(t *testing.T) {
 	testtool.Need(t, "pg_dump")
 	flags := nodeFlags(t)
 	flags.WebhookAllow = []string{"127.0.0.1"}
-	node := startChild(t, childSpec{Flags: flags})
-	admin := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	admin := node.publisher(t)
 	r := release{Files: map[string]string{}}
 
 	issue := func(body map[string]any) (id, token string) {

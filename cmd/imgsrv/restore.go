@@ -26,12 +26,12 @@ type RestoreCmd struct {
 	Place        string `arg:"" name:"dir|s3://bucket/prefix" help:"The backup: a folder that imgsrv backup wrote to, or s3://BUCKET/PREFIX."`
 	DataDir      string `help:"The new server's data folder: empty, or not there yet." default:".imgsrv" placeholder:"DIR"`
 	StorageDir   string `help:"Folder for the image files, empty, as the server's --storage-dir. Default: <data-dir>/storage." placeholder:"DIR"`
-	ToSequence   uint64 `help:"The last event to restore. Without it: the last that the backup has." placeholder:"SEQ"`
+	ToSequence   uint64 `help:"The last event to restore. Default: the last that the backup has." placeholder:"SEQ"`
 	AllowMissing bool   `help:"Restore what is there, where some files are missing in the backup or damaged."`
-	S3Endpoint   string `name:"s3-endpoint" env:"IMGSRV_S3_ENDPOINT" help:"URL of an S3 server that isn't Amazon's. Without it, AWS_ENDPOINT_URL in the environment." placeholder:"URL"`
-	NATSURL      string `name:"nats-url" help:"NATS server to restore the events to, into an account without a stream of imgsrv's. Without it, the store of the embedded one in <data-dir>/nats." placeholder:"URL"`
+	S3Endpoint   string `name:"s3-endpoint" env:"IMGSRV_S3_ENDPOINT" help:"URL of an S3 server that isn't Amazon's. Default: AWS_ENDPOINT_URL of the environment." placeholder:"URL"`
+	NATSURL      string `name:"nats-url" help:"NATS server to restore the events to, into an account without a stream of imgsrv's. Default: the store of the embedded one, in <data-dir>/nats." placeholder:"URL"`
 	NATSCreds    string `name:"nats-creds" help:"Credentials for --nats-url, as those of imgsrv start." placeholder:"FILE"`
-	NATSCA       string `name:"nats-ca" help:"PEM file of the authorities that the certificate of --nats-url may come from, instead of the system's." placeholder:"FILE"`
+	NATSCA       string `name:"nats-ca" help:"Authorities for the certificate of --nats-url, PEM file, in place of the system's." placeholder:"FILE"`
 	NATSCert     string `name:"nats-cert" help:"Client certificate for --nats-url, PEM file." placeholder:"FILE"`
 	NATSKey      string `name:"nats-key" help:"Private key of --nats-cert, PEM file." placeholder:"FILE"`
 	JSON         bool   `name:"json" help:"Write results as JSON, for programs."`

@@ -258,6 +258,9 @@ func (n *Node) drainAll() {
 
 // listen opens a listener, with a remedy in the error of a taken port.
 func listen(ctx context.Context, addr, flag string) (net.Listener, error) {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return nil, fmt.Errorf("%s is an address, host:port, such as 127.0.0.1:8080, not %q", flag, addr)
+	}
 	var config net.ListenConfig
 	l, err := config.Listen(ctx, "tcp", addr)
 	if err != nil {

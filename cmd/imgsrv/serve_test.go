@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -72,8 +71,8 @@ func cutAt(t *testing.T, addr, begin, again string) string {
 // Whoever sends a header or a handshake without end is cut. An honest upload, slower than that, is not.
 func TestSlowHeadersAreCutAndSlowUploadsAreNot(t *testing.T) {
 	t.Parallel()
-	node := startWith(t, nodeFlags(t), testHooks{readHeaderTimeout: 300 * time.Millisecond}, slog.New(slog.DiscardHandler))
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startWith(t, nodeFlags(t), testHooks{readHeaderTimeout: 300 * time.Millisecond}, nil)
+	p := node.publisher(t)
 	data := append([]byte("hsqs"), bytes.Repeat([]byte("x"), 5000)...)
 	session := p.open(request("image", "1", "container", nil, file{format: "rootfs.squashfs", data: data}))
 	url := p.create(session, 0, len(data))
@@ -108,7 +107,7 @@ func TestSlowHeadersAreCutAndSlowUploadsAreNot(t *testing.T) {
 
 func TestOversizedHeadersAreRefused(t *testing.T) {
 	t.Parallel()
-	node := startWith(t, nodeFlags(t), testHooks{}, slog.New(slog.DiscardHandler))
+	node := startHere(t, nodeFlags(t))
 	for _, url := range []string{node.HTTPURL, node.HTTPSURL} {
 		client := trusting(t, node.CertFile)
 		for size, want := range map[int]int{maxHeaderBytes / 2: http.StatusOK, 2 * maxHeaderBytes: http.StatusRequestHeaderFieldsTooLarge} {
@@ -140,7 +139,7 @@ func TestOversizedHeadersAreRefused(t *testing.T) {
 // The answer to an oversized header, read whole.
 func TestTheRefusalOfAnOversizedHeaderIsAStatus(t *testing.T) {
 	t.Parallel()
-	node := startWith(t, nodeFlags(t), testHooks{}, slog.New(slog.DiscardHandler))
+	node := startHere(t, nodeFlags(t))
 	conn, err := net.Dial("tcp", strings.TrimPrefix(node.HTTPURL, "http://"))
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +191,7 @@ func TestCertificatesAreReloaded(t *testing.T) {
 			t.Parallel()
 			flags := nodeFlags(t)
 			flags.TLSCert, flags.TLSKey = pairIn(t, "old.example")
-			node := startChild(t, childSpec{Flags: flags, CertInterval: test.interval})
+			node := startChild(t, flags, childSpec{CertInterval: test.interval})
 			if got := servedName(t, node.HTTPSURL); got != "old.example" {
 				t.Fatalf("served: %s", got)
 			}
@@ -207,11 +206,12 @@ func TestCertificatesAreReloaded(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for deadline := time.Now().Add(30 * time.Second); servedName(t, node.HTTPSURL) != "new.example"; time.Sleep(5 * time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatal("half a minute later it is still the old certificate")
+			eventually(t, func() string {
+				if servedName(t, node.HTTPSURL) == "new.example" {
+					return ""
 				}
-			}
+				return "the old certificate"
+			})
 			node.stop(t)
 		})
 	}
@@ -259,8 +259,8 @@ func TestClientCertificates(t *testing.T) {
 	_, others := clientAuthority(t)
 	flags := nodeFlags(t)
 	flags.TLSClientCA = caFile
-	node := startWith(t, flags, testHooks{}, slog.New(slog.DiscardHandler))
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startHere(t, flags)
+	p := node.publisher(t)
 	operator := map[string]any{"name": "host-1", "roles": []any{map[string]any{"role": "operator"}}}
 	if resp := p.call("POST", "/api/principals", operator, nil); resp.StatusCode != 201 {
 		t.Fatalf("POST /api/principals: %d", resp.StatusCode)
@@ -290,7 +290,7 @@ func TestWhatBrowsersAreTold(t *testing.T) {
 	const site = "https://builds.example"
 	flags := nodeFlags(t)
 	flags.HSTS, flags.CORSOrigin, flags.MetricsListen = 48*time.Hour, []string{site}, "127.0.0.1:0"
-	node := startWith(t, flags, testHooks{}, slog.New(slog.DiscardHandler))
+	node := startHere(t, flags)
 	client := trusting(t, node.CertFile)
 	for _, path := range []string{"/healthz", "/openapi.yaml", "/api/images", "/streams/v1/index.json", "/api/uploads/tus/x", "/nothing", "/cas/sha256/00/x"} {
 		for _, base := range []string{node.HTTPURL, node.HTTPSURL} {

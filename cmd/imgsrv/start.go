@@ -21,41 +21,49 @@ type StartCmd struct {
 
 // ServerFlags say what a server is made of and where it listens.
 type ServerFlags struct {
-	Listen            string        `help:"Address of the HTTP listener, host:port." default:"127.0.0.1:8080" placeholder:"ADDR"`
-	TLSListen         string        `name:"tls-listen" help:"Address of the HTTPS listener, host:port; empty for none. Incus and LXD need HTTPS." default:"127.0.0.1:8443" placeholder:"ADDR"`
-	TLSCert           string        `name:"tls-cert" help:"Certificate chain of the HTTPS listener, PEM file; read again when it changes, and on SIGHUP. Without it a self-signed one is made and kept in <data-dir>/tls/cert.pem." placeholder:"FILE"`
-	TLSKey            string        `name:"tls-key" help:"Private key of --tls-cert, PEM file." placeholder:"FILE"`
-	DataDir           string        `help:"Folder of all that this server keeps; made where it is missing." default:".imgsrv" placeholder:"DIR"`
-	StorageDir        string        `help:"Folder of the image files. Uploads, ingress and blobs lie below it, so that publishing is a rename. Default: <data-dir>/storage." placeholder:"DIR"`
-	PostgresURL       string        `name:"postgres-url" help:"PostgreSQL to keep the projections in: postgres://USER:PASSWORD@HOST/DATABASE. Without it imgsrv starts a private one in <data-dir>/postgres." placeholder:"URL"`
-	NATSURL           string        `name:"nats-url" help:"NATS server with JetStream to keep the events in. Without it imgsrv runs one itself, with its store in <data-dir>/nats." placeholder:"URL"`
-	NATSListen        string        `name:"nats-listen" help:"Where the embedded NATS server listens for subscribers (imgsrv subscribers add), host:port; empty for in-process only. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
-	MaxUploadBytes    int64         `help:"Largest file that may be uploaded, in bytes; 0: no cap." default:"0" placeholder:"BYTES"`
-	Deltas            int           `help:"Against how many earlier versions each new one gets deltas, for hosts that have one of those; 0: none. Needs xdelta3." default:"2" placeholder:"N"`
-	JobAttempts       int           `name:"job-attempts" help:"How often a step of a publication is tried, before its job has failed and waits for a retry by hand." default:"10" placeholder:"N"`
-	StepTimeout       time.Duration `name:"step-timeout" help:"How long one attempt at a step of a publication may take." default:"2h" placeholder:"DURATION"`
-	LogFormat         string        `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
-	Verbosity         string        `help:"Least level that is logged: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
-	MetricsListen     string        `help:"Address of the metrics listener, host:port; empty for none." default:"127.0.0.1:9464" placeholder:"ADDR"`
-	MetricsPath       string        `help:"Path of the metrics in Prometheus's text format." default:"/metrics" placeholder:"PATH"`
-	OIDCCAFile        string        `name:"oidc-ca-file" help:"PEM file of certificates to trust beside the system's when OIDC issuers are asked for their keys: for a cluster's own." placeholder:"FILE"`
-	WebhookAllow      []string      `help:"Target that webhooks may have although it is private or without TLS: address, CIDR prefix, HOST or HOST:PORT; may be repeated." placeholder:"TARGET"`
-	TLSClientCA       string        `name:"tls-client-ca" help:"Authorities of client certificates, PEM file. A client may then show a certificate of theirs; another's is refused." placeholder:"FILE"`
-	ACMEDomain        []string      `name:"acme-domain" help:"Host name to get a certificate for by ACME, in place of --tls-cert; may be repeated. The authority has to reach this server as that name, on port 443 or 80. You accept the authority's terms of service by it." placeholder:"NAME"`
-	ACMEEmail         string        `name:"acme-email" help:"Where the ACME authority may write to." placeholder:"ADDRESS"`
-	ACMEDirectory     string        `name:"acme-directory" help:"Directory of the ACME authority. Default: Let's Encrypt." placeholder:"URL"`
-	ACMECAFile        string        `name:"acme-ca-file" help:"What the ACME directory's own certificate is checked with, PEM file, in place of the system's authorities." placeholder:"FILE"`
-	HSTS              time.Duration `name:"hsts" help:"How long browsers shall use only HTTPS for this host, such as 8760h; 0: nothing is said of it." default:"0" placeholder:"DURATION"`
-	CORSOrigin        []string      `name:"cors-origin" help:"Site whose scripts may call this server from browsers, SCHEME://HOST[:PORT]; may be repeated. Alone, * is every site." placeholder:"ORIGIN"`
-	SigningKey        string        `help:"Secret key that signs the checksums of versions, a file in minisign's form without password; made where it is missing. Nodes that serve the same images need the same one. Default: <data-dir>/signing.key." placeholder:"FILE"`
-	StreamsSigningKey string        `help:"Secret key that clear-signs the simplestreams documents (.sjson), an armored OpenPGP key without passphrase; made where it is missing. Without it they are not signed." placeholder:"FILE"`
-	StopTimeout       time.Duration `help:"How long downloads and other requests may take to finish at the stop, before they are cut. Uploads end at once, where they can be resumed." default:"30s" placeholder:"DURATION"`
-	mirrorFlags       `embed:""`
-	natsFlags         `embed:""`
-	LimitFlags
-	DeriveFlags
-	garbageFlags `embed:""`
-	ScrubFlags
+	Listen      string        `group:"listening" help:"Address of the HTTP listener, host:port." default:"127.0.0.1:8080" placeholder:"ADDR"`
+	TLSListen   string        `group:"listening" name:"tls-listen" help:"Address of the HTTPS listener, host:port; empty for none. Incus and LXD need HTTPS." default:"127.0.0.1:8443" placeholder:"ADDR"`
+	StopTimeout time.Duration `group:"listening" help:"How long downloads and other requests may take to finish at the stop. Uploads end at once: they can be resumed." default:"30s" placeholder:"DURATION"`
+
+	TLSCert       string        `group:"tls" name:"tls-cert" help:"Certificate chain of the HTTPS listener, PEM file; read again when it changes, and on SIGHUP. Default: a self-signed one, kept in <data-dir>/tls/cert.pem." placeholder:"FILE"`
+	TLSKey        string        `group:"tls" name:"tls-key" help:"Private key of --tls-cert, PEM file." placeholder:"FILE"`
+	TLSClientCA   string        `group:"tls" name:"tls-client-ca" help:"Authorities whose client certificates are taken, PEM file; another's is refused. Nobody has to show one." placeholder:"FILE"`
+	ACMEDomain    []string      `group:"tls" name:"acme-domain" help:"Host name to get a certificate for by ACME, in place of --tls-cert; may be repeated. The authority has to reach this server as that name, on port 443 or 80. You accept the authority's terms of service by it." placeholder:"NAME"`
+	ACMEEmail     string        `group:"tls" name:"acme-email" help:"Where the ACME authority may write to." placeholder:"ADDRESS"`
+	ACMEDirectory string        `group:"tls" name:"acme-directory" help:"Directory of the ACME authority. Default: Let's Encrypt." placeholder:"URL"`
+	ACMECAFile    string        `group:"tls" name:"acme-ca-file" help:"Authorities for the ACME directory's own certificate, PEM file, in place of the system's." placeholder:"FILE"`
+	HSTS          time.Duration `group:"tls" name:"hsts" help:"How long browsers shall use only HTTPS for this host, such as 8760h; 0: nothing is said of it." default:"0" placeholder:"DURATION"`
+	CORSOrigin    []string      `group:"tls" name:"cors-origin" help:"Site whose scripts may call this server from browsers, SCHEME://HOST[:PORT]; may be repeated. Alone, * is every site." placeholder:"ORIGIN"`
+
+	DataDir           string `group:"storage" help:"Folder of all that this server keeps; made where it is missing." default:".imgsrv" placeholder:"DIR"`
+	StorageDir        string `group:"storage" help:"Folder of the image files, on one file system. Default: <data-dir>/storage." placeholder:"DIR"`
+	SigningKey        string `group:"storage" help:"Secret key that signs the checksums of versions, in minisign's form without password; made where it is missing. Nodes that serve the same images need the same one. Default: <data-dir>/signing.key." placeholder:"FILE"`
+	StreamsSigningKey string `group:"storage" help:"Secret key that clear-signs the simplestreams documents (.sjson), an armored OpenPGP key without passphrase; made where it is missing. Default: they are not signed." placeholder:"FILE"`
+
+	NATSURL    string `group:"nats" name:"nats-url" help:"NATS server with JetStream that keeps the events. Default: an embedded one, with its store in <data-dir>/nats." placeholder:"URL"`
+	NATSListen string `group:"nats" name:"nats-listen" help:"Where the embedded NATS server listens for subscribers (imgsrv subscribers add), host:port; empty: nowhere. Ignored with --nats-url." default:"127.0.0.1:4222" placeholder:"ADDR"`
+	natsFlags  `embed:"" group:"nats"`
+
+	PostgresURL string `group:"postgres" name:"postgres-url" help:"PostgreSQL that keeps the projections: postgres://USER:PASSWORD@HOST/DATABASE. Default: a private one in <data-dir>/postgres." placeholder:"URL"`
+
+	OIDCCAFile   string   `group:"reach" name:"oidc-ca-file" help:"Certificates to trust beside the system's when OIDC issuers are asked for their keys, PEM file." placeholder:"FILE"`
+	WebhookAllow []string `group:"reach" help:"Target that webhooks may have although it is private or without TLS: address, CIDR prefix, HOST or HOST:PORT; may be repeated." placeholder:"TARGET"`
+	mirrorFlags  `embed:"" group:"reach"`
+
+	MaxUploadBytes int64 `group:"limits" help:"Largest file that may be uploaded, in bytes; 0: no limit." default:"0" placeholder:"BYTES"`
+	LimitFlags     `embed:"" group:"limits"`
+
+	JobAttempts  int           `group:"work" name:"job-attempts" help:"How often a step of a publication is tried, before its job has failed and waits for a retry by hand." default:"10" placeholder:"N"`
+	StepTimeout  time.Duration `group:"work" name:"step-timeout" help:"How long one attempt at a step of a publication may take." default:"2h" placeholder:"DURATION"`
+	Deltas       int           `group:"work" help:"Against how many earlier versions each new one gets deltas, for hosts that have one of those; 0: none. Needs xdelta3." default:"2" placeholder:"N"`
+	DeriveFlags  `embed:"" group:"work"`
+	garbageFlags `embed:"" group:"work"`
+	ScrubFlags   `embed:"" group:"work"`
+
+	LogFormat     string `group:"telemetry" help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
+	Verbosity     string `group:"telemetry" help:"Least level that is logged: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
+	MetricsListen string `group:"telemetry" help:"Address of the metrics listener, host:port; empty for none." default:"127.0.0.1:9464" placeholder:"ADDR"`
+	MetricsPath   string `group:"telemetry" help:"Path of the metrics in Prometheus's text format." default:"/metrics" placeholder:"PATH"`
 }
 
 // Run starts the server, says where everything is, and serves until ctx ends.

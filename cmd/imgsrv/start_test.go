@@ -21,36 +21,7 @@ import (
 	"github.com/imgsrv/imgsrv/internal/datadir"
 	"github.com/imgsrv/imgsrv/internal/selfsigned"
 	"github.com/imgsrv/imgsrv/internal/testtool"
-	"github.com/imgsrv/imgsrv/store/postgres"
 )
-
-// openDir is a folder that another user may pass through, as PostgreSQL's does when the tests run as root.
-func openDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "imgsrv-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // see above
-		t.Fatal(err)
-	}
-	return dir
-}
-
-func needPostgres(t *testing.T, err error) {
-	t.Helper()
-	if errors.Is(err, postgres.ErrNoBinaries) {
-		testtool.Absent(t, "PostgreSQL's binaries")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestDemoShowsEverything(t *testing.T) {
 	t.Parallel()
@@ -86,22 +57,18 @@ func TestAKilledServerStartsAgainOverWhatItLeft(t *testing.T) {
 	dir := openDir(t)
 	flags := ServerFlags{Listen: "127.0.0.1:0", TLSListen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", MetricsPath: "/metrics", NATSListen: "127.0.0.1:0",
 		DataDir: filepath.Join(dir, "data"), LogFormat: "text", Verbosity: "error"}
-	probe, err := StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
-	needPostgres(t, err)
-	if err := probe.Stop(); err != nil {
-		t.Fatalf("stop: %v", err)
-	}
+	startHere(t, flags).end(t) // skips where there is no PostgreSQL
 	squash := append([]byte("hsqs"), make([]byte, 1000)...)
 	var token string
 	for _, version := range []string{"1", "2", "3"} {
-		node := startChild(t, childSpec{Flags: flags})
+		node := startChild(t, flags)
 		if token == "" {
 			token = node.Token
 		}
 		if node.NewToken != "" || node.Token != token {
 			t.Fatal("a start over an old folder made another token")
 		}
-		p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+		p := node.publisher(t)
 		f := file{format: "rootfs.squashfs", data: squash}
 		p.publish(request("image", version, "container", []string{"latest"}, f), f)
 		var versions struct {
@@ -120,23 +87,15 @@ func TestAKilledServerStartsAgainOverWhatItLeft(t *testing.T) {
 		}
 		node.kill()
 	}
-	last := startChild(t, childSpec{Flags: flags})
+	last := startChild(t, flags)
 	last.stop(t) // and leaves no PostgreSQL, which would keep the folder from going
 }
 
 func TestASecondStartInOneFolderIsRefused(t *testing.T) {
 	t.Parallel()
 	flags := nodeFlags(t)
-	node, err := StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	}()
-	_, err = StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
+	node := startHere(t, flags)
+	_, err := StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
 	var inUse *datadir.InUseError
 	if !errors.As(err, &inUse) {
 		t.Fatalf("error %v, want that the folder is in use", err)
@@ -268,8 +227,8 @@ func TestANATSServerOfOnesOwn(t *testing.T) {
 	flags.NATSURL = "tls://" + ns.Addr().String()
 	flags.NATSCreds, flags.NATSCA, flags.NATSCert, flags.NATSKey = creds, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	for _, version := range []string{"1", "2"} {
-		node := startChild(t, childSpec{Flags: flags})
-		p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+		node := startChild(t, flags)
+		p := node.publisher(t)
 		f := file{format: "rootfs.squashfs", data: append([]byte("hsqs"), version...)}
 		p.publish(request("image", version, "container", nil, f), f)
 		// It can't let anybody in there, and says how its operator can.
@@ -307,7 +266,7 @@ func TestANATSServerOfOnesOwn(t *testing.T) {
 
 func TestHTTPSWithTheSelfSignedCertificateAndFastAnswersToPlainHTTP(t *testing.T) {
 	t.Parallel()
-	node := startChild(t, childSpec{Flags: nodeFlags(t)})
+	node := startChild(t, nodeFlags(t))
 	pem, err := os.ReadFile(node.CertFile)
 	if err != nil {
 		t.Fatal(err)
@@ -335,8 +294,8 @@ func TestHTTPSWithTheSelfSignedCertificateAndFastAnswersToPlainHTTP(t *testing.T
 func TestAStopEndsUploadsWhereTheyCanBeResumed(t *testing.T) {
 	t.Parallel()
 	flags := nodeFlags(t)
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	data := append([]byte("hsqs"), bytes.Repeat([]byte("0123456789"), 400_000)...)
 	session := p.open(request("image", "1", "container", nil, file{format: "rootfs.squashfs", data: data}))
 	url := p.create(session, 0, len(data))
@@ -358,19 +317,17 @@ func TestAStopEndsUploadsWhereTheyCanBeResumed(t *testing.T) {
 	}()
 	<-sent
 	arrived := filepath.Join(flags.DataDir, "storage", "uploads", session.ID, "0")
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	eventually(t, func() string {
 		if info, err := os.Stat(arrived); err == nil && info.Size() > 0 {
-			break
+			return ""
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("no byte arrives")
-		}
-	}
+		return "no byte arrives"
+	})
 	node.stop(t)
 	_ = writing.Close()
 	<-answered
 
-	node = startChild(t, childSpec{Flags: flags})
+	node = startChild(t, flags)
 	p.base, session.StatusURL = node.HTTPURL, "/api/uploads/"+session.ID
 	url = node.HTTPURL + url[strings.Index(url, "/api/"):]
 	offset := p.offset(url)

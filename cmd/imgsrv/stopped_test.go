@@ -112,10 +112,10 @@ func TestAStepOfAStoppedNodeIsTakenOver(t *testing.T) {
 	var nodes []*child
 	for range 2 {
 		flags.DataDir = t.TempDir()
-		nodes = append(nodes, startChild(t, childSpec{Flags: flags, HoldAt: events.StepMaterialize}))
+		nodes = append(nodes, startChild(t, flags, childSpec{HoldAt: events.StepMaterialize}))
 	}
 	image := qcow2Image(t, 300_000)
-	first := &publisher{t: t, base: nodes[0].HTTPURL, token: nodes[0].Token}
+	first := nodes[0].publisher(t)
 	body := vm("debian", "1", []string{"latest"}, file{format: "disk.qcow2", data: image})
 	session := first.open(body)
 	first.upload(session, file{format: "disk.qcow2", data: image})
@@ -132,7 +132,7 @@ func TestAStepOfAStoppedNodeIsTakenOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	p := &publisher{t: t, base: other.HTTPURL, token: other.Token}
+	p := other.publisher(t)
 	session.StatusURL = "/api/uploads/" + session.ID
 	job := p.await(session)
 	if job.State != "succeeded" {
@@ -142,14 +142,14 @@ func TestAStepOfAStoppedNodeIsTakenOver(t *testing.T) {
 	download := func(version string) {
 		t.Helper()
 		path := "/api/images/debian/versions/" + version + "/variants/amd64.virtual-machine.default/formats/disk.qcow2"
-		var got []byte
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-			if resp := p.call("GET", path, nil, &got); resp.StatusCode == 200 && bytes.Equal(got, image) {
-				return
-			} else if time.Now().After(deadline) {
-				t.Fatalf("version %s: %d, %d bytes", version, resp.StatusCode, len(got))
+		eventually(t, func() string {
+			var got []byte
+			resp := p.call("GET", path, nil, &got)
+			if resp.StatusCode == 200 && bytes.Equal(got, image) {
+				return ""
 			}
-		}
+			return fmt.Sprintf("version %s: %d, %d bytes", version, resp.StatusCode, len(got))
+		})
 	}
 	download("latest")
 	t.Logf("its projections had it after %.1f s", time.Since(began).Seconds())
@@ -162,7 +162,7 @@ func TestAStepOfAStoppedNodeIsTakenOver(t *testing.T) {
 	}
 	// The one that was stopped has to do this one alone.
 	other.stop(t)
-	p = &publisher{t: t, base: stopped.HTTPURL, token: stopped.Token}
+	p = stopped.publisher(t)
 	p.publish(vm("debian", "2", nil, file{format: "disk.qcow2", data: image}), file{format: "disk.qcow2", data: image})
 	download("1")
 	succeeded := map[string]int{}

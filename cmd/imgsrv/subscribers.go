@@ -14,9 +14,9 @@ import (
 
 // SubscribersCmd says who may read events over NATS.
 type SubscribersCmd struct {
-	List   SubscribersListCmd   `cmd:"" default:"withargs" help:"List subscribers and how far they have come. What imgsrv subscribers means by itself."`
-	Add    SubscribersAddCmd    `cmd:"" help:"Let a subscriber read events over NATS, and print its credentials file, once."`
-	Remove SubscribersRemoveCmd `cmd:"" help:"Shut a subscriber out at once, and forget how far it has come."`
+	List   SubscribersListCmd   `cmd:"" default:"withargs" help:"List subscribers and how far they have come. The same as: imgsrv subscribers" example:"subscribers"`
+	Add    SubscribersAddCmd    `cmd:"" help:"Let a subscriber read events over NATS, and print its credentials file, once." example:"subscribers add deploys --image debian-bookworm --output deploys.creds"`
+	Remove SubscribersRemoveCmd `cmd:"" help:"Shut a subscriber out at once, and forget how far it has come." example:"subscribers remove deploys"`
 }
 
 // SubscribersListCmd lists subscribers.
@@ -60,7 +60,7 @@ type SubscribersAddCmd struct {
 // Run adds.
 func (cmd *SubscribersAddCmd) Run(ctx context.Context, t Terminal) (err error) {
 	if cmd.All == (len(cmd.Image) > 0) {
-		return usagef("say what %s may read: --image IMAGE, or --all", cmd.Name)
+		return usagef("say what %s may read: --image IMAGE or --all, not both", cmd.Name)
 	}
 	c, err := cmd.operator(t)
 	if err != nil {

@@ -90,8 +90,8 @@ func TestASubscriberFromTheCommandLine(t *testing.T) {
 	t.Parallel()
 	flags := nodeFlags(t)
 	flags.TLSListen, flags.NATSListen = "", deadAddress(t)
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	at := []string{"--server", p.base, "--token", p.token}
 	run := func(args ...string) (int, string, string) { return command(t.Context(), append(args, at...)...) }
 
@@ -160,8 +160,8 @@ func TestSubscribersMissNothingThroughKills(t *testing.T) {
 	flags := nodeFlags(t)
 	flags.Listen, flags.TLSListen, flags.NATSListen = deadAddress(t), "", deadAddress(t) // the same after each start
 	flags.WebhookAllow = []string{"127.0.0.1"}
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	var subscribers sync.WaitGroup
 	t.Cleanup(subscribers.Wait)
@@ -219,7 +219,7 @@ func TestSubscribersMissNothingThroughKills(t *testing.T) {
 	for n := range 50 {
 		if n == 17 || n == 34 {
 			node.kill()
-			node = startChild(t, childSpec{Flags: flags})
+			node = startChild(t, flags)
 		}
 		version := fmt.Sprintf("v%02d", n)
 		f := file{format: "rootfs.squashfs", data: []byte("hsqs" + version)}

@@ -15,10 +15,10 @@ import (
 
 // TokensCmd manages tokens.
 type TokensCmd struct {
-	List   TokensListCmd   `cmd:"" default:"withargs" help:"List tokens. What imgsrv tokens means by itself."`
-	Create TokensCreateCmd `cmd:"" help:"Issue a token, and print it, this once."`
-	Rotate TokensRotateCmd `cmd:"" help:"Put a new token in a token's place, and print it, this once."`
-	Revoke TokensRevokeCmd `cmd:"" help:"End a token, at once and for good."`
+	List   TokensListCmd   `cmd:"" default:"withargs" help:"List tokens. The same as: imgsrv tokens" example:"tokens --principal ci"`
+	Create TokensCreateCmd `cmd:"" help:"Issue a token, and print it, this once." example:"tokens create --principal ci --name 'build machine' --expires 2160h"`
+	Rotate TokensRotateCmd `cmd:"" help:"Put a new token in a token's place, and print it, this once." example:"tokens rotate"`
+	Revoke TokensRevokeCmd `cmd:"" help:"End a token, at once and for good." example:"tokens revoke 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b"`
 }
 
 // TokensListCmd lists tokens.

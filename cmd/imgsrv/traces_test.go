@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
@@ -71,7 +70,7 @@ func newCollector(t *testing.T) *collector {
 // await waits until the spans of a trace satisfy.
 func (c *collector) await(id string, complaints func([]*tracepb.Span) []string) {
 	c.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	eventually(c.t, func() string {
 		c.mu.Lock()
 		var spans []*tracepb.Span
 		for _, s := range c.spans {
@@ -80,14 +79,11 @@ func (c *collector) await(id string, complaints func([]*tracepb.Span) []string) 
 			}
 		}
 		c.mu.Unlock()
-		wrong := complaints(spans)
-		if len(wrong) == 0 {
-			return
+		if wrong := complaints(spans); len(wrong) > 0 {
+			return fmt.Sprintf("of %d spans:\n%s", len(spans), strings.Join(wrong, "\n"))
 		}
-		if time.Now().After(deadline) {
-			c.t.Fatalf("of %d spans:\n%s", len(spans), strings.Join(wrong, "\n"))
-		}
-	}
+		return ""
+	})
 }
 
 // A whole publication, from the client's own span to what receivers and queries see of it, is one trace.
@@ -104,11 +100,11 @@ func TestAPublicationIsOneTrace(t *testing.T) {
 	t.Cleanup(receiver.Close)
 	flags := nodeFlags(t)
 	flags.WebhookAllow = []string{"127.0.0.1"}
-	node := startChild(t, childSpec{Flags: flags, Env: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + collected.url, "OTEL_SERVICE_NAME=images", "OTEL_BSP_SCHEDULE_DELAY=20",
+	node := startChild(t, flags, childSpec{Env: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + collected.url, "OTEL_SERVICE_NAME=images", "OTEL_BSP_SCHEDULE_DELAY=20",
 		"OTEL_EXPORTER_OTLP_COMPRESSION=gzip"}})
 	const traceID, root = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	parent := "00-" + traceID + "-" + root + "-01"
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	p := node.publisher(t)
 	p.call("POST", "/api/webhooks", map[string]any{"url": receiver.URL + "/hook-secret?key=hook-secret", "types": []string{"imgsrv.version.published.*"}}, nil)
 	p.call("GET", "/r/"+node.Token+"!/api/images?after=query-secret", nil, nil)
 

@@ -14,9 +14,9 @@ import (
 
 // TrustCmd manages trust rules.
 type TrustCmd struct {
-	List   TrustListCmd   `cmd:"" default:"withargs" help:"List trust rules. What imgsrv trust means by itself."`
-	Add    TrustAddCmd    `cmd:"" help:"Give roles to whoever brings an OIDC token of an issuer with certain claims."`
-	Remove TrustRemoveCmd `cmd:"" help:"End a trust rule, and the tokens that came by it."`
+	List   TrustListCmd   `cmd:"" default:"withargs" help:"List trust rules. The same as: imgsrv trust" example:"trust"`
+	Add    TrustAddCmd    `cmd:"" help:"Give roles to whoever brings an OIDC token of an issuer with certain claims." example:"trust add github-main --issuer https://token.actions.githubusercontent.com \\\n      --audience https://images.example.org --claim repository=acme/images --role publisher"`
+	Remove TrustRemoveCmd `cmd:"" help:"End a trust rule, and the tokens that came by it." example:"trust remove 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b"`
 }
 
 // TrustListCmd lists rules.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,13 +18,7 @@ func TestAJobPublishesWithItsOIDCToken(t *testing.T) {
 	issuer := oidctest.New(t, key)
 	flags := nodeFlags(t)
 	flags.OIDCCAFile = issuer.CAFile
-	node, err := StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
-	needPostgres(t, err)
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	node := startHere(t, flags)
 	dir := t.TempDir()
 	at := []string{"--server", node.HTTPURL, "--data-dir", dir} // without the admin's token
 	admin := with(at, "--token", node.Token)

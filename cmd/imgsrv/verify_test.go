@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/imgsrv/imgsrv/internal/pgtest"
+	"github.com/imgsrv/imgsrv/internal/provenance"
 )
 
 // olderAndLatest are debian 1.0.0 and 2.0.0, which is latest, with the server's public key.
@@ -100,9 +101,12 @@ func TestAVerifiedDownload(t *testing.T) {
 // Not parallel: it sets the environment.
 func TestAPinnedKeyOfTheEnvironmentVerifiesEachDownload(t *testing.T) {
 	flags, _, key, _ := olderAndLatest(t)
-	_, _, foreign, _ := olderAndLatest(t)
 	dir := t.TempDir()
-	t.Setenv("IMGSRV_PUBLIC_KEY", foreign)
+	foreign, _, err := provenance.LoadKey(filepath.Join(t.TempDir(), "signing.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("IMGSRV_PUBLIC_KEY", foreign.Public().String())
 	if code, _, errs := command(t.Context(), with(flags, "download", "debian", "-o", filepath.Join(dir, "a"))...); code != 1 || !strings.Contains(errs, "made with the key") {
 		t.Errorf("another server's key: exit code %d: %s", code, errs)
 	}
@@ -235,15 +239,7 @@ func TestAServerSignsWithTheKeysItIsGiven(t *testing.T) {
 	var printed []string
 	for range 2 { // two nodes, one key
 		flags.DataDir, flags.PostgresURL = t.TempDir(), pgtest.URL(t)
-		node, err := StartNode(t.Context(), flags, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := node.Stop(); err != nil {
-				t.Errorf("stop the node: %v", err)
-			}
-		})
+		node := startHere(t, flags)
 		if exists(filepath.Join(flags.DataDir, "signing.key")) {
 			t.Error("a key was made in the data folder all the same")
 		}

@@ -11,12 +11,12 @@ import (
 
 // WebhooksCmd sends events to URLs.
 type WebhooksCmd struct {
-	List        WebhooksListCmd        `cmd:"" default:"withargs" help:"List webhooks. What imgsrv webhooks means by itself."`
-	Add         WebhooksAddCmd         `cmd:"" help:"Send events to a URL from now on, and print the secret that signs them."`
-	Remove      WebhooksRemoveCmd      `cmd:"" help:"Send nothing more to a webhook."`
-	Secret      WebhooksSecretCmd      `cmd:"" help:"Print a webhook's secret again."`
-	DeadLetters WebhooksDeadLettersCmd `cmd:"" help:"List the events that a webhook didn't take and that were given up."`
-	Redeliver   WebhooksRedeliverCmd   `cmd:"" help:"Send a past event (again): at once where it is being retried, otherwise out of order."`
+	List        WebhooksListCmd        `cmd:"" default:"withargs" help:"List webhooks. The same as: imgsrv webhooks" example:"webhooks"`
+	Add         WebhooksAddCmd         `cmd:"" help:"Send events to a URL from now on, and print the secret that signs them." example:"webhooks add https://deploy.example.org/hook --type 'imgsrv.version.*' --image 'debian-*'"`
+	Remove      WebhooksRemoveCmd      `cmd:"" help:"Send nothing more to a webhook." example:"webhooks remove 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b"`
+	Secret      WebhooksSecretCmd      `cmd:"" help:"Print a webhook's secret again." example:"webhooks secret 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b"`
+	DeadLetters WebhooksDeadLettersCmd `cmd:"" help:"List the events that a webhook didn't take and that were given up." example:"webhooks dead-letters 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b"`
+	Redeliver   WebhooksRedeliverCmd   `cmd:"" help:"Send a past event (again): at once where it is being retried, otherwise out of order." example:"webhooks redeliver 0199a1b2-3c4d-7e5f-8a6b-7c8d9e0f1a2b 42 --wait"`
 }
 
 // WebhooksListCmd lists webhooks.

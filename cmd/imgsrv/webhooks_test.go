@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,7 +21,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/imgsrv/imgsrv/internal/client"
-	"github.com/imgsrv/imgsrv/internal/pgtest"
 )
 
 // hookRequest is what a webhook's receiver gets.
@@ -78,18 +76,10 @@ func signed(secret string, r hookRequest) error {
 // An operator's way with a webhook, by the command line alone.
 func TestWebhookCommands(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	node, err := StartNode(t.Context(), ServerFlags{Listen: "127.0.0.1:0", DataDir: dir, PostgresURL: pgtest.URL(t), MetricsListen: "127.0.0.1:0", MetricsPath: "/metrics",
-		WebhookAllow: []string{"127.0.0.1"}}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := node.Stop(); err != nil {
-			t.Errorf("stop the node: %v", err)
-		}
-	})
-	flags := []string{"--server", node.HTTPURL, "--data-dir", dir}
+	serverFlags := nodeFlags(t)
+	serverFlags.MetricsListen, serverFlags.WebhookAllow = "127.0.0.1:0", []string{"127.0.0.1"}
+	node := startHere(t, serverFlags)
+	flags := node.found(serverFlags)
 	must := func(args ...string) string {
 		t.Helper()
 		code, out, errs := command(t.Context(), with(flags, args...)...)
@@ -99,7 +89,7 @@ func TestWebhookCommands(t *testing.T) {
 		return out
 	}
 	url, requests, down := hookReceiver(t)
-	disk := filepath.Join(dir, "disk.raw")
+	disk := filepath.Join(serverFlags.DataDir, "disk.raw")
 	if err := os.WriteFile(disk, []byte(rawDisk(4096)), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +100,7 @@ func TestWebhookCommands(t *testing.T) {
 	if out := must("webhooks", "secret", hook.ID); out != hook.Secret+"\n" {
 		t.Errorf("secret %q, want %q", out, hook.Secret)
 	}
-	if info, err := os.Stat(filepath.Join(dir, "webhook.key")); err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(filepath.Join(serverFlags.DataDir, "webhook.key")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("webhook.key: %v, %v", info, err)
 	}
 
@@ -236,8 +226,8 @@ func TestAWebhookMissesNothingWhileTheServerIsKilled(t *testing.T) {
 	t.Parallel()
 	flags := nodeFlags(t)
 	flags.WebhookAllow = []string{"127.0.0.1"}
-	node := startChild(t, childSpec{Flags: flags})
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	node := startChild(t, flags)
+	p := node.publisher(t)
 	url, requests, _ := hookReceiver(t)
 	var hook struct {
 		ID     string `json:"id"`
@@ -251,7 +241,7 @@ func TestAWebhookMissesNothingWhileTheServerIsKilled(t *testing.T) {
 	for i := range versions {
 		if i == versions/3 || i == 2*versions/3 {
 			node.kill()
-			node = startChild(t, childSpec{Flags: flags})
+			node = startChild(t, flags)
 			p.base = node.HTTPURL
 		}
 		data := bytes.Repeat([]byte{byte(i)}, 4096)

@@ -57,7 +57,7 @@ func TestVersionsAreWithdrawnRestoredAndOutgrown(t *testing.T) {
 	says(exitOK, "the last 1\n", "policy", "set", "debian", "--keep-last=1")
 	says(exitOK, "disk.raw.zst, disk.vmdk?", "policy", "get", "debian")
 	// Version 2 was restored, 1 and 3 are too old; latest is 4.
-	p := &publisher{t: t, base: node.HTTPURL, token: node.Token}
+	p := node.publisher(t)
 	lines := untilLine(t, func(line string) bool { // the last of its batch
 		return strings.Contains(line, `"type":"imgsrv.version.withdrawn.v1"`) && strings.Contains(line, `"subject":"debian/3"`)
 	}, with(flags, "events", "tail", "--from=1", "--json")...)

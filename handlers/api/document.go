@@ -51,32 +51,24 @@ func describeAPI(doc *huma.OpenAPI) {
 // asyncAPIMediaType is that of AsyncAPI documents in YAML (AsyncAPI 3.0.0, "Media types").
 const asyncAPIMediaType = "application/vnd.aai.asyncapi+yaml;version=3.0.0"
 
-// document serves the OpenAPI document at /openapi.yaml and /openapi.json, both made once, when the first asks, and the
+// document serves the OpenAPI document at /openapi.yaml and /openapi.json, each made once, when the first asks: it costs more than all else of a start; and the
 // AsyncAPI document of the events.
 func (s *server) document(router chi.Router) {
 	doc := s.api.OpenAPI()
 	for _, op := range slices.Concat(handMade(), handMadeEvents(), s.handMadeProvenance(), s.handMadePages(), s.handMadeOperations()) {
 		doc.AddOperation(op)
 	}
-	openAPI := sync.OnceValues(func() (texts [2][]byte, err error) {
-		if texts[0], err = doc.YAML(); err != nil {
-			return texts, fmt.Errorf("write the OpenAPI document as YAML: %w", err)
-		}
-		if texts[1], err = json.Marshal(doc); err != nil {
-			return texts, fmt.Errorf("write the OpenAPI document as JSON: %w", err)
-		}
-		return texts, nil
-	})
-	router.Get("/openapi.yaml", s.serveDocument("application/openapi+yaml", func() ([]byte, error) { texts, err := openAPI(); return texts[0], err }))
-	router.Get("/openapi.json", s.serveDocument("application/openapi+json", func() ([]byte, error) { texts, err := openAPI(); return texts[1], err }))
+	router.Get("/openapi.yaml", s.serveDocument("application/openapi+yaml", doc.YAML))
+	router.Get("/openapi.json", s.serveDocument("application/openapi+json", func() ([]byte, error) { return json.Marshal(doc) }))
 	router.Get("/asyncapi.yaml", s.serveDocument(asyncAPIMediaType, func() ([]byte, error) { return docs.AsyncAPI, nil }))
 }
 
-func (s *server) serveDocument(mediaType string, text func() ([]byte, error)) http.HandlerFunc {
+func (s *server) serveDocument(mediaType string, write func() ([]byte, error)) http.HandlerFunc {
+	once := sync.OnceValues(write)
 	return func(w http.ResponseWriter, r *http.Request) {
-		body, err := text()
+		body, err := once()
 		if err != nil {
-			s.refuse(w, r, err)
+			s.refuse(w, r, fmt.Errorf("write %s: %w", r.URL.Path, err))
 			return
 		}
 		w.Header().Set("Content-Type", mediaType)

@@ -58,11 +58,7 @@ func (c *Client) Principals(ctx context.Context) ([]Principal, error) {
 
 // CreatePrincipal makes one.
 func (c *Client) CreatePrincipal(ctx context.Context, p Principal) (*Principal, error) {
-	var made Principal
-	if err := c.call(ctx, http.MethodPost, "/api/principals", p, &made); err != nil {
-		return nil, err
-	}
-	return &made, nil
+	return ask[Principal](ctx, c, http.MethodPost, "/api/principals", p)
 }
 
 // RemovePrincipal ends one, with its tokens.
@@ -72,11 +68,7 @@ func (c *Client) RemovePrincipal(ctx context.Context, name string) error {
 
 // GrantRole gives a principal a role.
 func (c *Client) GrantRole(ctx context.Context, name string, r Role) (*Principal, error) {
-	var p Principal
-	if err := c.call(ctx, http.MethodPost, route("api", "principals", name, "roles"), r, &p); err != nil {
-		return nil, err
-	}
-	return &p, nil
+	return ask[Principal](ctx, c, http.MethodPost, route("api", "principals", name, "roles"), r)
 }
 
 // RevokeRole takes a role from a principal.
@@ -85,11 +77,7 @@ func (c *Client) RevokeRole(ctx context.Context, name string, r Role) (*Principa
 	if r.Images != "" {
 		query.Set("images", r.Images)
 	}
-	var p Principal
-	if err := c.call(ctx, http.MethodDelete, route("api", "principals", name, "roles")+"?"+query.Encode(), nil, &p); err != nil {
-		return nil, err
-	}
-	return &p, nil
+	return ask[Principal](ctx, c, http.MethodDelete, route("api", "principals", name, "roles")+"?"+query.Encode(), nil)
 }
 
 // Tokens lists tokens; ended also those that are no longer good. principal, where not "", is whose.
@@ -110,20 +98,12 @@ func (c *Client) Tokens(ctx context.Context, principal string, ended bool) ([]To
 
 // CreateToken issues a token; the answer has its secret.
 func (c *Client) CreateToken(ctx context.Context, t NewToken) (*Token, error) {
-	var issued Token
-	if err := c.call(ctx, http.MethodPost, "/api/tokens", t, &issued); err != nil {
-		return nil, err
-	}
-	return &issued, nil
+	return ask[Token](ctx, c, http.MethodPost, "/api/tokens", t)
 }
 
 // RotateToken puts another token in a token's place; the answer has its secret.
 func (c *Client) RotateToken(ctx context.Context, id string) (*Token, error) {
-	var issued Token
-	if err := c.call(ctx, http.MethodPost, route("api", "tokens", id, "rotate"), nil, &issued); err != nil {
-		return nil, err
-	}
-	return &issued, nil
+	return ask[Token](ctx, c, http.MethodPost, route("api", "tokens", id, "rotate"), nil)
 }
 
 // RevokeToken ends a token.
@@ -141,9 +121,5 @@ type Identity struct {
 
 // WhoAmI asks who the client's credentials belong to.
 func (c *Client) WhoAmI(ctx context.Context) (*Identity, error) {
-	var who Identity
-	if err := c.call(ctx, http.MethodGet, "/api/whoami", nil, &who); err != nil {
-		return nil, err
-	}
-	return &who, nil
+	return ask[Identity](ctx, c, http.MethodGet, "/api/whoami", nil)
 }

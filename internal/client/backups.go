@@ -1,7 +1,5 @@
 package client
 
-import "context"
-
 // BackupRequest says where the server puts a backup: the absolute path of a folder on its machine, or s3://BUCKET/PREFIX.
 type BackupRequest struct {
 	Place       string `json:"place"`
@@ -37,12 +35,3 @@ type Backup struct {
 
 // PathBackups is what [Client.RunOperation] posts a [BackupRequest] to; the result is a [Backup].
 const PathBackups = "api/backups"
-
-// MakeBackup has the server make a backup, and follows it to its end.
-func (c *Client) MakeBackup(ctx context.Context, req BackupRequest, told func(OperationProgress)) (*Backup, error) {
-	var b Backup
-	if err := c.RunOperation(ctx, PathBackups, req, told, &b); err != nil {
-		return nil, err
-	}
-	return &b, nil
-}

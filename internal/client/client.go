@@ -237,6 +237,15 @@ func (c *Client) call(ctx context.Context, method, ref string, in, out any, head
 	return err
 }
 
+// ask is call for an answer of a type of its own.
+func ask[Answer any](ctx context.Context, c *Client, method, ref string, in any) (*Answer, error) {
+	var out Answer
+	if err := c.call(ctx, method, ref, in, &out); err != nil {
+		return nil, err
+	}
+	return &out, nil
+}
+
 // callForHeader is call for who needs the answer's header too. A header of the request without a value isn't sent.
 func (c *Client) callForHeader(ctx context.Context, method, ref string, in, out any, headers ...string) (http.Header, error) {
 	var body io.Reader

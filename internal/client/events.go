@@ -38,11 +38,7 @@ type EventFilter struct {
 
 // Event reads one event.
 func (c *Client) Event(ctx context.Context, sequence uint64) (*Event, error) {
-	var e Event
-	if err := c.call(ctx, http.MethodGet, route("api", "events", strconv.FormatUint(sequence, 10)), nil, &e); err != nil {
-		return nil, err
-	}
-	return &e, nil
+	return ask[Event](ctx, c, http.MethodGet, route("api", "events", strconv.FormatUint(sequence, 10)), nil)
 }
 
 // Follow gives events to each, in order and without gaps, as they happen, until ctx ends or each has an error:

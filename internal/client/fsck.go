@@ -42,5 +42,5 @@ type StrayFile struct {
 	Size   int64  `json:"size"`
 }
 
-// PathFsck is where a check is asked for: see [Client.RunOperation].
+// PathFsck is what [Client.RunOperation] posts a [Fsck] to; the result is an [FsckReport].
 const PathFsck = "api/fsck"

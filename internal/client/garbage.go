@@ -1,7 +1,7 @@
 package client
 
-// GarbagePath is where a collection of garbage is asked for, with [Client.RunOperation]: a [GarbageRequest], and the result is a [Garbage].
-const GarbagePath = "/api/gc"
+// PathGarbage is what [Client.RunOperation] posts a [GarbageRequest] to; the result is a [Garbage].
+const PathGarbage = "api/gc"
 
 // GarbageRequest says what to collect. Times are Go's durations; "" is as the server is set.
 type GarbageRequest struct {

@@ -113,11 +113,7 @@ func asOf(at string) url.Values {
 
 // Image reads one image.
 func (c *Client) Image(ctx context.Context, name string) (*Image, error) {
-	var i Image
-	if err := c.call(ctx, http.MethodGet, route("api", "images", name), nil, &i); err != nil {
-		return nil, err
-	}
-	return &i, nil
+	return ask[Image](ctx, c, http.MethodGet, route("api", "images", name), nil)
 }
 
 // Versions lists an image's versions, newest first, page by page as they are asked for. An error ends the list.
@@ -137,11 +133,7 @@ func (c *Client) Version(ctx context.Context, image, versionOrAlias string) (*Ve
 
 // VersionAt reads the version at a version_url.
 func (c *Client) VersionAt(ctx context.Context, ref string) (*Version, error) {
-	var v Version
-	if err := c.call(ctx, http.MethodGet, ref, nil, &v); err != nil {
-		return nil, err
-	}
-	return &v, nil
+	return ask[Version](ctx, c, http.MethodGet, ref, nil)
 }
 
 // FormatURL is where a format's bytes are.

@@ -57,29 +57,17 @@ type JobError struct {
 
 // Job reads a job; ref is its job_url or its ID.
 func (c *Client) Job(ctx context.Context, ref string) (*Job, error) {
-	var j Job
-	if err := c.call(ctx, http.MethodGet, refOr(ref, "api", "jobs"), nil, &j); err != nil {
-		return nil, err
-	}
-	return &j, nil
+	return ask[Job](ctx, c, http.MethodGet, refOr(ref, "api", "jobs"), nil)
 }
 
 // RetryJob begins a failed job again where it failed.
 func (c *Client) RetryJob(ctx context.Context, id string) (*Job, error) {
-	var j Job
-	if err := c.call(ctx, http.MethodPost, route("api", "jobs", id, "retry"), nil, &j); err != nil {
-		return nil, err
-	}
-	return &j, nil
+	return ask[Job](ctx, c, http.MethodPost, route("api", "jobs", id, "retry"), nil)
 }
 
 // CancelJob ends a job that has not published; reason may be empty.
 func (c *Client) CancelJob(ctx context.Context, id, reason string) (*Job, error) {
-	var j Job
-	if err := c.call(ctx, http.MethodPost, route("api", "jobs", id, "cancel"), map[string]string{"reason": reason}, &j); err != nil {
-		return nil, err
-	}
-	return &j, nil
+	return ask[Job](ctx, c, http.MethodPost, route("api", "jobs", id, "cancel"), map[string]string{"reason": reason})
 }
 
 // Jobs lists jobs, newest first, page by page as they are asked for; state "" means all. An error ends the list.

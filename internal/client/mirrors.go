@@ -61,11 +61,7 @@ type MirrorRun struct {
 
 // AddMirror begins to follow a server.
 func (c *Client) AddMirror(ctx context.Context, m NewMirror) (*Mirror, error) {
-	var added Mirror
-	if err := c.call(ctx, http.MethodPost, "/api/mirrors", m, &added); err != nil {
-		return nil, err
-	}
-	return &added, nil
+	return ask[Mirror](ctx, c, http.MethodPost, "/api/mirrors", m)
 }
 
 // Mirrors lists them.
@@ -84,11 +80,7 @@ func (c *Client) RemoveMirror(ctx context.Context, name string) error {
 
 // SyncMirror asks for a run.
 func (c *Client) SyncMirror(ctx context.Context, name string) (*Mirror, error) {
-	var m Mirror
-	if err := c.call(ctx, http.MethodPost, route("api", "mirrors", name, "sync"), nil, &m); err != nil {
-		return nil, err
-	}
-	return &m, nil
+	return ask[Mirror](ctx, c, http.MethodPost, route("api", "mirrors", name, "sync"), nil)
 }
 
 // WaitMirror asks for a mirror until no run of it is wanted or going on. Failures that may pass are waited out.

@@ -68,11 +68,7 @@ func (c *Client) Operations(ctx context.Context) ([]Operation, error) {
 
 // CancelOperation cancels an operation. It may run a little longer.
 func (c *Client) CancelOperation(ctx context.Context, id string) (*Operation, error) {
-	var o Operation
-	if err := c.call(ctx, http.MethodDelete, route("api", "operations", id), nil, &o); err != nil {
-		return nil, err
-	}
-	return &o, nil
+	return ask[Operation](ctx, c, http.MethodDelete, route("api", "operations", id), nil)
 }
 
 // RunOperation asks for an operation by a POST of input to path, follows it to its end and reads its result into result (nil to ignore

@@ -48,20 +48,12 @@ type Retention struct {
 
 // Withdraw takes a version out of lists and streams.
 func (c *Client) Withdraw(ctx context.Context, image, version string, w Withdrawal) (*VersionState, error) {
-	var v VersionState
-	if err := c.call(ctx, http.MethodPost, route("api", "images", image, "versions", version, "withdraw"), w, &v); err != nil {
-		return nil, err
-	}
-	return &v, nil
+	return ask[VersionState](ctx, c, http.MethodPost, route("api", "images", image, "versions", version, "withdraw"), w)
 }
 
 // Restore undoes a withdrawal.
 func (c *Client) Restore(ctx context.Context, image, version string) (*VersionState, error) {
-	var v VersionState
-	if err := c.call(ctx, http.MethodPost, route("api", "images", image, "versions", version, "restore"), nil, &v); err != nil {
-		return nil, err
-	}
-	return &v, nil
+	return ask[VersionState](ctx, c, http.MethodPost, route("api", "images", image, "versions", version, "restore"), nil)
 }
 
 // Policy reads an image's policy.

@@ -140,21 +140,13 @@ func (c *Client) StopRebuild(ctx context.Context, name string) (*Rebuild, error)
 }
 
 func (c *Client) rebuild(ctx context.Context, method, name string) (*Rebuild, error) {
-	var out Rebuild
-	if err := c.call(ctx, method, route("api", "projections", name, "rebuild"), nil, &out); err != nil {
-		return nil, err
-	}
-	return &out, nil
+	return ask[Rebuild](ctx, c, method, route("api", "projections", name, "rebuild"), nil)
 }
 
 // VerifyProjection compares a projection with its events; limit is the most differences that come back.
 func (c *Client) VerifyProjection(ctx context.Context, name string, limit int) (*Verification, error) {
-	var out Verification
 	ref := route("api", "projections", name, "verify") + "?limit=" + strconv.Itoa(limit)
-	if err := c.call(ctx, http.MethodPost, ref, nil, &out); err != nil {
-		return nil, err
-	}
-	return &out, nil
+	return ask[Verification](ctx, c, http.MethodPost, ref, nil)
 }
 
 // ReplayProjection tells each event's changes, in order.

@@ -55,9 +55,5 @@ type GivenUp struct {
 
 // Status asks how the server is doing.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
-	var s Status
-	if err := c.call(ctx, http.MethodGet, "/api/status", nil, &s); err != nil {
-		return nil, err
-	}
-	return &s, nil
+	return ask[Status](ctx, c, http.MethodGet, "/api/status", nil)
 }

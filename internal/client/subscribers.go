@@ -43,11 +43,7 @@ type AddedSubscriber struct {
 
 // AddSubscriber lets a subscriber in.
 func (c *Client) AddSubscriber(ctx context.Context, s NewSubscriber) (*AddedSubscriber, error) {
-	var added AddedSubscriber
-	if err := c.call(ctx, http.MethodPost, "/api/subscribers", s, &added); err != nil {
-		return nil, err
-	}
-	return &added, nil
+	return ask[AddedSubscriber](ctx, c, http.MethodPost, "/api/subscribers", s)
 }
 
 // Subscribers lists them, by name.

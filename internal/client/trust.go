@@ -35,11 +35,7 @@ func (c *Client) TrustRules(ctx context.Context) ([]TrustRule, error) {
 
 // AddTrustRule adds one.
 func (c *Client) AddTrustRule(ctx context.Context, rule NewTrustRule) (*TrustRule, error) {
-	var added TrustRule
-	if err := c.call(ctx, http.MethodPost, "/api/trust-rules", rule, &added); err != nil {
-		return nil, err
-	}
-	return &added, nil
+	return ask[TrustRule](ctx, c, http.MethodPost, "/api/trust-rules", rule)
 }
 
 // RemoveTrustRule ends one.

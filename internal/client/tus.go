@@ -16,9 +16,9 @@ const (
 	tusContentType = "application/offset+octet-stream"
 )
 
-// DefaultChunkBytes is how much one PATCH carries. What a request brought is safe when it is answered; after a broken one,
+// defaultChunkBytes is how much one PATCH carries. What a request brought is safe when it is answered; after a broken one,
 // what the server has kept of it.
-const DefaultChunkBytes = 64 << 20
+const defaultChunkBytes = 64 << 20
 
 // TusFile is a file to be uploaded.
 type TusFile struct {
@@ -27,7 +27,7 @@ type TusFile struct {
 	Content io.ReaderAt
 	Size    int64 // bytes
 
-	// ChunkBytes is the most that one PATCH carries; 0 means DefaultChunkBytes.
+	// ChunkBytes is the most that one PATCH carries; 0 means defaultChunkBytes.
 	ChunkBytes int64
 	// Progress, if set, is told how many bytes the server has, or has been sent. It goes back when a connection broke.
 	Progress func(offsetBytes int64)
@@ -41,7 +41,7 @@ type TusFile struct {
 // Retry.Limit failures in a row brought nothing forward. A refusal is a *Problem.
 func (c *Client) UploadFile(ctx context.Context, f TusFile) error {
 	if f.ChunkBytes <= 0 {
-		f.ChunkBytes = DefaultChunkBytes
+		f.ChunkBytes = defaultChunkBytes
 	}
 	u := &tusUpload{client: c, file: f, url: f.URL, known: -1}
 	tries := attempts{Retry: c.retry}

@@ -152,11 +152,7 @@ func (c *Client) CreateUploadAs(ctx context.Context, image NewImage, key string)
 
 // Upload reads a session's state; ref is its status_url or its ID.
 func (c *Client) Upload(ctx context.Context, ref string) (*Upload, error) {
-	var u Upload
-	if err := c.call(ctx, http.MethodGet, refOr(ref, "api", "uploads"), nil, &u); err != nil {
-		return nil, err
-	}
-	return &u, nil
+	return ask[Upload](ctx, c, http.MethodGet, refOr(ref, "api", "uploads"), nil)
 }
 
 // AbortUpload ends a session; ref is its status_url or its ID.

@@ -55,11 +55,7 @@ type Delivery struct {
 
 // AddWebhook adds a webhook; the answer has its secret.
 func (c *Client) AddWebhook(ctx context.Context, w NewWebhook) (*Webhook, error) {
-	var added Webhook
-	if err := c.call(ctx, http.MethodPost, "/api/webhooks", w, &added); err != nil {
-		return nil, err
-	}
-	return &added, nil
+	return ask[Webhook](ctx, c, http.MethodPost, "/api/webhooks", w)
 }
 
 // Webhooks lists them, in the order in which they were added.
