@@ -46,7 +46,7 @@ func newServer(t *testing.T) *server {
 func (s *server) keep(format, content string) events.ManifestFormat {
 	s.t.Helper()
 	digest := eventstest.Digest(content)
-	if err := errors.Join(s.store.WriteIngress("job", "file", []byte(content)), s.store.Promote(s.t.Context(), "job", "file", digest.Hex(), int64(len(content)))); err != nil {
+	if err := s.store.Fill().Put(s.t.Context(), digest.Hex(), int64(len(content)), strings.NewReader(content)); err != nil {
 		s.t.Fatal(err)
 	}
 	return events.ManifestFormat{Format: format, Digest: digest, Size: int64(len(content)), MediaType: "application/octet-stream", Origin: events.OriginUploaded}

@@ -96,10 +96,7 @@ func digestOf(data []byte) events.Digest {
 func (w *works) keep(data []byte) events.Digest {
 	w.t.Helper()
 	digest := digestOf(data)
-	if err := w.store.WriteIngress("test", "file", data); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := w.store.Promote(w.t.Context(), "test", "file", digest.Hex(), int64(len(data))); err != nil {
+	if err := w.store.Fill().Put(w.t.Context(), digest.Hex(), int64(len(data)), bytes.NewReader(data)); err != nil {
 		w.t.Fatal(err)
 	}
 	w.decide(func(ctx context.Context) ([]events.Change, error) {

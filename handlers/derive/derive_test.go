@@ -1,6 +1,7 @@
 package derive_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -61,10 +62,7 @@ func (w *works) publish(data []byte) {
 	w.t.Helper()
 	sum := sha256.Sum256(data)
 	w.digest = events.Digest("sha256:" + hex.EncodeToString(sum[:]))
-	if err := w.store.WriteIngress("job", "disk", data); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := w.store.Promote(w.t.Context(), "job", "disk", w.digest.Hex(), int64(len(data))); err != nil {
+	if err := w.store.Fill().Put(w.t.Context(), w.digest.Hex(), int64(len(data)), bytes.NewReader(data)); err != nil {
 		w.t.Fatal(err)
 	}
 	manifest := &events.Manifest{Image: "debian", Version: "1", Visibility: events.Public, Variants: []events.ManifestVariant{{
