@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait for something that must come: long, for a busy machine, and never waited out.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // Works is a log and a byte store, each empty at first. Both end with the test.
 type Works struct {
@@ -32,7 +32,13 @@ type Works struct {
 // New makes works for a test.
 func New(t testing.TB) *Works {
 	t.Helper()
-	w := &Works{T: t, Root: t.TempDir(), Log: natstest.Log(t)}
+	return At(t, t.TempDir())
+}
+
+// At is [New] with the store in a folder of the test's choice.
+func At(t testing.TB, root string) *Works {
+	t.Helper()
+	w := &Works{T: t, Root: root, Log: natstest.Log(t)}
 	w.Store = w.OpenStore()
 	return w
 }
@@ -116,7 +122,7 @@ func (w *Works) Await(entity events.Entity, wanted func(events.Fact) bool) ([]ev
 	for {
 		batch, err := tail.Next(ctx, 1)
 		if err != nil {
-			return all, fmt.Errorf("wait for a fact of %s %s, so far %+v: %w", entity.Kind, entity.ID, all, err)
+			return all, fmt.Errorf("wait for a fact of %s %s, of which there are %d, the last %+v: %w", entity.Kind, entity.ID, len(all), all[max(len(all)-1, 0):], err)
 		}
 		all = append(all, batch[0].Fact)
 		if wanted(batch[0].Fact) {
