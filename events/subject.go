@@ -79,11 +79,6 @@ func (e Entity) Subject() string {
 // SubjectOfKind is the wildcard over all entities of a kind.
 func SubjectOfKind(kind string) string { return SubjectPrefix + kind + ".>" }
 
-// SubjectOfVersions is the wildcard over all versions of an image.
-func SubjectOfVersions(image string) string {
-	return SubjectPrefix + KindVersion + "." + EscapeToken(image) + ".*"
-}
-
 // EscapeToken makes one subject token of a name: what NATS gives a meaning ('.', '*', '>', space), and control
 // characters, which would end a line of its protocol, are percent-encoded, so that a version such as 12.5.0
 // stays a single token. Nothing at all, which no rule lets through as a name, becomes a lone '%'.
