@@ -100,11 +100,6 @@ func (e Entity) Subject() string {
 // SubjectOfKind is the wildcard over all entities of a kind.
 func SubjectOfKind(kind string) string { return SubjectPrefix + kind + ".>" }
 
-// SubjectOfVersions is the wildcard over all versions of an image.
-func SubjectOfVersions(image string) string {
-	return SubjectPrefix + KindVersion + "." + EscapeToken(image) + ".*"
-}
-
 // SubjectOfDerived is the wildcard over all derived files of a version.
 func SubjectOfDerived(image, version string) string {
 	return SubjectPrefix + KindDerived + "." + EscapeToken(image) + "." + EscapeToken(version) + ".>"

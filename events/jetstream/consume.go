@@ -119,6 +119,11 @@ func (d Delivery) Until(at, now time.Time) time.Duration {
 	return at.Sub(now)
 }
 
+// Cause is that of what a consumer appends because of the delivery; the key says what, in one word or two.
+func (d Delivery) Cause(key string) Cause {
+	return Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID}
+}
+
 // RetryAfter is an error that says when the event should come again.
 type RetryAfter struct {
 	Delay time.Duration

@@ -142,10 +142,7 @@ func TestWhatNoVersionNamesIsNotSent(t *testing.T) {
 	n := newNode(t)
 	data, other := []byte("published"), []byte("promoted and not published")
 	n.publish(session("debian", "1", data), data)
-	if err := n.blobs.WriteIngress("job", "x", other); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.blobs.Promote(t.Context(), "job", "x", sha(other), int64(len(other))); err != nil {
+	if err := n.blobs.Fill().Put(t.Context(), sha(other), int64(len(other)), bytes.NewReader(other)); err != nil {
 		t.Fatal(err)
 	}
 	hexed := sha(data)

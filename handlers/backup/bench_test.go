@@ -12,14 +12,13 @@ import (
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/otel/metric/noop"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/backup"
 	"github.com/imgsrv/imgsrv/internal/eventstest"
-	"github.com/imgsrv/imgsrv/store/blob"
+	"github.com/imgsrv/imgsrv/internal/workstest"
 )
 
 // BenchmarkBackup backs up 10,000 versions (or IMGSRV_BENCH_VERSIONS) with their whole histories, each with a disk of 64 KiB of its
@@ -33,7 +32,7 @@ func BenchmarkBackup(b *testing.B) {
 	const more = 100
 	for b.Loop() {
 		b.StopTimer()
-		source := newBench(b)
+		source := bench{workstest.New(b)}
 		h := eventstest.New()
 		h.Publish(b, eventstest.Session("debian", "1", "latest"))
 		one := h.Batches
@@ -52,7 +51,7 @@ func BenchmarkBackup(b *testing.B) {
 		}
 		grow(versions)
 		place := b.TempDir()
-		cfg := backup.Config{Log: source.log, Blobs: source.store, Logger: slog.New(slog.DiscardHandler)}
+		cfg := backup.Config{Log: source.Log, Blobs: source.Store, Logger: slog.New(slog.DiscardHandler)}
 		back := func() backup.Result {
 			began := time.Now()
 			result, err := backup.Make(b.Context(), cfg, backup.Request{Place: place}, func(backup.Progress) {})
@@ -72,11 +71,11 @@ func BenchmarkBackup(b *testing.B) {
 		if next.Copied.Count != more || first.Copied.Count != versions {
 			b.Fatalf("copied %d blobs and then %d", first.Copied.Count, next.Copied.Count)
 		}
-		target, dir := newBench(b), b.TempDir()
+		target, dir := workstest.New(b), b.TempDir()
 		b.StartTimer()
 		restored, err := backup.Restore(b.Context(), backup.RestoreConfig{Place: place, DataDir: dir, StorageDir: filepath.Join(dir, "storage"), Logger: cfg.Logger,
 			OpenLog: func(context.Context) (*jetstream.Log, func() error, error) {
-				return target.log, func() error { return nil }, nil
+				return target.Log, func() error { return nil }, nil
 			}}, func(backup.Progress) {})
 		if err != nil {
 			b.Fatal(err)
@@ -90,56 +89,28 @@ func BenchmarkBackup(b *testing.B) {
 	}
 }
 
-type bench struct {
-	log   *jetstream.Log
-	store *blob.Store
-}
-
-// newBench is a log that leaves syncing to the operating system, and a store. A restore syncs its log once, at its end.
-func newBench(b *testing.B) *bench {
-	b.Helper()
-	quiet := slog.New(slog.DiscardHandler)
-	server, err := jetstream.StartServer(b.Context(), jetstream.ServerConfig{StoreDir: b.TempDir(), Log: quiet, NoSync: true})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(server.Stop)
-	nc, err := server.Connect()
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(nc.Close)
-	log, err := jetstream.Open(b.Context(), nc, jetstream.Config{Source: "imgsrv://bench", Log: quiet, Meter: noop.Meter{}})
-	if err != nil {
-		b.Fatal(err)
-	}
-	store, err := blob.Open(b.TempDir())
-	if err != nil {
-		b.Fatal(err)
-	}
-	return &bench{log, store}
-}
+type bench struct{ *workstest.Works }
 
 // publish appends the facts of one publication as another version, with bytes of its own.
-func (s *bench) publish(ctx context.Context, batches [][]events.Change, n int) error {
+func (s bench) publish(ctx context.Context, batches [][]events.Change, n int) error {
 	content := make([]byte, 64<<10)
 	sum := sha256.Sum256([]byte(strconv.Itoa(n)))
 	for i := range content {
 		content[i] = sum[i%len(sum)] ^ byte(i>>8)
 	}
 	digest := events.Digest(fmt.Sprintf("sha256:%x", sha256.Sum256(content)))
-	if err := s.store.Fill().Put(ctx, digest.Hex(), int64(len(content)), bytes.NewReader(content)); err != nil {
+	if err := s.Store.Fill().Put(ctx, digest.Hex(), int64(len(content)), bytes.NewReader(content)); err != nil {
 		return err
 	}
 	for _, batch := range batches {
-		_, err := s.log.Decide(ctx, jetstream.Cause{Actor: "bench"}, func(ctx context.Context) ([]events.Change, error) {
+		_, err := s.Log.Decide(ctx, jetstream.Cause{Actor: "bench"}, func(ctx context.Context) ([]events.Change, error) {
 			var changes []events.Change
 			for _, change := range batch {
 				fact := another(change.Fact, n, digest, int64(len(content)))
 				if entity := fact.Entity(); n > 1 && (entity.Kind == events.KindAlias || entity.Kind == events.KindImage) {
 					continue // one for all, and all at once
 				}
-				last, _, err := s.log.Last(ctx, fact.Entity())
+				last, _, err := s.Log.Last(ctx, fact.Entity())
 				if err != nil {
 					return nil, err
 				}

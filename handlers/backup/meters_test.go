@@ -45,7 +45,7 @@ func TestTheLastBackupIsMeasuredAlsoAfterARestart(t *testing.T) {
 	}
 	meters, reader := start()
 	made := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	cfg := backup.Config{Log: s.log, Blobs: s.store, Logger: slog.New(slog.DiscardHandler), Meters: meters, Clock: func() time.Time { return made }}
+	cfg := backup.Config{Log: s.Log, Blobs: s.Store, Logger: slog.New(slog.DiscardHandler), Meters: meters, Clock: func() time.Time { return made }}
 	place := t.TempDir()
 	ended, end := context.WithCancel(t.Context())
 	end()

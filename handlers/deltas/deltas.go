@@ -76,14 +76,9 @@ func (d *Deltas) handle(ctx context.Context, delivery jetstream.Delivery) error 
 	if !ok || fact.Manifest == nil {
 		return nil
 	}
-	err := d.makeAll(ctx, delivery, *fact.Manifest)
-	for pause := time.Second; blob.IsAway(err); pause *= 2 { // the storage is full or read-only: that counts no attempt
-		d.Logger.WarnContext(ctx, "delta waits for the storage", "image", fact.Image, "version", fact.Version.Version, "error", err)
-		if err := d.Store.Await(ctx, pause); err != nil {
-			return err
-		}
-		err = d.makeAll(ctx, delivery, *fact.Manifest)
-	}
+	err := d.Store.Insist(ctx, func() error { return d.makeAll(ctx, delivery, *fact.Manifest) }, func(why error) { // that counts no attempt
+		d.Logger.WarnContext(ctx, "delta waits for the storage", "image", fact.Image, "version", fact.Version.Version, "error", why)
+	})
 	switch {
 	case err == nil, ctx.Err() != nil, errors.Is(err, jetstream.ErrUnavailable):
 		return err
@@ -101,12 +96,12 @@ func (d *Deltas) makeAll(ctx context.Context, delivery jetstream.Delivery, m eve
 	if err != nil || n == 0 {
 		return err
 	}
-	published, err := d.published(ctx, m.Image)
+	versions, err := d.Log.Versions(ctx, m.Image)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, p := range plan(m, published, n) {
+	for _, p := range plan(m, newestFirst(versions), n) {
 		if err := d.make(ctx, delivery, p); err != nil {
 			if ctx.Err() != nil {
 				return err
@@ -115,24 +110,4 @@ func (d *Deltas) makeAll(ctx context.Context, delivery jetstream.Delivery, m eve
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// published lists the versions of an image that are published now, the newest first.
-func (d *Deltas) published(ctx context.Context, image string) ([]events.Manifest, error) {
-	head, err := d.Log.Head(ctx)
-	if err != nil {
-		return nil, err
-	}
-	last := map[string]events.Version{}
-	err = d.Log.Read(ctx, head, []string{events.SubjectOfVersions(image)}, func(e events.Event) error {
-		if fact, ok := e.Fact.(events.VersionFact); ok {
-			v := fact.After()
-			last[v.Version] = v
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the versions of %s: %w", image, err)
-	}
-	return newestFirst(last), nil
 }

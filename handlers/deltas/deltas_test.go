@@ -3,8 +3,6 @@ package deltas_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -12,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,62 +17,40 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/deltas"
-	"github.com/imgsrv/imgsrv/internal/natstest"
+	"github.com/imgsrv/imgsrv/internal/eventstest"
 	"github.com/imgsrv/imgsrv/internal/testtool"
 	"github.com/imgsrv/imgsrv/internal/vcdiff"
-	"github.com/imgsrv/imgsrv/store/blob"
+	"github.com/imgsrv/imgsrv/internal/workstest"
 )
 
-// works is a log and a byte store in which versions are published.
+// works is where versions are published and their deltas made.
 type works struct {
-	t     *testing.T
-	root  string
-	log   *jetstream.Log
-	store *blob.Store
-	at    time.Time
+	*workstest.Works
+	history *eventstest.History // of the publications, as the rules decide them
 }
 
 func newWorks(t *testing.T) *works {
 	t.Helper()
 	testtool.Need(t, vcdiff.Program)
-	root := t.TempDir()
-	store, err := blob.Open(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &works{t: t, root: root, log: natstest.Log(t), store: store, at: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}
+	return &works{workstest.New(t), eventstest.New()}
 }
 
 // run starts the consumer; stop ends it before the test does.
 func (w *works) run(n int) (stop func()) {
-	w.t.Helper()
+	w.T.Helper()
 	tool, err := vcdiff.Find()
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return w.runWith(n, tool, slog.New(slog.DiscardHandler))
 }
 
 func (w *works) runWith(n int, tool *vcdiff.Tool, log *slog.Logger) (stop func()) {
-	w.t.Helper()
-	ctx, cancel := context.WithCancel(w.t.Context())
-	done := make(chan error, 1)
-	made := deltas.New(deltas.Config{Log: w.log, Store: w.store, Logger: log, Tool: tool,
+	w.T.Helper()
+	made := deltas.New(deltas.Config{Log: w.Log, Store: w.Store, Logger: log, Tool: tool,
 		VersionsOf: func(context.Context, string) (int, error) { return n, nil }})
-	go func() { done <- made.Run(ctx) }()
-	var once sync.Once
-	stop = func() {
-		once.Do(func() {
-			cancel()
-			if err := <-done; err != nil {
-				w.t.Errorf("deltas ended: %v", err)
-			}
-		})
-	}
-	w.t.Cleanup(stop)
-	return stop
+	return workstest.Run(w.T, made.Run)
 }
 
 func random(seed uint64, n int) []byte {
@@ -87,123 +62,54 @@ func random(seed uint64, n int) []byte {
 	return data
 }
 
-func digestOf(data []byte) events.Digest {
-	sum := sha256.Sum256(data)
-	return events.Digest("sha256:" + hex.EncodeToString(sum[:]))
-}
-
-// keep makes a blob of some bytes, and says so.
-func (w *works) keep(data []byte) events.Digest {
-	w.t.Helper()
-	digest := digestOf(data)
-	if err := w.store.WriteIngress("test", "file", data); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := w.store.Promote(w.t.Context(), "test", "file", digest.Hex(), int64(len(data))); err != nil {
-		w.t.Fatal(err)
-	}
-	w.decide(func(ctx context.Context) ([]events.Change, error) {
-		known, err := w.log.Blob(ctx, digest)
-		return events.PromoteBlob(events.Blob{Digest: digest, Size: int64(len(data)), MediaType: "application/octet-stream"}, known), err
-	})
-	return digest
-}
-
-// publish takes a session for files that are all there to the published version. Roots are by variant.
+// publish publishes a version of files that are all there. Roots are by variant.
 func (w *works) publish(image, version string, roots map[events.Variant][]byte) {
-	w.t.Helper()
-	w.at = w.at.Add(time.Minute)
+	w.T.Helper()
 	metadata := []byte("metadata of " + image + " " + version)
-	u := events.Upload{ID: uuid.Must(uuid.NewV7()).String(), Image: image, Version: version, Visibility: events.Public, InitiatedAt: w.at, InitiatedBy: "admin"}
+	u := eventstest.Session(image, version)
+	u.Variants = nil
 	for variant, data := range roots {
 		format := map[events.VariantType]string{events.VirtualMachine: "disk.qcow2", events.Container: "rootfs.squashfs"}[variant.Type]
 		u.Variants = append(u.Variants, events.UploadVariant{Variant: variant, Files: []events.UploadFile{
-			{Format: events.FormatMetadata, Size: int64(len(metadata)), State: events.FilePresent, Digest: w.keep(metadata)},
-			{Format: format, Size: int64(len(data)), State: events.FilePresent, Digest: w.keep(data), Combined: digestOf(append(metadata, data...))},
+			{Format: events.FormatMetadata, Size: int64(len(metadata)), State: events.FilePresent, Digest: w.Put(metadata)},
+			{Format: format, Size: int64(len(data)), State: events.FilePresent, Digest: w.Put(data), Combined: eventstest.Digest(metadata, data)},
 		}})
 	}
-	job := events.JobIDFor(u.ID)
-	w.decide(func(ctx context.Context) ([]events.Change, error) {
-		held, err := w.log.Version(ctx, image, version)
-		if err != nil {
-			return nil, err
+	before := len(w.history.Batches)
+	w.history.Publish(w.T, u)
+	for _, batch := range w.history.Batches[before:] {
+		var facts []events.Fact
+		for _, change := range batch {
+			facts = append(facts, change.Fact)
 		}
-		described, err := w.log.Image(ctx, image)
-		if err != nil {
-			return nil, err
-		}
-		present := map[events.Digest]events.Current[events.Blob]{}
-		for _, f := range u.Files() {
-			if present[f.Digest], err = w.log.Blob(ctx, f.Digest); err != nil {
-				return nil, err
-			}
-		}
-		return events.Initiate(events.InitiateUpload{Session: u, Present: present, Version: held, Image: described, IsArchitecture: func(string) bool { return false }})
-	})
-	w.decide(func(ctx context.Context) ([]events.Change, error) {
-		session, err := w.log.Upload(ctx, u.ID)
-		if err != nil {
-			return nil, err
-		}
-		return events.CompleteUpload(session, w.at)
-	})
-	for _, step := range events.Steps() {
-		w.decide(func(ctx context.Context) ([]events.Change, error) {
-			current, err := w.log.Job(ctx, job)
-			if err != nil {
-				return nil, err
-			}
-			return events.StartStep(current, step, w.at)
-		})
-		w.decide(func(ctx context.Context) ([]events.Change, error) {
-			current, err := w.log.Job(ctx, job)
-			if err != nil {
-				return nil, err
-			}
-			if step != events.StepPublish {
-				return events.CompleteStep(current, step, current.State.Files, w.at)
-			}
-			session, err := w.log.Upload(ctx, u.ID)
-			if err != nil {
-				return nil, err
-			}
-			held, err := w.log.Version(ctx, image, version)
-			if err != nil {
-				return nil, err
-			}
-			described, err := w.log.Image(ctx, image)
-			if err != nil {
-				return nil, err
-			}
-			return events.Publish(events.PublishVersion{Job: current, Upload: session.State, Version: held, Image: described, At: w.at})
-		})
+		w.Append(facts...)
 	}
 }
 
 func (w *works) decide(decide func(context.Context) ([]events.Change, error)) {
-	w.t.Helper()
-	if _, err := w.log.Decide(w.t.Context(), jetstream.Cause{Actor: "admin"}, decide); err != nil {
-		w.t.Fatal(err)
+	w.T.Helper()
+	if err := w.Decide(decide); err != nil {
+		w.T.Fatal(err)
 	}
 }
 
 // made waits for the consumer to have handled all publications, and lists the deltas of an image by target and format.
 func (w *works) made(image string) map[string]events.Derived {
-	w.t.Helper()
+	w.T.Helper()
 	w.settle()
-	head, err := w.log.Head(w.t.Context())
+	head, err := w.Log.Head(w.T.Context())
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	found := map[string]events.Derived{}
-	err = w.log.Read(w.t.Context(), head, []string{events.SubjectOfKind(events.KindDerived)}, func(e events.Event) error {
+	err = w.Log.Read(w.T.Context(), head, []string{events.SubjectOfKind(events.KindDerived)}, func(e events.Event) error {
 		if d := e.Fact.(events.DerivedFact).After(); d.Image == image {
 			found[d.Version+" "+d.Variant+" "+d.Format] = d
 		}
 		return nil
 	})
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return found
 }
@@ -211,20 +117,20 @@ func (w *works) made(image string) map[string]events.Derived {
 // settle publishes two versions of an image of its own, and waits for the delta between them: the consumer takes one publication
 // after the other.
 func (w *works) settle() {
-	w.t.Helper()
+	w.T.Helper()
 	image := "settled-" + uuid.NewString()
 	data := random(99, 5000)
 	w.publish(image, "1", map[events.Variant][]byte{amd64(events.Container): data})
 	w.publish(image, "2", map[events.Variant][]byte{amd64(events.Container): append(data, "more"...)})
-	tail, err := w.log.Tail(w.t.Context(), 0, events.SubjectOfDerived(image, "2"))
+	tail, err := w.Log.Tail(w.T.Context(), 0, events.SubjectOfDerived(image, "2"))
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	defer tail.Close()
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(w.T.Context(), time.Minute)
 	defer cancel()
 	if _, err := tail.Next(ctx, 1); err != nil {
-		w.t.Fatalf("no delta of a small change: %v", err)
+		w.T.Fatalf("no delta of a small change: %v", err)
 	}
 }
 
@@ -242,23 +148,23 @@ func names(found map[string]events.Derived) map[string]bool {
 
 // apply runs the client's own command.
 func (w *works) apply(base []byte, d events.Derived) []byte {
-	w.t.Helper()
-	dir := w.t.TempDir()
+	w.T.Helper()
+	dir := w.T.TempDir()
 	from, to := filepath.Join(dir, "base"), filepath.Join(dir, "out")
 	if err := os.WriteFile(from, base, 0o600); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	delta, _, err := w.store.OpenBlob(d.Digest.Hex())
+	delta, _, err := w.Store.OpenBlob(d.Digest.Hex())
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	defer delta.Close() //nolint:errcheck // only read
-	if said, err := exec.CommandContext(w.t.Context(), "xdelta3", "-f", "-d", "-s", from, delta.Name(), to).CombinedOutput(); err != nil {
-		w.t.Fatalf("xdelta3 -d: %v: %s", err, said)
+	if said, err := exec.CommandContext(w.T.Context(), "xdelta3", "-f", "-d", "-s", from, delta.Name(), to).CombinedOutput(); err != nil {
+		w.T.Fatalf("xdelta3 -d: %v: %s", err, said)
 	}
 	out, err := os.ReadFile(to)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return out
 }
@@ -293,14 +199,14 @@ func TestEachVersionGetsDeltasFromTheLastOnes(t *testing.T) {
 		if got := w.apply(base, d); !bytes.Equal(got, target) {
 			t.Errorf("%s makes %d bytes of its base, not the target", name, len(got))
 		}
-		if d.BaseDigest != digestOf(base) || d.From.Digest != digestOf(target) || d.Size > 5000 || d.How.ToolVersion == "" {
+		if d.BaseDigest != eventstest.Digest(base) || d.From.Digest != eventstest.Digest(target) || d.Size > 5000 || d.How.ToolVersion == "" {
 			t.Errorf("%s: %+v", name, d)
 		}
-		if b, err := w.log.Blob(t.Context(), d.Digest); err != nil || b.State.Size != d.Size {
+		if b, err := w.Log.Blob(t.Context(), d.Digest); err != nil || b.State.Size != d.Size {
 			t.Errorf("%s: its bytes are recorded as %+v (%v)", name, b.State, err)
 		}
 	}
-	if entries, err := w.store.IngressJobs(); err != nil || len(entries) > 1 { // that of the test's own blobs
+	if entries, err := w.Store.IngressJobs(); err != nil || len(entries) > 0 {
 		t.Errorf("left in ingress: %v (%v)", entries, err)
 	}
 }
@@ -322,8 +228,7 @@ func TestWhatIsTooDifferentOrHasNoBaseGetsNoDelta(t *testing.T) {
 	w.publish("other-variant", "3", map[events.Variant][]byte{vm: data})
 
 	w.publish("gone", "1", map[events.Variant][]byte{vm: random(5, 90_000)})
-	base := digestOf(random(5, 90_000)).Hex()
-	if err := os.Remove(filepath.Join(w.root, "cas", "sha256", base[:2], base)); err != nil {
+	if err := os.Remove(w.Path(eventstest.Digest(random(5, 90_000)))); err != nil {
 		t.Fatal(err)
 	}
 	w.publish("gone", "2", map[events.Variant][]byte{vm: append(random(5, 90_000), "x"...)})
@@ -378,20 +283,20 @@ func TestADeltaThatWasRemovedStaysAway(t *testing.T) {
 	w.publish("deb", "3", map[events.Variant][]byte{container: append(bytes.Clone(data), "else"...)})
 	variant, format := container.Name(), "rootfs.squashfs.from-1.vcdiff"
 	w.decide(func(ctx context.Context) ([]events.Change, error) { // another node has made it
-		version, err := w.log.Version(ctx, "deb", "2")
+		version, err := w.Log.Version(ctx, "deb", "2")
 		if err != nil {
 			return nil, err
 		}
 		return events.RecordDerived(events.Derived{Image: "deb", Version: "2", Variant: variant, Format: format, Kind: events.DerivedDelta,
-			Digest: w.keep([]byte("delta")), Size: 5, From: &events.DerivedSource{Format: "rootfs.squashfs", Digest: digestOf(data)}, BaseVersion: "1",
-			BaseDigest: digestOf(data), How: &events.DerivedHow{Tool: "xdelta3"}}, version, events.Current[events.Derived]{})
+			Digest: w.Put([]byte("delta")), Size: 5, From: &events.DerivedSource{Format: "rootfs.squashfs", Digest: eventstest.Digest(data)}, BaseVersion: "1",
+			BaseDigest: eventstest.Digest(data), How: &events.DerivedHow{Tool: "xdelta3"}}, version, events.Current[events.Derived]{})
 	})
 	w.decide(func(ctx context.Context) ([]events.Change, error) {
-		current, err := w.log.Derived(ctx, "deb", "2", variant, format)
+		current, err := w.Log.Derived(ctx, "deb", "2", variant, format)
 		if err != nil {
 			return nil, err
 		}
-		return events.RemoveDerived(current, "admin", w.at)
+		return events.RemoveDerived(current, "admin", w.history.Now())
 	})
 	w.run(2)
 	found := w.made("deb")

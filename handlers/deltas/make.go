@@ -127,9 +127,7 @@ func (d *Deltas) verify(ctx context.Context, job string, base *os.File, p planne
 
 // record keeps the bytes, and then says so.
 func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job string, p planned, result made) error {
-	cause := jetstream.Cause{Key: "delta " + p.format + " " + delivery.ID, Actor: "imgsrv", Correlation: delivery.Correlation,
-		Causation: delivery.ID}
-	_, err := d.Log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
+	_, err := d.Log.Decide(ctx, delivery.Cause("delta "+p.format), func(ctx context.Context) ([]events.Change, error) {
 		version, err := d.Log.Version(ctx, p.image, p.version)
 		if err != nil {
 			return nil, err

@@ -25,11 +25,12 @@ type root struct {
 	size        int64 // bytes
 }
 
-func newestFirst(last map[string]events.Version) []events.Manifest {
+// newestFirst are the versions that are published.
+func newestFirst(versions []events.Current[events.Version]) []events.Manifest {
 	var published []events.Manifest
-	for _, v := range last {
-		if v.State == events.StatePublished && v.Manifest != nil {
-			published = append(published, *v.Manifest)
+	for _, v := range versions {
+		if v.State.State == events.StatePublished && v.State.Manifest != nil {
+			published = append(published, *v.State.Manifest)
 		}
 	}
 	slices.SortFunc(published, func(a, b events.Manifest) int {

@@ -115,14 +115,9 @@ func (d *Deriver) handle(ctx context.Context, delivery jetstream.Delivery) error
 		return d.failed(ctx, delivery, file, &convert.Error{Code: codeEndless, Text: fmt.Sprintf("making it was begun %d times and never ended", delivery.Attempt-1)})
 	}
 	began := time.Now()
-	err = d.make(ctx, delivery, file)
-	for pause := time.Second; blob.IsAway(err); pause *= 2 { // the storage is full or read-only: that counts no attempt
-		d.Logger.WarnContext(ctx, "format waits for the storage", "image", file.Image, "version", file.Version, "format", file.Format, "error", err)
-		if err := d.Store.Await(ctx, pause); err != nil {
-			return err
-		}
-		err = d.make(ctx, delivery, file)
-	}
+	err = d.Store.Insist(ctx, func() error { return d.make(ctx, delivery, file) }, func(why error) { // that counts no attempt
+		d.Logger.WarnContext(ctx, "format waits for the storage", "image", file.Image, "version", file.Version, "format", file.Format, "error", why)
+	})
 	if ctx.Err() != nil || errors.Is(err, jetstream.ErrUnavailable) {
 		return err
 	}
@@ -161,7 +156,7 @@ func (d *Deriver) make(ctx context.Context, delivery jetstream.Delivery, file ev
 	if err != nil {
 		return err
 	}
-	_, err = d.Log.Decide(ctx, causeOf(delivery, "make"), func(ctx context.Context) ([]events.Change, error) {
+	_, err = d.Log.Decide(ctx, delivery.Cause("make"), func(ctx context.Context) ([]events.Change, error) {
 		return d.record(ctx, scratch, file, from, made)
 	})
 	return err
@@ -272,7 +267,7 @@ func (d *Deriver) failed(ctx context.Context, delivery jetstream.Delivery, file 
 	}
 	d.Logger.WarnContext(ctx, "format not made", "image", file.Image, "version", file.Version, "variant", file.Variant, "format", file.Format,
 		"code", problem.Code, "skipped", skip, "retry_at", retryAt, "error", cause)
-	_, err := d.Log.Decide(ctx, causeOf(delivery, "fail"), func(ctx context.Context) ([]events.Change, error) {
+	_, err := d.Log.Decide(ctx, delivery.Cause("fail"), func(ctx context.Context) ([]events.Change, error) {
 		current, err := d.Log.Derived(ctx, file.Image, file.Version, file.Variant, file.Format)
 		switch {
 		case err != nil || current.Sequence != delivery.Sequence:
@@ -286,9 +281,4 @@ func (d *Deriver) failed(ctx context.Context, delivery jetstream.Delivery, file 
 		d.meters.done(ctx, file.Format, result, 0)
 	}
 	return err
-}
-
-// causeOf is the cause of what a delivery leads to.
-func causeOf(d jetstream.Delivery, key string) jetstream.Cause {
-	return jetstream.Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID}
 }

@@ -2,48 +2,35 @@ package derive_test
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/imgsrv/imgsrv/events"
-	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/derive"
 	"github.com/imgsrv/imgsrv/internal/convert"
-	"github.com/imgsrv/imgsrv/internal/natstest"
 	"github.com/imgsrv/imgsrv/internal/testtool"
-	"github.com/imgsrv/imgsrv/store/blob"
+	"github.com/imgsrv/imgsrv/internal/workstest"
 )
 
 const variant = "amd64.virtual-machine.default"
 
-// works is where formats are made: a log, and a byte store with one published disk.
+// works is where formats are made, of one published disk.
 type works struct {
-	t      *testing.T
-	root   string
-	log    *jetstream.Log
-	store  *blob.Store
+	*workstest.Works
 	digest events.Digest // of the disk
 }
 
 func newWorks(t *testing.T) *works {
 	t.Helper()
 	testtool.Need(t, "qemu-img")
-	w := &works{t: t, root: t.TempDir(), log: natstest.Log(t)}
-	var err error
-	if w.store, err = blob.Open(w.root); err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(t.TempDir(), "disk")
 	if out, err := exec.CommandContext(t.Context(), "qemu-img", "create", "-q", "-f", "qcow2", path, "8M").CombinedOutput(); err != nil {
 		t.Fatalf("qemu-img: %v: %s", err, out)
@@ -52,43 +39,30 @@ func newWorks(t *testing.T) *works {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.publish(data)
-	return w
+	return worksOf(t, data)
 }
 
-// publish makes a disk the one of version 1, as the publication would leave it.
-func (w *works) publish(data []byte) {
-	w.t.Helper()
-	sum := sha256.Sum256(data)
-	w.digest = events.Digest("sha256:" + hex.EncodeToString(sum[:]))
-	if err := w.store.WriteIngress("job", "disk", data); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := w.store.Promote(w.t.Context(), "job", "disk", w.digest.Hex(), int64(len(data))); err != nil {
-		w.t.Fatal(err)
-	}
+// worksOf publishes a disk as version 1.
+func worksOf(t *testing.T, data []byte) *works {
+	t.Helper()
+	w := &works{Works: workstest.New(t)}
+	w.digest = w.Put(data)
 	manifest := &events.Manifest{Image: "debian", Version: "1", Visibility: events.Public, Variants: []events.ManifestVariant{{
 		Variant: events.Variant{Architecture: "amd64", Type: events.VirtualMachine, Flavour: "default"}, Root: "disk.qcow2",
 		Formats: []events.ManifestFormat{{Format: "disk.qcow2", Digest: w.digest, Size: int64(len(data)), MediaType: "application/x-qemu-disk", Disk: &events.DiskInfo{Version: 3}}},
 	}}}
-	w.append(events.Change{Fact: events.VersionPublished{Version: events.Version{Image: "debian", Version: "1", State: events.StatePublished, Manifest: manifest}}})
-}
-
-func (w *works) append(changes ...events.Change) {
-	w.t.Helper()
-	if _, err := w.log.Append(w.t.Context(), jetstream.Cause{}, changes...); err != nil {
-		w.t.Fatal(err)
-	}
+	w.Append(events.VersionPublished{Version: events.Version{Image: "debian", Version: "1", State: events.StatePublished, Manifest: manifest}})
+	return w
 }
 
 func (w *works) ask(format string, optional bool) {
-	w.t.Helper()
-	_, err := w.log.Decide(w.t.Context(), jetstream.Cause{}, func(ctx context.Context) ([]events.Change, error) {
-		version, err := w.log.Version(ctx, "debian", "1")
+	w.T.Helper()
+	err := w.Decide(func(ctx context.Context) ([]events.Change, error) {
+		version, err := w.Log.Version(ctx, "debian", "1")
 		if err != nil {
 			return nil, err
 		}
-		current, err := w.log.Derived(ctx, "debian", "1", variant, format)
+		current, err := w.Log.Derived(ctx, "debian", "1", variant, format)
 		if err != nil {
 			return nil, err
 		}
@@ -96,75 +70,55 @@ func (w *works) ask(format string, optional bool) {
 			Version: version, By: "test", At: time.Now().UTC()}, current)
 	})
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 }
 
-// run starts the consumer of a node; stop ends it before the test does, and does something once it has been told to end.
-func (w *works) run(change func(*derive.Config)) (stop func(meanwhile func())) {
-	w.t.Helper()
-	cfg := derive.Config{Log: w.log, Store: w.store, Logger: slog.New(slog.DiscardHandler), Meter: noop.Meter{}, Converter: convert.New(convert.Limits{Timeout: time.Minute}), Pause: time.Millisecond}
+// consumer is that of a node.
+func (w *works) consumer(change func(*derive.Config)) *derive.Deriver {
+	w.T.Helper()
+	cfg := derive.Config{Log: w.Log, Store: w.Store, Logger: slog.New(slog.DiscardHandler), Meter: noop.Meter{}, Converter: convert.New(convert.Limits{Timeout: time.Minute}), Pause: time.Millisecond}
 	if change != nil {
 		change(&cfg)
 	}
 	d, err := derive.New(cfg)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(w.t.Context())
-	done := make(chan error, 1)
-	go func() { done <- d.Run(ctx) }()
-	var once sync.Once
-	stop = func(meanwhile func()) {
-		once.Do(func() {
-			cancel()
-			meanwhile()
-			if err := <-done; err != nil {
-				w.t.Errorf("the consumer ended: %v", err)
-			}
-		})
-	}
-	w.t.Cleanup(func() { stop(func() {}) })
-	return stop
+	return d
 }
+
+// run starts the consumer of a node; stop ends it before the test does.
+func (w *works) run() (stop func()) { return workstest.Run(w.T, w.consumer(nil).Run) }
 
 // await gives all facts of a format up to the one that leaves it in a state and without another try to come.
 func (w *works) await(format string, state events.DerivedState) []events.Derived {
-	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
-	defer cancel()
-	tail, err := w.log.Tail(ctx, 0, events.DerivedEntity("debian", "1", variant, format).Subject())
+	w.T.Helper()
+	facts, err := w.Await(events.DerivedEntity("debian", "1", variant, format), func(fact events.Fact) bool {
+		d := fact.(events.DerivedFact).After()
+		return d.State == state && d.RetryAt.IsZero()
+	})
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatalf("waiting until %s is %s: %v", format, state, err)
 	}
-	defer tail.Close()
 	var all []events.Derived
-	for {
-		batch, err := tail.Next(ctx, 100)
-		if err != nil {
-			w.t.Fatalf("waiting until %s is %s: %v; so far %+v", format, state, err, all)
-		}
-		for _, e := range batch {
-			d := e.Fact.(events.DerivedFact).After()
-			all = append(all, d)
-			if d.State == state && d.RetryAt.IsZero() {
-				return all
-			}
-		}
+	for _, fact := range facts {
+		all = append(all, fact.(events.DerivedFact).After())
 	}
+	return all
 }
 
 // scratch are the names of what is left of works.
 func (w *works) scratch() (names []string) {
-	w.t.Helper()
-	err := filepath.WalkDir(filepath.Join(w.root, "cas", "tmp"), func(_ string, e fs.DirEntry, err error) error {
+	w.T.Helper()
+	err := filepath.WalkDir(filepath.Join(w.Root, "cas", "tmp"), func(_ string, e fs.DirEntry, err error) error {
 		if err == nil {
 			names = append(names, e.Name())
 		}
 		return err
 	})
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return names[1:]
 }
@@ -172,7 +126,7 @@ func (w *works) scratch() (names []string) {
 func TestAFormatIsMadePromotedAndRecorded(t *testing.T) {
 	t.Parallel()
 	w := newWorks(t)
-	stop := w.run(nil)
+	stop := w.run()
 	w.ask("disk.raw", false)
 	made := w.await("disk.raw", events.DerivedIsMade)
 	last := made[len(made)-1]
@@ -181,14 +135,14 @@ func TestAFormatIsMadePromotedAndRecorded(t *testing.T) {
 	}
 	zeroes := w.await("disk.raw.map.json", events.DerivedIsMade)[0]
 	for _, d := range []events.Derived{last, zeroes} {
-		if there, err := w.store.HasBlob(d.Digest.Hex(), d.Size); !there {
+		if there, err := w.Store.HasBlob(d.Digest.Hex(), d.Size); !there {
 			t.Errorf("the bytes of %s aren't in the store (%v)", d.Format, err)
 		}
-		if known, err := w.log.Blob(t.Context(), d.Digest); err != nil || known.State.Size != d.Size {
+		if known, err := w.Log.Blob(t.Context(), d.Digest); err != nil || known.State.Size != d.Size {
 			t.Errorf("the blob of %s is recorded as %+v (%v)", d.Format, known.State, err)
 		}
 	}
-	path, err := w.store.BlobPath(last.Digest.Hex())
+	path, err := w.Store.BlobPath(last.Digest.Hex())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +155,7 @@ func TestAFormatIsMadePromotedAndRecorded(t *testing.T) {
 	if again := w.await("disk.raw", events.DerivedIsMade); len(again) != len(made) {
 		t.Errorf("asked for again: %+v", again)
 	}
-	stop(func() {})
+	stop()
 	if left := w.scratch(); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
@@ -210,7 +164,7 @@ func TestAFormatIsMadePromotedAndRecorded(t *testing.T) {
 func TestWithoutTheToolAFormatFailsOrIsSkipped(t *testing.T) {
 	w := newWorks(t)
 	t.Setenv("PATH", t.TempDir())
-	w.run(nil)
+	w.run()
 	w.ask("disk.vmdk", false)
 	failed := w.await("disk.vmdk", events.DerivedHasFailed)
 	if p := failed[len(failed)-1].Problem; len(failed) != 2 || p.Code != convert.CodeToolAbsent || p.Final || !strings.Contains(p.Detail, "qemu-img is not installed") {
@@ -227,20 +181,15 @@ func TestWithoutTheToolAFormatFailsOrIsSkipped(t *testing.T) {
 func TestABrokenDiskIsTriedAFewTimesAndThenGivenUp(t *testing.T) {
 	t.Parallel()
 	testtool.Need(t, "qemu-img")
-	w := &works{t: t, root: t.TempDir(), log: natstest.Log(t)}
-	var err error
-	if w.store, err = blob.Open(w.root); err != nil {
-		t.Fatal(err)
-	}
-	w.publish([]byte("QFI\xfb\x00\x00\x00\x03 and no disk"))
-	stop := w.run(nil)
+	w := worksOf(t, []byte("QFI\xfb\x00\x00\x00\x03 and no disk"))
+	stop := w.run()
 	w.ask("disk.vmdk", false)
 	facts := w.await("disk.vmdk", events.DerivedHasFailed)
 	last := facts[len(facts)-1]
-	if last.Attempts != 3 || last.Problem.Code != convert.CodeToolFailed || strings.Contains(last.Problem.Detail, w.root) {
+	if last.Attempts != 3 || last.Problem.Code != convert.CodeToolFailed || strings.Contains(last.Problem.Detail, w.Root) {
 		t.Errorf("given up with %+v, %+v", last, last.Problem)
 	}
-	stop(func() {})
+	stop()
 	if left := w.scratch(); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
@@ -249,17 +198,17 @@ func TestABrokenDiskIsTriedAFewTimesAndThenGivenUp(t *testing.T) {
 func TestWhatCantBeMadeIsFinal(t *testing.T) {
 	t.Parallel()
 	w := newWorks(t)
-	w.append(events.Change{Fact: events.DerivedRequested{Derived: events.Derived{Image: "debian", Version: "2", Variant: variant, Format: "disk.vmdk", Kind: events.DerivedFormat, State: events.DerivedIsRequested}}})
-	w.append(events.Change{Fact: events.DerivedRequested{Derived: events.Derived{Image: "debian", Version: "1", Variant: variant, Format: "disk.new", Kind: events.DerivedFormat, State: events.DerivedIsRequested}}})
+	w.Append(events.DerivedRequested{Derived: events.Derived{Image: "debian", Version: "2", Variant: variant, Format: "disk.vmdk", Kind: events.DerivedFormat, State: events.DerivedIsRequested}})
+	w.Append(events.DerivedRequested{Derived: events.Derived{Image: "debian", Version: "1", Variant: variant, Format: "disk.new", Kind: events.DerivedFormat, State: events.DerivedIsRequested}})
 	// A delta is another consumer's.
-	w.append(events.Change{Fact: events.DerivedRequested{Derived: events.Derived{Image: "debian", Version: "1", Variant: variant, Format: "disk.vcdiff", Kind: events.DerivedDelta, State: events.DerivedIsRequested}}})
-	w.run(nil)
+	w.Append(events.DerivedRequested{Derived: events.Derived{Image: "debian", Version: "1", Variant: variant, Format: "disk.vcdiff", Kind: events.DerivedDelta, State: events.DerivedIsRequested}})
+	w.run()
 	w.ask("disk.vhdx", false)
 	w.await("disk.vhdx", events.DerivedIsMade) // one at a time, in their order
 	for _, want := range []struct{ version, format, state, code string }{
 		{"2", "disk.vmdk", "failed", "not-published"}, {"1", "disk.new", "failed", "unknown-format"}, {"1", "disk.vcdiff", "requested", ""},
 	} {
-		current, err := w.log.Derived(t.Context(), "debian", want.version, variant, want.format)
+		current, err := w.Log.Derived(t.Context(), "debian", want.version, variant, want.format)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -279,16 +228,20 @@ func TestAWorkCutShortIsDoneOnceByTheNext(t *testing.T) {
 	w := newWorks(t)
 	begun := make(chan struct{})
 	ended := make(chan struct{})
-	stop := w.run(func(cfg *derive.Config) {
+	d := w.consumer(func(cfg *derive.Config) {
 		cfg.Started = func(events.Derived) {
 			close(begun)
 			<-ended
 		}
 	})
+	ctx, cancel := context.WithCancel(t.Context())
+	stop := workstest.Run(t, func(context.Context) error { return d.Run(ctx) })
 	w.ask("disk.vmdk", false)
 	<-begun
-	stop(func() { close(ended) })
-	w.run(nil)
+	cancel()
+	close(ended)
+	stop()
+	w.run()
 	facts := w.await("disk.vmdk", events.DerivedIsMade)
 	if len(facts) != 2 || facts[1].Attempts != 0 {
 		t.Errorf("the facts are %+v", facts)

@@ -1,6 +1,7 @@
 package garbage_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/garbage"
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/internal/eventstest"
+	"github.com/imgsrv/imgsrv/internal/workstest"
 )
 
 // BenchmarkCollect looks for garbage among 10,000 versions, each with an ended session and job, two files and the blob of a
@@ -65,13 +67,10 @@ func (y *yard) fill(i int, withdrawn bool, at time.Time) error {
 	upload := fmt.Sprintf("019aba40-0000-7000-8000-%012d", i)
 	var formats []events.ManifestFormat
 	var changes []events.Change
-	for _, format := range []string{"rootfs.squashfs", events.FormatMetadata, "derived"} {
+	for _, format := range []string{workstest.RootFormat, events.FormatMetadata, "derived"} {
 		digest := eventstest.Digest(name + format)
-		path := filepath.Join(y.root, "cas", "sha256", digest.Hex()[:2])
-		if err := os.MkdirAll(path, 0o750); err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(path, digest.Hex()), nil, 0o444); err != nil {
+		path := y.Path(digest)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, nil, 0o444)); err != nil {
 			return err
 		}
 		changes = append(changes, events.Change{Fact: events.BlobPromoted{Blob: events.Blob{Digest: digest, MediaType: "application/octet-stream"}}})
@@ -81,7 +80,7 @@ func (y *yard) fill(i int, withdrawn bool, at time.Time) error {
 	}
 	v := events.Version{Image: image, Version: name, State: events.StatePublished, UploadID: upload,
 		Manifest: &events.Manifest{Image: image, Version: name, UploadID: upload, PublishedAt: at, Visibility: events.Public,
-			Variants: []events.ManifestVariant{{Variant: container, Formats: formats}}}}
+			Variants: []events.ManifestVariant{{Variant: workstest.Container, Formats: formats}}}}
 	version := events.Change{Fact: events.VersionPublished{Version: v}}
 	if withdrawn {
 		v.State, v.Withdrawal = events.StateWithdrawn, &events.Withdrawal{Reason: "old", By: "imgsrv", At: at}
@@ -90,8 +89,8 @@ func (y *yard) fill(i int, withdrawn bool, at time.Time) error {
 	changes = append(changes, version,
 		events.Change{Fact: events.UploadCompleted{Upload: events.Upload{ID: upload, Image: image, Version: name, State: events.SessionCompleted}}},
 		events.Change{Fact: events.JobSucceeded{Job: events.Job{ID: events.JobIDFor(upload), Image: image, Version: name, State: events.JobStateSucceeded}}},
-		events.Change{Fact: events.DerivedMade{Derived: events.Derived{Image: image, Version: name, Variant: container.Name(), Format: "derived", Kind: events.DerivedFormat,
+		events.Change{Fact: events.DerivedMade{Derived: events.Derived{Image: image, Version: name, Variant: workstest.Container.Name(), Format: "derived", Kind: events.DerivedFormat,
 			State: events.DerivedIsMade, Digest: eventstest.Digest(name + "derived")}}})
-	_, err := y.log.Append(y.t.Context(), jetstream.Cause{}, changes...)
+	_, err := y.Log.Append(y.T.Context(), jetstream.Cause{}, changes...)
 	return err
 }

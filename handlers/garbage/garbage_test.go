@@ -18,6 +18,8 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/garbage"
 	"github.com/imgsrv/imgsrv/handlers/operations"
+	"github.com/imgsrv/imgsrv/internal/eventstest"
+	"github.com/imgsrv/imgsrv/internal/workstest"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
 
@@ -27,10 +29,10 @@ func writeFile(dir, name string, data []byte) error {
 
 // stored are the digests of the files in the store whose bytes are right.
 func (y *yard) stored() []events.Digest {
-	y.t.Helper()
+	y.T.Helper()
 	found := []events.Digest{}
-	err := y.store.Blobs(context.Background(), func(f blob.File) error {
-		file, _, err := y.store.OpenBlob(f.SHA256)
+	err := y.Store.Blobs(context.Background(), func(f blob.File) error {
+		file, _, err := y.Store.OpenBlob(f.SHA256)
 		if err != nil {
 			return err
 		}
@@ -38,14 +40,14 @@ func (y *yard) stored() []events.Digest {
 		if err := errors.Join(err, file.Close()); err != nil {
 			return err
 		}
-		if got := digestOf(data); got.Hex() != f.SHA256 {
+		if got := eventstest.Digest(data); got.Hex() != f.SHA256 {
 			return fmt.Errorf("blob %s has the bytes of %s", f.SHA256, got)
 		}
 		found = append(found, events.Digest("sha256:"+f.SHA256))
 		return nil
 	})
 	if err != nil {
-		y.t.Error(err)
+		y.T.Error(err)
 	}
 	return found
 }
@@ -57,9 +59,9 @@ func sorted(digests ...events.Digest) []events.Digest {
 }
 
 func (y *yard) wantStored(what string, digests ...events.Digest) {
-	y.t.Helper()
+	y.T.Helper()
 	if diff := cmp.Diff(sorted(digests...), y.stored()); diff != "" {
-		y.t.Errorf("%s: blobs in the store (-want +got):\n%s", what, diff)
+		y.T.Errorf("%s: blobs in the store (-want +got):\n%s", what, diff)
 	}
 }
 
@@ -69,7 +71,7 @@ func TestWhatAWithdrawnVersionAloneNamedGoesAfterATime(t *testing.T) {
 	t.Parallel()
 	y := newYard(t)
 	y.publications()
-	old, both, delta, format := root("old"), root("both"), []byte("delta from old"), []byte("format of old")
+	old, both, delta, format := workstest.Root("old"), workstest.Root("both"), []byte("delta from old"), []byte("format of old")
 	y.publish("1", old)
 	y.publish("2", both)
 	y.publish("3", both)
@@ -79,7 +81,7 @@ func TestWhatAWithdrawnVersionAloneNamedGoesAfterATime(t *testing.T) {
 		}
 	}
 	c := y.collector(nil)
-	all := []events.Digest{digestOf(metadata), digestOf(old), digestOf(both), digestOf(delta), digestOf(format)}
+	all := []events.Digest{eventstest.Digest(workstest.Metadata), eventstest.Digest(old), eventstest.Digest(both), eventstest.Digest(delta), eventstest.Digest(format)}
 	start := time.Now()
 	for _, after := range []time.Duration{0, 2 * time.Hour, garbage.DefaultKeepWithdrawn - time.Minute} {
 		y.now = start.Add(after)
@@ -110,7 +112,7 @@ func TestWhatAWithdrawnVersionAloneNamedGoesAfterATime(t *testing.T) {
 	if dry.Bytes != result.Bytes || dry.Blobs != result.Blobs || !dry.DryRun || dry.Derived != result.Derived {
 		t.Errorf("the dry run said %+v", dry)
 	}
-	y.wantStored("after the time", digestOf(metadata), digestOf(both), digestOf(delta))
+	y.wantStored("after the time", eventstest.Digest(workstest.Metadata), eventstest.Digest(both), eventstest.Digest(delta))
 	if err := y.restore("1"); !events.IsCode(err, events.CodeCollected) {
 		t.Errorf("restored: %v", err)
 	}
@@ -119,11 +121,11 @@ func TestWhatAWithdrawnVersionAloneNamedGoesAfterATime(t *testing.T) {
 	if result := y.collect(c, false); result.Blobs != 1 || result.Versions+result.Derived != 0 {
 		t.Errorf("an hour later: %+v", result)
 	}
-	y.wantStored("an hour later", digestOf(metadata), digestOf(both))
+	y.wantStored("an hour later", eventstest.Digest(workstest.Metadata), eventstest.Digest(both))
 
 	// What was collected is taken in again, by the same digest.
 	y.publish("4", old)
-	y.wantStored("published again", digestOf(metadata), digestOf(both), digestOf(old))
+	y.wantStored("published again", eventstest.Digest(workstest.Metadata), eventstest.Digest(both), eventstest.Digest(old))
 }
 
 // What an open session was told of stays for it, however old it is; and so does what a failed job waits with.
@@ -131,24 +133,24 @@ func TestSessionsAndJobsHoldTheirBlobs(t *testing.T) {
 	t.Parallel()
 	y := newYard(t)
 	y.publications()
-	data := root("x")
+	data := workstest.Root("x")
 	y.publish("1", data)
 	u := events.Upload{}
-	err := y.decide(func(ctx context.Context) ([]events.Change, error) {
-		known, there, err := y.present(ctx, digestOf(data), int64(len(data)))
+	err := y.Decide(func(ctx context.Context) ([]events.Change, error) {
+		known, there, err := y.present(ctx, eventstest.Digest(data), int64(len(data)))
 		if err != nil || !there {
 			return nil, errors.Join(err, errors.New("the blob isn't there"))
 		}
-		described, err := y.log.Image(ctx, image)
+		described, err := y.Log.Image(ctx, image)
 		u = events.Upload{ID: "019aba40-0000-7000-8000-000000000001", Image: image, Version: "2", Visibility: events.Public, InitiatedAt: time.Now().UTC(), InitiatedBy: "test",
-			Variants: []events.UploadVariant{{Variant: container, Files: []events.UploadFile{
-				{Format: "rootfs.squashfs", Size: int64(len(data)), State: events.FilePresent, Digest: digestOf(data)},
+			Variants: []events.UploadVariant{{Variant: workstest.Container, Files: []events.UploadFile{
+				{Format: workstest.RootFormat, Size: int64(len(data)), State: events.FilePresent, Digest: eventstest.Digest(data)},
 				{Format: events.FormatMetadata, Size: 5, State: events.FilePending}}}}}
 		if err != nil {
 			return nil, err
 		}
-		return events.Initiate(events.InitiateUpload{Session: u, Image: described, Present: map[events.Digest]events.Current[events.Blob]{digestOf(data): known},
-			IsArchitecture: func(string) bool { return false }})
+		return events.Initiate(events.InitiateUpload{Session: u, Image: described, Present: map[events.Digest]events.Current[events.Blob]{eventstest.Digest(data): known},
+			IsArchitecture: workstest.NoArchitecture})
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -159,13 +161,13 @@ func TestSessionsAndJobsHoldTheirBlobs(t *testing.T) {
 	y.now = time.Now().Add(30 * 24 * time.Hour)
 	c := y.collector(nil)
 	y.collect(c, false)
-	y.wantStored("while the session is open", digestOf(data))
-	err = y.decide(func(ctx context.Context) ([]events.Change, error) {
-		upload, err := y.log.Upload(ctx, u.ID)
+	y.wantStored("while the session is open", eventstest.Digest(data))
+	err = y.Decide(func(ctx context.Context) ([]events.Change, error) {
+		upload, err := y.Log.Upload(ctx, u.ID)
 		if err != nil {
 			return nil, err
 		}
-		version, err := y.log.Version(ctx, image, "2")
+		version, err := y.Log.Version(ctx, image, "2")
 		if err != nil {
 			return nil, err
 		}
@@ -183,13 +185,10 @@ func TestWhatCrashesLeftGoes(t *testing.T) {
 	t.Parallel()
 	y := newYard(t)
 	data := []byte("nobody's")
-	if err := y.store.WriteIngress("orphan", "file", data); err != nil {
+	if err := errors.Join(y.Store.WriteIngress("orphan", "file", data), y.Store.Admit(t.Context(), "orphan", "file", eventstest.Digest(data).Hex(), int64(len(data)))); err != nil {
 		t.Fatal(err)
 	}
-	if err := y.store.Admit(t.Context(), "orphan", "file", digestOf(data).Hex(), int64(len(data))); err != nil {
-		t.Fatal(err)
-	}
-	if err := y.store.CreateSession("019aba40-0000-7000-8000-00000000000a"); err != nil {
+	if err := y.Store.CreateSession("019aba40-0000-7000-8000-00000000000a"); err != nil {
 		t.Fatal(err)
 	}
 	c := y.collector(nil)
@@ -204,7 +203,7 @@ func TestWhatCrashesLeftGoes(t *testing.T) {
 	}
 	y.wantStored("a day later")
 	for _, dir := range []string{"uploads", "ingress/jobs"} {
-		if left, err := os.ReadDir(filepath.Join(y.root, dir)); err != nil || len(left) != 0 {
+		if left, err := os.ReadDir(filepath.Join(y.Root, dir)); err != nil || len(left) != 0 {
 			t.Errorf("%s: %v %v", dir, left, err)
 		}
 	}
@@ -216,15 +215,10 @@ func TestABlobThatResistsKeepsNoOther(t *testing.T) {
 	y := newYard(t)
 	var digests []events.Digest
 	for i := range 4 {
-		data := []byte(fmt.Sprint("nobody's ", i))
-		digests = append(digests, digestOf(data))
-		if err := errors.Join(y.store.WriteIngress("orphan", "file", data), y.store.Admit(t.Context(), "orphan", "file", digests[i].Hex(), int64(len(data))),
-			y.store.RemoveIngress("orphan")); err != nil {
-			t.Fatal(err)
-		}
+		digests = append(digests, y.Put(fmt.Appendf(nil, "nobody's %d", i)))
 	}
 	slices.Sort(digests)
-	if err := os.MkdirAll(filepath.Join(y.root, "cas", "trash", digests[0].Hex(), "in the way"), 0o750); err != nil {
+	if err := os.MkdirAll(filepath.Join(y.Root, "cas", "trash", digests[0].Hex(), "in the way"), 0o750); err != nil {
 		t.Fatal(err)
 	}
 	c := y.collector(nil)
@@ -239,7 +233,7 @@ func TestABlobThatResistsKeepsNoOther(t *testing.T) {
 		}
 		y.wantStored("a day later", digests[0])
 	}
-	if err := os.RemoveAll(filepath.Join(y.root, "cas", "trash", digests[0].Hex())); err != nil {
+	if err := os.RemoveAll(filepath.Join(y.Root, "cas", "trash", digests[0].Hex())); err != nil {
 		t.Fatal(err)
 	}
 	y.now = y.now.Add(2 * time.Hour)
@@ -264,7 +258,7 @@ func TestAGraceOfLessThanAnHourIsRefused(t *testing.T) {
 func TestASecondCollectionIsRefused(t *testing.T) {
 	t.Parallel()
 	y := newYard(t)
-	other, err := blob.Open(y.root)
+	other, err := blob.Open(y.Root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,20 +285,20 @@ func TestACollectionThatWasCutIsEndedOrUndone(t *testing.T) {
 			t.Run(fmt.Sprintf("%s needed=%v", place, needed), func(t *testing.T) {
 				t.Parallel()
 				y := newYard(t)
-				data := root("x")
-				if err := y.store.WriteIngress("job", "file", data); err != nil {
+				data := workstest.Root("x")
+				if err := y.Store.WriteIngress("job", "file", data); err != nil {
 					t.Fatal(err)
 				}
 				need := func() {
-					err := y.decide(func(ctx context.Context) ([]events.Change, error) {
-						current, err := y.log.Blob(ctx, digestOf(data)) // who was patient for long enough
+					err := y.Decide(func(ctx context.Context) ([]events.Change, error) {
+						current, err := y.Log.Blob(ctx, eventstest.Digest(data)) // who was patient for long enough
 						if err != nil {
 							return nil, err
 						}
-						if err := y.store.Admit(ctx, "job", "file", digestOf(data).Hex(), int64(len(data))); err != nil {
+						if err := y.Store.Admit(ctx, "job", "file", eventstest.Digest(data).Hex(), int64(len(data))); err != nil {
 							return nil, err
 						}
-						return events.PromoteBlob(events.Blob{Digest: digestOf(data), Size: int64(len(data)), MediaType: "text/plain"}, current), nil
+						return events.PromoteBlob(events.Blob{Digest: eventstest.Digest(data), Size: int64(len(data)), MediaType: "text/plain"}, current), nil
 					})
 					if err != nil {
 						t.Error(err)
@@ -332,16 +326,16 @@ func TestACollectionThatWasCutIsEndedOrUndone(t *testing.T) {
 				if err := next.Recover(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				if left, err := y.store.Discarded(); err != nil || len(left) != 0 {
+				if left, err := y.Store.Discarded(); err != nil || len(left) != 0 {
 					t.Errorf("in the trash: %v, %v", left, err)
 				}
-				current, err := y.log.Blob(t.Context(), digestOf(data))
+				current, err := y.Log.Blob(t.Context(), eventstest.Digest(data))
 				if err != nil {
 					t.Fatal(err)
 				}
 				want, state := []events.Digest{}, events.BlobIsCollected
 				if needed || place == "begin" {
-					want, state = []events.Digest{digestOf(data)}, events.BlobIsPresent
+					want, state = []events.Digest{eventstest.Digest(data)}, events.BlobIsPresent
 				}
 				y.wantStored("after the start", want...)
 				if current.State.State != state {
@@ -361,8 +355,8 @@ func TestWhoBeginsToNeedABlobInTheMiddleOfItsCollectionHasIt(t *testing.T) {
 				t.Parallel()
 				y := newYard(t)
 				y.publications()
-				data := root("x")
-				y.publish("1", root("other"))
+				data := workstest.Root("x")
+				y.publish("1", workstest.Root("other"))
 				y.publish("2", data)
 				if err := y.withdraw("2"); err != nil {
 					t.Fatal(err)
@@ -402,7 +396,7 @@ func TestWhoBeginsToNeedABlobInTheMiddleOfItsCollectionHasIt(t *testing.T) {
 				c := y.collector(func(cfg *garbage.Config) {
 					cfg.ShortGrace = true
 					cfg.Reached = func(at string, digest events.Digest) {
-						if at == place && digest == digestOf(data) {
+						if at == place && digest == eventstest.Digest(data) {
 							once.Do(need)
 						}
 					}
@@ -417,7 +411,7 @@ func TestWhoBeginsToNeedABlobInTheMiddleOfItsCollectionHasIt(t *testing.T) {
 				if place == "begin" && result.Kept != 1 {
 					t.Errorf("collected over a need: %+v", result)
 				}
-				y.wantStored("in the end", digestOf(metadata), digestOf(root("other")), digestOf(data))
+				y.wantStored("in the end", eventstest.Digest(workstest.Metadata), eventstest.Digest(workstest.Root("other")), eventstest.Digest(data))
 			})
 		}
 	}

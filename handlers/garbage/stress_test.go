@@ -20,6 +20,8 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/operations"
 	"github.com/imgsrv/imgsrv/handlers/retention"
 	"github.com/imgsrv/imgsrv/handlers/scrub"
+	"github.com/imgsrv/imgsrv/internal/eventstest"
+	"github.com/imgsrv/imgsrv/internal/workstest"
 )
 
 // Publications of few contents, told of blobs or bringing them, withdrawals, restorations, derived files of the same contents, a
@@ -32,7 +34,7 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 	y.publications()
 	var published sync.Map // versions that were published, by number
 	var made, told, collected, kept, restored, derived, checked atomic.Int64
-	content := func() []byte { return root(fmt.Sprint("content ", rand.IntN(contents))) }
+	content := func() []byte { return workstest.Root(fmt.Sprint("content ", rand.IntN(contents))) }
 
 	var work, side sync.WaitGroup
 	done := make(chan struct{})
@@ -102,10 +104,10 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 		}
 		return err
 	})
-	keeper := retention.New(retention.Config{Log: y.log, Logger: slog.New(slog.DiscardHandler)})
+	keeper := retention.New(retention.Config{Log: y.Log, Logger: slog.New(slog.DiscardHandler)})
 	loop("retention after", func(string) error {
-		err := y.decide(func(ctx context.Context) ([]events.Change, error) {
-			current, err := y.log.Image(ctx, image)
+		err := y.Decide(func(ctx context.Context) ([]events.Change, error) {
+			current, err := y.Log.Image(ctx, image)
 			if err != nil {
 				return nil, err
 			}
@@ -127,7 +129,7 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 		})
 	}
 	// Who checks the files meanwhile takes none that are on their way out for lost ones.
-	checker, err := scrub.New(scrub.Config{Log: y.log, Store: y.store, Logger: slog.New(slog.DiscardHandler), Meter: noop.Meter{}, RepairEvery: -1})
+	checker, err := scrub.New(scrub.Config{Log: y.Log, Store: y.Store, Logger: slog.New(slog.DiscardHandler), Meter: noop.Meter{}, RepairEvery: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +155,7 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 
 	y.collect(y.collector(short), false)
 	needed := []events.Digest{}
-	all, err := y.log.Versions(context.Background(), image)
+	all, err := y.Log.Versions(context.Background(), image)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +168,7 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 			}
 		}
 	}
-	err = y.log.EachLatest(context.Background(), events.SubjectsAbout(events.KindDerived), func(event events.Event, _ int) error {
+	err = y.Log.EachLatest(context.Background(), events.SubjectsAbout(events.KindDerived), func(event events.Event, _ int) error {
 		if d := event.Fact.(events.DerivedFact).After(); d.State == events.DerivedIsMade && keptVersions[d.Version] {
 			needed = append(needed, d.Digest)
 		}
@@ -176,13 +178,13 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, digest := range needed {
-		file, _, err := y.store.OpenBlob(digest.Hex())
+		file, _, err := y.Store.OpenBlob(digest.Hex())
 		if err != nil {
 			t.Errorf("a kept version names it: %v", err)
 			continue
 		}
 		data, err := io.ReadAll(file)
-		if err := errors.Join(err, file.Close()); err != nil || digestOf(data) != digest {
+		if err := errors.Join(err, file.Close()); err != nil || eventstest.Digest(data) != digest {
 			t.Errorf("blob %s has other bytes (%v)", digest, err)
 		}
 	}

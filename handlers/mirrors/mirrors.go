@@ -171,8 +171,7 @@ func (m *Manager) handle(ctx context.Context, d jetstream.Delivery) error {
 	result := end.Run
 	m.logger.InfoContext(ctx, "a mirror's run has ended", "mirror", name, "matched", result.Matched, "published", result.Published, "present", result.Present,
 		"refused", result.Refused, "failed", result.Failed, "unchanged", result.Unchanged, "error", result.Error)
-	cause := jetstream.Cause{Key: "synced " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID}
-	_, err = m.log.Decide(ctx, cause, func(ctx context.Context) ([]events.Change, error) {
+	_, err = m.log.Decide(ctx, d.Cause("synced"), func(ctx context.Context) ([]events.Change, error) {
 		current, err := m.log.Mirror(ctx, name)
 		return events.CompleteSync(current, end), err
 	})

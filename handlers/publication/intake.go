@@ -19,7 +19,7 @@ func (p *Publication) handleUpload(ctx context.Context, d jetstream.Delivery) er
 		if !u.Complete {
 			return nil
 		}
-		_, err := p.log.Decide(ctx, causeOf(d, "queue"), func(ctx context.Context) ([]events.Change, error) {
+		_, err := p.log.Decide(ctx, d.Cause("queue"), func(ctx context.Context) ([]events.Change, error) {
 			current, err := p.log.Upload(ctx, u.ID)
 			if err != nil {
 				return nil, err

@@ -101,11 +101,6 @@ func (p *Publication) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// causeOf is the cause of what a delivery leads to.
-func causeOf(d jetstream.Delivery, key string) jetstream.Cause {
-	return jetstream.Cause{Key: key + " " + d.ID, Actor: "imgsrv", Correlation: d.Correlation, Causation: d.ID}
-}
-
 // spanOfUpload and spanOfJob name what is worth a span in a trace.
 func spanOfUpload(e events.Event) string {
 	if f, ok := e.Fact.(events.UploadFact); ok && f.After().Complete && f.After().State == events.SessionOpen {

@@ -1,156 +1,79 @@
 package publication_test
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/publication"
-	"github.com/imgsrv/imgsrv/internal/natstest"
-	"github.com/imgsrv/imgsrv/store/blob"
+	"github.com/imgsrv/imgsrv/internal/eventstest"
+	"github.com/imgsrv/imgsrv/internal/workstest"
 )
 
-// works is where publications happen: a log and a byte store.
-type works struct {
-	t     *testing.T
-	root  string
-	log   *jetstream.Log
-	store *blob.Store
-}
+// works is where publications happen.
+type works struct{ *workstest.Works }
 
 func newWorks(t *testing.T) *works {
 	t.Helper()
-	root := t.TempDir()
-	store, err := blob.Open(root)
-	if err != nil {
-		t.Fatal(err)
+	return &works{workstest.New(t)}
+}
+
+// node has the consumers of one.
+func (w *works) node(change func(*publication.Config)) *publication.Publication {
+	w.T.Helper()
+	cfg := publication.Config{Log: w.Log, Store: w.Store, Logger: slog.New(slog.DiscardHandler), Pause: 20 * time.Millisecond}
+	if change != nil {
+		change(&cfg)
 	}
-	return &works{t: t, root: root, log: natstest.Log(t), store: store}
+	publications, err := publication.New(cfg)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return publications
 }
 
 // run starts the consumers of a node; stop ends them before the test does.
 func (w *works) run(change func(*publication.Config)) (stop func()) {
-	w.t.Helper()
-	cfg := publication.Config{Log: w.log, Store: w.store, Logger: slog.New(slog.DiscardHandler), Pause: 20 * time.Millisecond}
-	if change != nil {
-		change(&cfg)
-	}
-	ctx, cancel := context.WithCancel(w.t.Context())
-	done := make(chan error, 1)
-	publications, err := publication.New(cfg)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	go func() { done <- publications.Run(ctx) }()
-	var once sync.Once
-	stop = func() {
-		once.Do(func() {
-			cancel()
-			if err := <-done; err != nil {
-				w.t.Errorf("publications ended: %v", err)
-			}
-		})
-	}
-	w.t.Cleanup(stop)
-	return stop
+	return workstest.Run(w.T, w.node(change).Run)
 }
-
-func hexSum(parts ...[]byte) string {
-	h := sha256.New()
-	for _, p := range parts {
-		h.Write(p)
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
-
-// content is a squashfs as far as its magic goes.
-func content(text string) []byte { return append([]byte("hsqs"), text...) }
-
-var metadata = append([]byte{0xfd, '7', 'z', 'X', 'Z', 0}, "metadata"...)
 
 // upload takes a container's root all the way to its job; it gives the session's id.
 func (w *works) upload(version string, aliases []string, root []byte, change func(*events.Upload)) string {
-	w.t.Helper()
-	id := uuid.Must(uuid.NewV7()).String()
-	u := events.Upload{ID: id, Image: "image", Version: version, Visibility: events.Public, Aliases: aliases, InitiatedAt: time.Now().UTC(), InitiatedBy: "admin",
-		Variants: []events.UploadVariant{{Variant: events.Variant{Architecture: "amd64", Type: events.Container, Flavour: "default"},
-			Files:    []events.UploadFile{{Format: "rootfs.squashfs", Size: int64(len(root)), State: events.FilePending}},
-			Metadata: &events.MadeFile{Format: events.FormatMetadata, Digest: events.Digest("sha256:" + hexSum(metadata)), Data: metadata}}}}
+	w.T.Helper()
+	u := workstest.Session("image", version, int64(len(root)))
+	u.Aliases = aliases
 	if change != nil {
 		change(&u)
 	}
-	held, err := w.log.Version(w.t.Context(), u.Image, u.Version)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	changes, err := events.Initiate(events.InitiateUpload{Session: u, Version: held, IsArchitecture: func(string) bool { return false }})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if err := w.store.CreateSession(id); err != nil {
-		w.t.Fatal(err)
-	}
-	if _, err := w.log.Append(w.t.Context(), jetstream.Cause{Correlation: id}, changes...); err != nil {
-		w.t.Fatal(err)
-	}
-	intake, err := w.store.CreateIntake(w.t.Context(), id, 0, blob.IntakeSpec{SizeBytes: int64(len(root))})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if _, err := intake.Append(w.t.Context(), bytes.NewReader(root)); err != nil {
-		w.t.Fatal(err)
-	}
-	job, name := events.JobIDFor(id), "amd64.container.default.rootfs.squashfs"
-	if err := w.store.LinkToIngress(w.t.Context(), id, 0, job, name); err != nil {
-		w.t.Fatal(err)
-	}
-	_, err = w.log.Decide(w.t.Context(), jetstream.Cause{Correlation: id}, func(ctx context.Context) ([]events.Change, error) {
-		current, err := w.log.Upload(ctx, id)
+	err := w.Decide(func(ctx context.Context) ([]events.Change, error) {
+		held, err := w.Log.Version(ctx, u.Image, u.Version)
 		if err != nil {
 			return nil, err
 		}
-		return events.Complete(events.CompleteFile{File: events.FileRef{Variant: "amd64.container.default", Format: "rootfs.squashfs"}, Size: int64(len(root)),
-			Digest: events.Digest("sha256:" + hexSum(root)), Ingress: name, At: time.Now().UTC()}, current)
+		return events.Initiate(events.InitiateUpload{Session: u, Version: held, IsArchitecture: workstest.NoArchitecture})
 	})
-	if err != nil {
-		w.t.Fatal(err)
+	if err := errors.Join(err, w.Bring(u.ID, root)); err != nil {
+		w.T.Fatal(err)
 	}
-	return id
+	return u.ID
 }
 
 // await waits until the job of a session satisfies a condition.
 func (w *works) await(upload string, what string, ok func(events.Job) bool) events.Job {
-	w.t.Helper()
-	tail, err := w.log.Tail(w.t.Context(), 0, events.JobEntity(events.JobIDFor(upload)).Subject())
+	w.T.Helper()
+	job, err := w.AwaitJob(upload, ok)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatalf("job never %s: %v", what, err)
 	}
-	defer tail.Close()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
-	defer cancel()
-	var last events.Job
-	for {
-		batch, err := tail.Next(ctx, 1)
-		if err != nil {
-			w.t.Fatalf("job never %s: %v; last %+v", what, err, last)
-		}
-		if last = events.Fold(last, batch[0].Fact); ok(last) {
-			return last
-		}
-	}
+	return job
 }
 
 func ended(state events.JobState) func(events.Job) bool {
@@ -158,10 +81,10 @@ func ended(state events.JobState) func(events.Job) bool {
 }
 
 func (w *works) published(version string) *events.Manifest {
-	w.t.Helper()
-	current, err := w.log.Version(w.t.Context(), "image", version)
+	w.T.Helper()
+	current, err := w.Log.Version(w.T.Context(), "image", version)
 	if err != nil || current.State.State != events.StatePublished {
-		w.t.Fatalf("version %s is %s (%v)", version, current.State.State, err)
+		w.T.Fatalf("version %s is %s (%v)", version, current.State.State, err)
 	}
 	return current.State.Manifest
 }
@@ -169,7 +92,7 @@ func (w *works) published(version string) *events.Manifest {
 func TestFilesBecomeAVersion(t *testing.T) {
 	t.Parallel()
 	w := newWorks(t)
-	root := content("root file system")
+	root := workstest.Root("root file system")
 	upload := w.upload("1", []string{"latest"}, root, nil)
 	w.run(nil)
 	job := w.await(upload, "succeeded", ended(events.JobStateSucceeded))
@@ -180,14 +103,14 @@ func TestFilesBecomeAVersion(t *testing.T) {
 	}
 	v := w.published("1").Variants[0]
 	// The metadata came with the session and the root's intake didn't know it: the job has read the bytes.
-	if v.Fingerprint != hexSum(metadata, root) || len(v.Formats) != 2 {
+	if v.Fingerprint != eventstest.Digest(workstest.Metadata, root).Hex() || len(v.Formats) != 2 {
 		t.Errorf("variant %+v", v)
 	}
 	for _, f := range v.Formats {
-		if ok, err := w.store.HasBlob(f.Digest.Hex(), f.Size); err != nil || !ok {
+		if ok, err := w.Store.HasBlob(f.Digest.Hex(), f.Size); err != nil || !ok {
 			t.Errorf("format %s is no blob (%v)", f.Format, err)
 		}
-		if b, err := w.log.Blob(t.Context(), f.Digest); err != nil || b.State.Size != f.Size || f.MediaType == "" {
+		if b, err := w.Log.Blob(t.Context(), f.Digest); err != nil || b.State.Size != f.Size || f.MediaType == "" {
 			t.Errorf("blob of %s: %+v (%v)", f.Format, b.State, err)
 		}
 	}
@@ -196,7 +119,7 @@ func TestFilesBecomeAVersion(t *testing.T) {
 func TestAPassingFaultIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorks(t)
-	cas := filepath.Join(w.root, "cas", "sha256")
+	cas := filepath.Join(w.Root, "cas", "sha256")
 	break_ := func() { // a file in the place of the folder: what a broken mount may look like
 		if err := os.Rename(cas, cas+".away"); err != nil {
 			t.Fatal(err)
@@ -214,7 +137,7 @@ func TestAPassingFaultIsTriedAgain(t *testing.T) {
 		}
 	}
 	break_()
-	upload := w.upload("1", nil, content("x"), nil)
+	upload := w.upload("1", nil, workstest.Root("x"), nil)
 	w.run(nil)
 	failed := w.await(upload, "failed at promote", func(j events.Job) bool { return j.Step(events.StepPromote).State == events.StepFailed })
 	if s := failed.Step(events.StepPromote); s.Error == "" || !s.RetryAt.After(s.FinishedAt) || failed.State != events.JobStateRunning {
@@ -230,20 +153,20 @@ func TestAPassingFaultIsTriedAgain(t *testing.T) {
 func TestAJobThatRanOutOfAttemptsCanBeRetriedWhereItFailed(t *testing.T) {
 	t.Parallel()
 	w := newWorks(t)
-	cas := filepath.Join(w.root, "cas", "sha256")
+	cas := filepath.Join(w.Root, "cas", "sha256")
 	if err := os.Rename(cas, cas+".away"); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(cas, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	upload := w.upload("1", nil, content("x"), nil)
+	upload := w.upload("1", nil, workstest.Root("x"), nil)
 	w.run(func(c *publication.Config) { c.Attempts = 2; c.Pause = time.Millisecond })
 	job := w.await(upload, "failed", ended(events.JobStateFailed))
 	if job.Problem == nil || job.Problem.Final || job.Step(events.StepPromote).Attempt != 2 {
 		t.Fatalf("job %+v", job)
 	}
-	version, err := w.log.Version(t.Context(), "image", "1")
+	version, err := w.Log.Version(t.Context(), "image", "1")
 	if err != nil || version.State.State != events.StateReleased {
 		t.Errorf("version is %s (%v)", version.State.State, err)
 	}
@@ -253,16 +176,16 @@ func TestAJobThatRanOutOfAttemptsCanBeRetriedWhereItFailed(t *testing.T) {
 	if err := os.Rename(cas+".away", cas); err != nil {
 		t.Fatal(err)
 	}
-	_, err = w.log.Decide(t.Context(), jetstream.Cause{}, func(ctx context.Context) ([]events.Change, error) {
-		j, err := w.log.Job(ctx, job.ID)
+	_, err = w.Log.Decide(t.Context(), jetstream.Cause{}, func(ctx context.Context) ([]events.Change, error) {
+		j, err := w.Log.Job(ctx, job.ID)
 		if err != nil {
 			return nil, err
 		}
-		u, err := w.log.Upload(ctx, upload)
+		u, err := w.Log.Upload(ctx, upload)
 		if err != nil {
 			return nil, err
 		}
-		v, err := w.log.Version(ctx, "image", "1")
+		v, err := w.Log.Version(ctx, "image", "1")
 		if err != nil {
 			return nil, err
 		}
@@ -287,8 +210,8 @@ func TestRefusedContentIsFinalAtOnce(t *testing.T) {
 		code   string
 	}{
 		"format": {[]byte("no squashfs"), nil, "wrong-format"},
-		"digest": {content("x"), func(u *events.Upload) {
-			u.Variants[0].Files[0].Declared = events.Digest("sha256:" + hexSum([]byte("y")))
+		"digest": {workstest.Root("x"), func(u *events.Upload) {
+			u.Variants[0].Files[0].Declared = eventstest.Digest("y")
 		}, "wrong-digest"},
 	} {
 		upload := w.upload(version, nil, test.root, test.change)
@@ -307,23 +230,23 @@ func TestPublicationsThatMoveOneAliasAllSucceed(t *testing.T) {
 	const count = 30
 	var uploads []string
 	for i := range count {
-		uploads = append(uploads, w.upload(fmt.Sprint("v", i), []string{"latest"}, content(fmt.Sprint(i)), nil))
+		uploads = append(uploads, w.upload(fmt.Sprint("v", i), []string{"latest"}, workstest.Root(fmt.Sprint(i)), nil))
 	}
 	w.run(nil)
 	w.run(nil)
 	for _, upload := range uploads {
 		w.await(upload, "succeeded", ended(events.JobStateSucceeded))
 	}
-	alias, err := w.log.Alias(t.Context(), "image", "latest")
+	alias, err := w.Log.Alias(t.Context(), "image", "latest")
 	if err != nil || alias.State.Version != fmt.Sprint("v", count-1) {
 		t.Errorf("latest is %s (%v), want the newest upload's v%d", alias.State.Version, err, count-1)
 	}
 	succeeded := map[string]int{}
-	head, err := w.log.Head(t.Context())
+	head, err := w.Log.Head(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	tail, err := w.log.Tail(t.Context(), 0)
+	tail, err := w.Log.Tail(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,11 +277,10 @@ func TestPublicationsThatMoveOneAliasAllSucceed(t *testing.T) {
 func TestAStepThatWasCutIsTakenOver(t *testing.T) {
 	t.Parallel()
 	w := newWorks(t)
-	upload := w.upload("1", nil, content("x"), nil)
+	upload := w.upload("1", nil, workstest.Root("x"), nil)
 	reached, cut := make(chan struct{}), atomic.Bool{}
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	stop := w.run(func(c *publication.Config) {
+	node := w.node(func(c *publication.Config) {
 		c.StepStarted = func(_ string, step events.Step) {
 			if step == events.StepPromote && cut.CompareAndSwap(false, true) {
 				close(reached)
@@ -366,8 +288,9 @@ func TestAStepThatWasCutIsTakenOver(t *testing.T) {
 			}
 		}
 	})
+	stop := workstest.Run(t, func(context.Context) error { return node.Run(ctx) })
 	<-reached
-	go cancel()
+	cancel()
 	stop()
 	w.run(nil)
 	w.await(upload, "succeeded", ended(events.JobStateSucceeded))

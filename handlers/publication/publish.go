@@ -31,5 +31,5 @@ func (p *Publication) publish(ctx context.Context, d jetstream.Delivery, job eve
 	if err != nil {
 		return fmt.Errorf("publish version %s of %s: %w", upload.Version, upload.Image, err)
 	}
-	return p.append(ctx, causeOf(d, "publish"), changes)
+	return p.append(ctx, d.Cause("publish"), changes)
 }

@@ -11,38 +11,39 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/publication"
+	"github.com/imgsrv/imgsrv/internal/workstest"
 )
 
 // cancel cancels the job of a session.
 func (w *works) cancel(upload string) {
-	w.t.Helper()
-	_, err := w.log.Decide(w.t.Context(), jetstream.Cause{}, func(ctx context.Context) ([]events.Change, error) {
-		job, err := w.log.Job(ctx, events.JobIDFor(upload))
+	w.T.Helper()
+	_, err := w.Log.Decide(w.T.Context(), jetstream.Cause{}, func(ctx context.Context) ([]events.Change, error) {
+		job, err := w.Log.Job(ctx, events.JobIDFor(upload))
 		if err != nil {
 			return nil, err
 		}
-		version, err := w.log.Version(ctx, job.State.Image, job.State.Version)
+		version, err := w.Log.Version(ctx, job.State.Image, job.State.Version)
 		if err != nil {
 			return nil, err
 		}
 		return events.CancelJob(job, version, "operator", "", time.Now())
 	})
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 }
 
 // awaitNoIngress waits until nothing of a job is left in ingress.
 func (w *works) awaitNoIngress(upload string) {
-	w.t.Helper()
-	folder := filepath.Join(w.root, "ingress", "jobs", events.JobIDFor(upload))
+	w.T.Helper()
+	folder := filepath.Join(w.Root, "ingress", "jobs", events.JobIDFor(upload))
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		_, err := os.Stat(folder)
 		if os.IsNotExist(err) {
 			return
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("%s is still there (%v)", folder, err)
+			w.T.Fatalf("%s is still there (%v)", folder, err)
 		}
 	}
 }
@@ -51,7 +52,7 @@ func (w *works) awaitNoIngress(upload string) {
 func TestACancelledJobsStepIsStoppedAndLeavesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorks(t)
-	upload := w.upload("1", []string{"latest"}, content("x"), nil)
+	upload := w.upload("1", []string{"latest"}, workstest.Root("x"), nil)
 	reached, release := make(chan struct{}), make(chan struct{})
 	var once atomic.Bool
 	var stopped atomic.Bool
@@ -69,9 +70,9 @@ func TestACancelledJobsStepIsStoppedAndLeavesNothing(t *testing.T) {
 	w.awaitNoIngress(upload)
 	close(release) // materialize now writes the tarball
 	w.awaitNoIngress(upload)
-	next := w.upload("1", []string{"latest"}, content("y"), nil) // the name is free
+	next := w.upload("1", []string{"latest"}, workstest.Root("y"), nil) // the name is free
 	w.await(next, "succeeded", ended(events.JobStateSucceeded))
-	job, err := w.log.Job(t.Context(), events.JobIDFor(upload))
+	job, err := w.Log.Job(t.Context(), events.JobIDFor(upload))
 	if err != nil || job.State.State != events.JobStateCancelled || !stopped.Load() {
 		t.Errorf("job is %s (%v), its step went on: %v", job.State.State, err, stopped.Load())
 	}
@@ -85,7 +86,7 @@ func TestACancelledJobsStepIsStoppedAndLeavesNothing(t *testing.T) {
 func TestAStepSeesThatItsJobWasCancelled(t *testing.T) {
 	t.Parallel()
 	w := newWorks(t)
-	upload := w.upload("1", nil, content("x"), nil)
+	upload := w.upload("1", nil, workstest.Root("x"), nil)
 	reached := make(chan struct{})
 	hang := make(chan struct{})
 	defer close(hang)
@@ -101,7 +102,7 @@ func TestAStepSeesThatItsJobWasCancelled(t *testing.T) {
 	})
 	<-reached
 	w.cancel(upload)
-	next := w.upload("2", nil, content("y"), nil)
+	next := w.upload("2", nil, workstest.Root("y"), nil)
 	w.await(next, "succeeded", ended(events.JobStateSucceeded)) // on the one worker
 }
 
@@ -109,12 +110,13 @@ func TestAStepSeesThatItsJobWasCancelled(t *testing.T) {
 func TestAStepThatHangsIsGivenUpAndTriedAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorks(t)
-	upload := w.upload("1", nil, content("x"), nil)
+	upload := w.upload("1", nil, workstest.Root("x"), nil)
 	hang := make(chan struct{})
 	defer close(hang)
 	var times atomic.Int32
 	w.run(func(c *publication.Config) {
 		c.StepTimeout, c.AbandonAfter = 50*time.Millisecond, time.Millisecond
+		c.Attempts = 1000 // on a busy machine other steps take longer, too
 		c.StepStarted = func(_ string, step events.Step) {
 			if step == events.StepInspect && times.Add(1) == 1 {
 				<-hang
@@ -132,8 +134,8 @@ func TestAStepThatHangsIsGivenUpAndTriedAgain(t *testing.T) {
 func TestAStepThatPanicsFailsItsJobAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorks(t)
-	bad := w.upload("1", nil, content("x"), nil)
-	good := w.upload("2", nil, content("y"), nil)
+	bad := w.upload("1", nil, workstest.Root("x"), nil)
+	good := w.upload("2", nil, workstest.Root("y"), nil)
 	w.run(func(c *publication.Config) {
 		c.StepStarted = func(job string, step events.Step) {
 			if job == events.JobIDFor(bad) && step == events.StepInspect {

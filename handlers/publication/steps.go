@@ -74,7 +74,7 @@ func (p *Publication) startNext(ctx context.Context, d jetstream.Delivery, job e
 	if err != nil {
 		return err
 	}
-	return p.append(ctx, causeOf(d, "start"), changes)
+	return p.append(ctx, d.Cause("start"), changes)
 }
 
 // append stores what follows from the job's last fact. On a conflict somebody else has taken the job
@@ -154,7 +154,7 @@ func (p *Publication) tryStep(ctx context.Context, d jetstream.Delivery, job eve
 			faults.Point("step done", string(step))
 			var changes []events.Change
 			if changes, err = events.CompleteStep(job, step, files, p.now().UTC()); err == nil {
-				err = p.append(ctx, causeOf(d, "complete"), changes)
+				err = p.append(ctx, d.Cause("complete"), changes)
 			}
 		}
 	}
@@ -218,7 +218,7 @@ func (p *Publication) failed(ctx context.Context, d jetstream.Delivery, job even
 		if err != nil {
 			return "", err
 		}
-		return resultRetried, p.append(ctx, causeOf(d, "fail"), changes)
+		return resultRetried, p.append(ctx, d.Cause("fail"), changes)
 	}
 	problem := problemOf(k, cause)
 	p.logger.WarnContext(ctx, "job failed", "job", job.State.ID, "image", job.State.Image, "version", job.State.Version, "step", step, "kind", k, "code", problem.Code, "final", problem.Final, "error", cause)
@@ -231,7 +231,7 @@ func (p *Publication) failed(ctx context.Context, d jetstream.Delivery, job even
 		return "", err
 	}
 	if k == permanent {
-		return resultRefused, p.append(ctx, causeOf(d, "give up"), changes)
+		return resultRefused, p.append(ctx, d.Cause("give up"), changes)
 	}
-	return resultFailed, p.append(ctx, causeOf(d, "give up"), changes)
+	return resultFailed, p.append(ctx, d.Cause("give up"), changes)
 }

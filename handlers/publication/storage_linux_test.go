@@ -14,8 +14,8 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/publication"
-	"github.com/imgsrv/imgsrv/internal/natstest"
-	"github.com/imgsrv/imgsrv/store/blob"
+	"github.com/imgsrv/imgsrv/internal/eventstest"
+	"github.com/imgsrv/imgsrv/internal/workstest"
 )
 
 // waits tells of each time that a job waits for the storage.
@@ -75,11 +75,7 @@ func TestAJobWaitsForAStorageThatTakesNoBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 			mountTmpfs(t, where, trouble.options)
-			store, err := blob.Open(root)
-			if err != nil {
-				t.Fatal(err)
-			}
-			w := &works{t: t, root: root, log: natstest.Log(t), store: store}
+			w := &works{workstest.At(t, root)}
 			var once sync.Once // each further try starts the step's work again
 			heard := waits{slog.DiscardHandler, make(chan string)}
 			w.run(func(c *publication.Config) {
@@ -95,7 +91,7 @@ func TestAJobWaitsForAStorageThatTakesNoBytes(t *testing.T) {
 					})
 				}
 			})
-			data := content(string(bytes.Repeat([]byte("x"), 300_000)))
+			data := workstest.Root(string(bytes.Repeat([]byte("x"), 300_000)))
 			upload := w.upload("1", []string{"latest"}, data, nil)
 			select {
 			case said := <-heard.heard:
@@ -112,7 +108,7 @@ func TestAJobWaitsForAStorageThatTakesNoBytes(t *testing.T) {
 			if promote := job.Step(events.StepPromote); promote.Attempt != 1 || promote.Error != "" {
 				t.Errorf("the step says %+v, want one attempt without an error", promote)
 			}
-			if _, info, err := store.OpenBlob(hexSum(data)); err != nil || info.Size() != int64(len(data)) {
+			if _, info, err := w.Store.OpenBlob(eventstest.Digest(data).Hex()); err != nil || info.Size() != int64(len(data)) {
 				t.Errorf("the blob is %v (%v)", info, err)
 			}
 		})

@@ -120,10 +120,13 @@ func current[S any](h *History, entity events.Entity) events.Current[S] {
 	return out
 }
 
-// Digest is the digest of the content that a name stands for.
-func Digest(content string) events.Digest {
-	sum := sha256.Sum256([]byte(content))
-	return events.Digest("sha256:" + hex.EncodeToString(sum[:]))
+// Digest is the digest of some content; in histories, where there are no bytes, of a name that stands for it.
+func Digest[B ~string | ~[]byte](content ...B) events.Digest {
+	sum := sha256.New()
+	for _, part := range content {
+		_, _ = sum.Write([]byte(part)) // a hash never fails
+	}
+	return events.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))
 }
 
 // newID makes the next UUIDv7: of the history's time, and the same in each run.

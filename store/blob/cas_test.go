@@ -75,16 +75,23 @@ func TestAnUploadBecomesABlob(t *testing.T) {
 			t.Errorf("LinkToIngress after the intake was dropped = %v", err)
 		}
 		for range 2 {
-			if err := s.Promote(t.Context(), "j", "disk.raw", sumOf(data), int64(len(data))); err != nil {
+			if err := s.Admit(t.Context(), "j", "disk.raw", sumOf(data), int64(len(data))); err != nil {
 				t.Fatal(err)
 			}
+		}
+		wantFiles(t, s, map[string]fs.FileMode{"uploads/s/session": 0o600, "ingress/jobs/j/disk.raw": 0o444, casFile(sumOf(data)): 0o444})
+		if err := s.RemoveIngress("j"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Admit(t.Context(), "j", "disk.raw", sumOf(data), int64(len(data))); err != nil {
+			t.Errorf("Admit after the job's files were removed = %v", err)
 		}
 		wantBlob(t, s, data)
 		wantFiles(t, s, map[string]fs.FileMode{"uploads/s/session": 0o600, casFile(sumOf(data)): 0o444})
 	})
 }
 
-func TestPromoteLeavesAnExistingBlobAlone(t *testing.T) {
+func TestAdmitLeavesAnExistingBlobAlone(t *testing.T) {
 	t.Parallel()
 	stores(t, func(t *testing.T, s *Store) {
 		data := []byte("the same bytes")
@@ -93,7 +100,7 @@ func TestPromoteLeavesAnExistingBlobAlone(t *testing.T) {
 			if err := s.WriteIngress(job, "f", data); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Promote(t.Context(), job, "f", sumOf(data), int64(len(data))); err != nil {
+			if err := errors.Join(s.Admit(t.Context(), job, "f", sumOf(data), int64(len(data))), s.RemoveIngress(job)); err != nil {
 				t.Fatal(err)
 			}
 			f, info, err := s.OpenBlob(sumOf(data))
@@ -113,7 +120,7 @@ func TestPromoteLeavesAnExistingBlobAlone(t *testing.T) {
 	})
 }
 
-func TestManyJobsPromoteOneDigestAtOnce(t *testing.T) {
+func TestManyJobsAdmitOneDigestAtOnce(t *testing.T) {
 	t.Parallel()
 	stores(t, func(t *testing.T, s *Store) {
 		data := randomBytes(300_000)
@@ -126,8 +133,11 @@ func TestManyJobsPromoteOneDigestAtOnce(t *testing.T) {
 			}
 			jobs.Go(func() {
 				<-start
-				if err := s.Promote(context.Background(), job, "f", sumOf(data), int64(len(data))); err != nil {
-					t.Errorf("Promote: %v", err)
+				if err := s.Admit(context.Background(), job, "f", sumOf(data), int64(len(data))); err != nil {
+					t.Errorf("Admit: %v", err)
+				}
+				if err := s.RemoveIngress(job); err != nil { // also under the other run
+					t.Errorf("RemoveIngress: %v", err)
 				}
 			})
 		}
@@ -138,7 +148,7 @@ func TestManyJobsPromoteOneDigestAtOnce(t *testing.T) {
 	})
 }
 
-func TestPromoteRefusesAWrongSize(t *testing.T) {
+func TestAdmitRefusesAWrongSize(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
 	data := []byte("twelve bytes")
@@ -146,45 +156,64 @@ func TestPromoteRefusesAWrongSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	var wrong *SizeMismatchError
-	err := s.Promote(t.Context(), "j", "f", sumOf(data), 11)
+	err := s.Admit(t.Context(), "j", "f", sumOf(data), 11)
 	if !errors.As(err, &wrong) || wrong.WantBytes != 11 || wrong.GotBytes != 12 {
-		t.Errorf("Promote = %v, want a size mismatch of 12 and 11", err)
+		t.Errorf("Admit = %v, want a size mismatch of 12 and 11", err)
 	}
 	wantFiles(t, s, map[string]fs.FileMode{"ingress/jobs/j/f": 0o600})
-	if err := s.Promote(t.Context(), "j", "f", sumOf(data), 12); err != nil {
+	if err := s.Admit(t.Context(), "j", "f", sumOf(data), 12); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.HasBlob(sumOf(data), 11); !errors.As(err, &wrong) {
 		t.Errorf("HasBlob with another size = %v, want a size mismatch", err)
 	}
-	if err := s.Promote(t.Context(), "j", "f", sumOf(data), 11); !errors.As(err, &wrong) {
-		t.Errorf("Promote onto a blob of another size = %v, want a size mismatch", err)
+	if err := s.Admit(t.Context(), "j", "f", sumOf(data), 11); !errors.As(err, &wrong) {
+		t.Errorf("Admit onto a blob of another size = %v, want a size mismatch", err)
 	}
 }
 
-func TestPromoteOfNothingIsNotFound(t *testing.T) {
+// linkedBefore is a disk on which somebody makes the blob before us, and somebody else takes it away again.
+type linkedBefore struct{ Disk }
+
+func (linkedBefore) Link(string, string) error { return fs.ErrExist }
+
+func TestAdmitDoesNotTakeAVanishedBlobForMade(t *testing.T) {
+	t.Parallel()
+	s, err := OpenOver(t.TempDir(), func(real Disk) Disk { return linkedBefore{real} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.WriteIngress("j", "f", []byte("bytes")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Admit(t.Context(), "j", "f", sumOf([]byte("bytes")), 5); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Admit = %v, want fs.ErrExist", err)
+	}
+}
+
+func TestAdmitOfNothingIsNotFound(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
-	if err := s.Promote(t.Context(), "j", "f", sumOf(), 0); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Promote = %v, want fs.ErrNotExist", err)
+	if err := s.Admit(t.Context(), "j", "f", sumOf(), 0); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Admit = %v, want fs.ErrNotExist", err)
 	}
 }
 
-func TestPromoteAcrossFileSystemsVerifiesTheDigest(t *testing.T) {
+func TestAdmitAcrossFileSystemsVerifiesTheDigest(t *testing.T) {
 	t.Parallel()
 	s := openStoreAcross(t, "cas")
 	if err := s.WriteIngress("j", "f", []byte("rotten")); err != nil {
 		t.Fatal(err)
 	}
 	var wrong *DigestMismatchError
-	err := s.Promote(t.Context(), "j", "f", sumOf([]byte("fresh!")), 6)
+	err := s.Admit(t.Context(), "j", "f", sumOf([]byte("fresh!")), 6)
 	if !errors.As(err, &wrong) || wrong.Got != sumOf([]byte("rotten")) {
-		t.Errorf("Promote = %v, want a digest mismatch", err)
+		t.Errorf("Admit = %v, want a digest mismatch", err)
 	}
 	wantFiles(t, s, map[string]fs.FileMode{"ingress/jobs/j/f": 0o444})
 }
 
-func TestPromoteAcrossFileSystemsEndsWithItsContext(t *testing.T) {
+func TestAdmitAcrossFileSystemsEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	s := openStoreAcross(t, "cas")
 	if err := s.WriteIngress("j", "f", []byte("bytes")); err != nil {
@@ -192,12 +221,12 @@ func TestPromoteAcrossFileSystemsEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.Promote(ctx, "j", "f", sumOf([]byte("bytes")), 5); !errors.Is(err, context.Canceled) {
-		t.Errorf("Promote = %v, want context.Canceled", err)
+	if err := s.Admit(ctx, "j", "f", sumOf([]byte("bytes")), 5); !errors.Is(err, context.Canceled) {
+		t.Errorf("Admit = %v, want context.Canceled", err)
 	}
 	wantFiles(t, s, map[string]fs.FileMode{"ingress/jobs/j/f": 0o444})
-	if err := s.Promote(t.Context(), "j", "f", sumOf([]byte("bytes")), 5); err != nil {
-		t.Errorf("Promote again = %v", err)
+	if err := s.Admit(t.Context(), "j", "f", sumOf([]byte("bytes")), 5); err != nil {
+		t.Errorf("Admit again = %v", err)
 	}
 	wantBlob(t, s, []byte("bytes"))
 }
@@ -234,24 +263,17 @@ func TestMovesNeverReplace(t *testing.T) {
 	}
 }
 
-func TestPromoteFinishesAMoveThatWasCutShort(t *testing.T) {
+func TestRecoverFinishesAMoveThatWasCutShort(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
 	data := []byte("both names")
-	path := s.blobPath(sumOf(data))
-	err := errors.Join(
-		s.WriteIngress("j", "f", data),
-		os.Mkdir(filepath.Dir(path), folderMode), os.Link(filepath.Join(s.jobFolder("j"), "f"), path),
-	)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Promote(t.Context(), "j", "f", sumOf(data), int64(len(data))); err != nil {
+	path := putBlob(t, s, data)
+	if err := errors.Join(os.Mkdir(s.trash(), folderMode), os.Link(path, s.trashPath(sumOf(data))), s.Recover(sumOf(data))); err != nil {
 		t.Fatal(err)
 	}
 	wantBlob(t, s, data)
-	if _, err := s.OpenIngress("j", "f"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the job's file is still there: %v", err)
+	if left, err := s.Discarded(); err != nil || len(left) != 0 {
+		t.Errorf("in the trash there is still %v (%v)", left, err)
 	}
 }
 
@@ -285,8 +307,8 @@ func TestOnlyRegularFilesAreOpened(t *testing.T) {
 		if _, err := s.OpenIngress("j", name); !errors.Is(err, ErrNotRegular) {
 			t.Errorf("%s: OpenIngress = %v, want ErrNotRegular", name, err)
 		}
-		if err := s.Promote(t.Context(), "j", name, sumOf([]byte("other "+name)), 6); !errors.Is(err, ErrNotRegular) {
-			t.Errorf("%s: Promote = %v, want ErrNotRegular", name, err)
+		if err := s.Admit(t.Context(), "j", name, sumOf([]byte("other "+name)), 6); !errors.Is(err, ErrNotRegular) {
+			t.Errorf("%s: Admit = %v, want ErrNotRegular", name, err)
 		}
 	}
 }
@@ -301,8 +323,8 @@ func TestBlobsAreAskedForByDigestOnly(t *testing.T) {
 	} {
 		_, _, openErr := s.OpenBlob(bad)
 		_, hasErr := s.HasBlob(bad, 1)
-		promoteErr := s.Promote(t.Context(), "j", "f", bad, 1)
-		for what, err := range map[string]error{"OpenBlob": openErr, "HasBlob": hasErr, "Promote": promoteErr} {
+		admitErr := s.Admit(t.Context(), "j", "f", bad, 1)
+		for what, err := range map[string]error{"OpenBlob": openErr, "HasBlob": hasErr, "Admit": admitErr} {
 			if !errors.Is(err, ErrDigest) {
 				t.Errorf("%s(%q) = %v, want ErrDigest", what, bad, err)
 			}

@@ -65,29 +65,6 @@ func (s *Store) removeDead(path string) (err error) {
 	return s.removeIfThere(path)
 }
 
-// writeFile puts a small file in place atomically and durably, whatever was there before.
-func (s *Store) writeFile(path string, data []byte, mode fs.FileMode) error {
-	dir := filepath.Dir(path)
-	f, err := s.createTemp(dir)
-	if err != nil {
-		return err
-	}
-	_, err = s.disk.WriteAt(f, data, 0)
-	if err == nil {
-		err = s.disk.Chmod(f, mode)
-	}
-	if err == nil {
-		err = s.disk.Sync(f)
-	}
-	if err == nil {
-		err = s.disk.Rename(f.Name(), path) // still locked, or a sweep might take it away
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, s.removeIfThere(f.Name()))
-	}
-	return s.disk.SyncFolder(dir)
-}
-
 // openFile opens a file of the store and follows no symbolic link, neither in place of the file nor of the folder it is in, which
 // is always one that the store has made: both are ErrNotRegular. The folder is held while its file is opened, so that nothing can be
 // put in its place in between.
@@ -175,35 +152,6 @@ func statRegular(path string) (fs.FileInfo, error) {
 		return nil, err
 	}
 	return info, nil
-}
-
-// moveNoReplace gives a file its other name, which must be free (else fs.ErrExist), on the same file system (else
-// EXDEV, see canCopyInstead). It syncs nothing.
-func (s *Store) moveNoReplace(from, to string) error {
-	if done, err := s.disk.RenameNoReplace(from, to); done {
-		return err
-	}
-	return s.moveByLink(from, to)
-}
-
-// moveByLink is moveNoReplace in two steps. Cut short between them it leaves both names, and the next promotion of
-// the same file removes the old one.
-func (s *Store) moveByLink(from, to string) error {
-	if err := s.disk.Link(from, to); err != nil {
-		return err
-	}
-	return s.removeIfThere(from)
-}
-
-// canCopyInstead reports whether a link or rename failed because of what the file systems are, so that copying the
-// bytes reaches the same end. EMLINK is a file with too many names, EPERM a file system without hard links.
-func canCopyInstead(err error) bool {
-	for _, no := range []unix.Errno{unix.EXDEV, unix.EMLINK, unix.EPERM, unix.ENOTSUP, unix.ENOSYS} {
-		if errors.Is(err, no) {
-			return true
-		}
-	}
-	return false
 }
 
 // space is what statfs(2) says of a file system: the bytes that an unprivileged process may still write, and its size.

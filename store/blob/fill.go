@@ -2,11 +2,8 @@ package blob
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -25,61 +22,14 @@ func (s *Store) Fill() *Fill { return &Fill{s} }
 func (f *Fill) Put(ctx context.Context, sha256hex string, sizeBytes int64, r io.Reader) error {
 	err := checkDigest(sha256hex)
 	if err == nil {
-		err = f.put(ctx, sha256hex, sizeBytes, r)
+		err = f.s.makeFolder(filepath.Dir(f.s.blobPath(sha256hex)))
 	}
-	if err != nil {
+	if err == nil {
+		err = f.s.place(f.s.casTemp(), blobMode, func(temp *os.File) error { return f.s.receive(ctx, temp, r, sha256hex, sizeBytes) },
+			func(temp string) error { return f.s.moveNoReplace(temp, f.s.blobPath(sha256hex)) })
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("put blob %s: %w", sha256hex, err)
-	}
-	return nil
-}
-
-func (f *Fill) put(ctx context.Context, sha256hex string, sizeBytes int64, r io.Reader) error {
-	to := f.s.blobPath(sha256hex)
-	if err := f.s.makeFolder(filepath.Dir(to)); err != nil {
-		return err
-	}
-	temp, err := f.s.createTemp(f.s.casTemp())
-	if err != nil {
-		return err
-	}
-	err = f.receive(ctx, temp, sha256hex, sizeBytes, r)
-	if err == nil {
-		err = f.s.disk.Chmod(temp, blobMode)
-	}
-	if err == nil {
-		err = f.s.disk.Sync(temp)
-	}
-	if err == nil {
-		if err = f.s.moveNoReplace(temp.Name(), to); errors.Is(err, fs.ErrExist) {
-			err = f.s.removeIfThere(temp.Name())
-		}
-	}
-	if err = errors.Join(err, temp.Close()); err != nil {
-		err = errors.Join(err, f.s.removeIfThere(temp.Name()))
-	}
-	return err
-}
-
-func (f *Fill) receive(ctx context.Context, temp *os.File, sha256hex string, sizeBytes int64, r io.Reader) error {
-	sum := sha256.New()
-	n, readErr, writeErr := f.s.pump(ctx, temp, 0, sizeBytes, r, []hash.Hash{sum})
-	if writeErr != nil {
-		return writeErr
-	}
-	if readErr != nil && !errors.Is(readErr, io.EOF) {
-		return readErr
-	}
-	if n == sizeBytes { // is there more?
-		more, err := io.CopyN(io.Discard, r, 1)
-		if n += more; err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-	}
-	if n != sizeBytes {
-		return &SizeMismatchError{What: "what was read", WantBytes: sizeBytes, GotBytes: n}
-	}
-	if got := hex.EncodeToString(sum.Sum(nil)); got != sha256hex {
-		return &DigestMismatchError{Want: sha256hex, Got: got}
 	}
 	return nil
 }

@@ -48,10 +48,7 @@ func (s *Store) linkToIngress(ctx context.Context, session string, n int, job, n
 	if err := s.makeFolder(s.jobFolder(job)); err != nil {
 		return err
 	}
-	err = s.disk.Link(from, to)
-	if err != nil && canCopyInstead(err) {
-		err = s.copyFile(ctx, from, s.jobFolder(job), to, "", st.size, uploadMode)
-	}
+	err = s.linkOrCopy(ctx, from, s.jobFolder(job), to, "", st.size, uploadMode)
 	if errors.Is(err, fs.ErrExist) {
 		// Of an earlier run, then; the name is the job's own.
 		there, statErr := statRegular(to)
@@ -130,7 +127,7 @@ func (s *Store) syncJob(job string) error {
 }
 
 // CreateIngress opens an empty file of a job for writing: of what imgsrv makes itself and can't hold in memory. A file of that name
-// from an earlier run is replaced. The caller writes and closes it; Promote makes it durable.
+// from an earlier run is replaced. The caller writes and closes it; Admit makes it durable.
 func (s *Store) CreateIngress(job, name string) (*os.File, error) {
 	err := errors.Join(checkName("job", job), checkName("file", name))
 	if err == nil {

@@ -91,7 +91,7 @@ func TestAppendGoesOnAfterSIGKILL(t *testing.T) {
 	if err := s.LinkToIngress(t.Context(), "s", 0, "j", "f"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Promote(t.Context(), "j", "f", sumOf(data), killSize); err != nil {
+	if err := s.Admit(t.Context(), "j", "f", sumOf(data), killSize); err != nil {
 		t.Fatal(err)
 	}
 	wantBlob(t, s, data)

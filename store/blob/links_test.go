@@ -102,8 +102,8 @@ func TestNoPlantedLinkLeadsOutside(t *testing.T) {
 		"SessionActivity": activityErr, "OpenIngress": ingressErr, "OpenBlob": blobErr, "HasBlob": hasErr,
 		"CreateSession": s.CreateSession("s"), "DropIntake": s.DropIntake("s", 0),
 		"LinkToIngress from a link": s.LinkToIngress(t.Context(), "s", 0, "fine", "g"), "LinkToIngress into a link": s.LinkToIngress(t.Context(), "whole", 0, "j", "g"),
-		"WriteIngress": s.WriteIngress("j", "f", []byte("ours")), "Promote from a link": s.Promote(t.Context(), "j", "f", sumOf([]byte("x")), int64(len(data))),
-		"Promote into a link": s.Promote(t.Context(), "fine", "f", digest[:2]+sumOf([]byte("abc"))[2:], 3),
+		"WriteIngress": s.WriteIngress("j", "f", []byte("ours")), "Admit from a link": s.Admit(t.Context(), "j", "f", sumOf([]byte("x")), int64(len(data))),
+		"Admit into a link": s.Admit(t.Context(), "fine", "f", digest[:2]+sumOf([]byte("abc"))[2:], 3),
 	} {
 		if !errors.Is(err, ErrNotRegular) {
 			t.Errorf("%s = %v, want ErrNotRegular", what, err)

@@ -276,27 +276,6 @@ func (w *world) writeIngress(job string, data []byte) {
 	}
 }
 
-// promote moves a file that is in ingress; while it does, the bytes are in one place or the other.
-func (w *world) promote(job, name string, data []byte) {
-	key := ingressKey(job, name)
-	before, acknowledged := w.facts[key]
-	if !acknowledged {
-		return
-	}
-	w.facts[key] = func(s *blob.Store) error {
-		there := before(s)
-		if there != nil && inCAS(data)(s) == nil {
-			there = nil
-		}
-		return there
-	}
-	w.history = append(w.history, moment{w.rec.Ops(), maps.Clone(w.facts)})
-	if w.store.Promote(context.Background(), job, name, digestOf(data), int64(len(data))) == nil {
-		delete(w.facts, key)
-		w.acknowledged("blob "+digestOf(data), inCAS(data))
-	}
-}
-
 // admit makes a blob of a file that stays in ingress.
 func (w *world) admit(job, name string, data []byte) {
 	if _, acknowledged := w.facts[ingressKey(job, name)]; !acknowledged {
@@ -357,7 +336,7 @@ func (w *world) oneOfEach() {
 	w.handOver("a", 0)
 	w.writeIngress(jobOf("a"), []byte("made"))
 	for n := range 2 {
-		w.promote(jobOf("a"), jobFile(n), dataOf("a", n))
+		w.admit(jobOf("a"), jobFile(n), dataOf("a", n))
 	}
 	w.admit(jobOf("a"), "made", []byte("made"))
 	w.collect(dataOf("a", 0), false)
@@ -369,7 +348,7 @@ func (w *world) oneOfEach() {
 	w.createIntake("b", 0)
 	w.receive("b", 0, 100, false)
 	w.handOver("b", 0)
-	w.promote(jobOf("b"), jobFile(0), dataOf("b", 0))
+	w.admit(jobOf("b"), jobFile(0), dataOf("b", 0))
 	w.createSession("c")
 	w.createIntake("c", 1)
 	w.receive("c", 1, 3, false)
@@ -432,7 +411,7 @@ func TestWhatTheStoreAcknowledgesSurvivesPowerFailures(t *testing.T) {
 		defer os.RemoveAll(w.dir) //nolint:errcheck // a temporary folder
 		for range rapid.IntRange(1, 15).Draw(t, "steps") {
 			session, n := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "session"), rapid.IntRange(0, 1).Draw(t, "file")
-			switch rapid.SampledFrom([]string{"begin", "begin", "receive", "receive", "hand over", "made", "promote", "promote made", "admit", "collect", "remove session", "remove ingress"}).Draw(t, "what") {
+			switch rapid.SampledFrom([]string{"begin", "begin", "receive", "receive", "hand over", "made", "admit", "admit", "admit made", "collect", "remove session", "remove ingress"}).Draw(t, "what") {
 			case "begin":
 				w.createSession(session)
 				w.createIntake(session, n)
@@ -442,14 +421,12 @@ func TestWhatTheStoreAcknowledgesSurvivesPowerFailures(t *testing.T) {
 				w.handOver(session, n)
 			case "made":
 				w.writeIngress(jobOf(session), []byte(rapid.SampledFrom([]string{"made", "made anew"}).Draw(t, "bytes")))
-			case "promote":
-				w.promote(jobOf(session), jobFile(n), dataOf(session, n))
 			case "admit":
 				w.admit(jobOf(session), jobFile(n), dataOf(session, n))
 			case "collect":
 				w.collect(dataOf(session, n), rapid.Bool().Draw(t, "for good"))
-			case "promote made":
-				w.promoteMade(jobOf(session))
+			case "admit made":
+				w.admitMade(jobOf(session))
 			case "remove session":
 				w.removeSession(session)
 			case "remove ingress":
@@ -466,14 +443,14 @@ func TestWhatTheStoreAcknowledgesSurvivesPowerFailures(t *testing.T) {
 	})
 }
 
-// promoteMade promotes what was made last, whichever bytes that were.
-func (w *world) promoteMade(job string) {
+// admitMade makes a blob of what was made last, whichever bytes that were.
+func (w *world) admitMade(job string) {
 	f, err := w.store.OpenIngress(job, "made")
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	data, err := io.ReadAll(f)
 	if err = errors.Join(err, f.Close()); err == nil {
-		w.promote(job, "made", data)
+		w.admit(job, "made", data)
 	}
 }

@@ -1,7 +1,6 @@
 package blob
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -53,36 +52,6 @@ func lockScratch(dir string) (*os.File, error) {
 
 // Dir is the folder's path.
 func (t *Scratch) Dir() string { return t.dir }
-
-// BlobPath is where a blob's file is, for programs that take a path. They must not write to it, and can't: it is
-// read-only.
-func (s *Store) BlobPath(sha256hex string) (string, error) {
-	if err := checkDigest(sha256hex); err != nil {
-		return "", err
-	}
-	path := s.blobPath(sha256hex)
-	_, err := statRegular(path)
-	if damaged := s.Damaged(sha256hex); damaged != nil {
-		err = damaged
-	}
-	if err != nil {
-		return "", fmt.Errorf("find blob %s: %w", sha256hex, err)
-	}
-	return path, nil
-}
-
-// Promote makes a file of the folder the blob of the given digest, which the caller has computed of it: see
-// [Store.Promote].
-func (t *Scratch) Promote(ctx context.Context, name, sha256hex string, sizeBytes int64) error {
-	err := errors.Join(checkName("file", name), checkDigest(sha256hex))
-	if err == nil {
-		err = t.store.promote(ctx, filepath.Join(t.dir, name), sha256hex, sizeBytes)
-	}
-	if err != nil {
-		return fmt.Errorf("promote %s: %w", name, err)
-	}
-	return nil
-}
 
 // Close removes the folder with all that is in it.
 func (t *Scratch) Close() error {

@@ -216,8 +216,8 @@ func TestNamesThatAreNotOneCleanSegmentAreRefused(t *testing.T) {
 				"OpenIngress job":    jobErr,
 				"OpenIngress file":   fileErr,
 				"RemoveIngress":      s.RemoveIngress(bad),
-				"Promote job":        s.Promote(t.Context(), bad, "f", sumOf(), 0),
-				"Promote file":       s.Promote(t.Context(), "j", bad, sumOf(), 0),
+				"Admit job":          s.Admit(t.Context(), bad, "f", sumOf(), 0),
+				"Admit file":         s.Admit(t.Context(), "j", bad, sumOf(), 0),
 			} {
 				if !errors.Is(err, ErrName) {
 					t.Errorf("%s = %v, want ErrName", what, err)

@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -13,13 +14,10 @@ import (
 
 func freely(ctx context.Context, _ int) error { return ctx.Err() }
 
-// putBlob promotes data and gives the path of the blob's file.
+// putBlob makes data a blob and gives the path of its file.
 func putBlob(t testing.TB, s *Store, data []byte) (path string) {
 	t.Helper()
-	if err := s.WriteIngress("put", "f", data); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Promote(t.Context(), "put", "f", sumOf(data), int64(len(data))); err != nil {
+	if err := s.Fill().Put(t.Context(), sumOf(data), int64(len(data)), bytes.NewReader(data)); err != nil {
 		t.Fatal(err)
 	}
 	return s.blobPath(sumOf(data))
@@ -177,16 +175,20 @@ func TestDamagedBlobsAreRefusedUntilTheirBytesAreThereAgain(t *testing.T) {
 	if there, err := s.HasBlob(sum, 5000); there || err != nil {
 		t.Errorf("HasBlob of a damaged blob: %t, %v", there, err)
 	}
-	if err := s.Promote(t.Context(), "j", "f", sum, 5000); !errors.As(err, &damaged) {
-		t.Errorf("promotion without a file, of a bad blob: %v", err)
+	if err := s.Admit(t.Context(), "j", "f", sum, 5000); !errors.As(err, &damaged) {
+		t.Errorf("without a file, of a bad blob: %v", err)
 	}
 	if err := s.WriteIngress("j", "f", data); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second time there is no file, and the blob's bytes are right
-		if err := s.Promote(t.Context(), "j", "f", sum, 5000); err != nil {
+	for range 2 { // the second time the file is the blob's
+		if err := s.Admit(t.Context(), "j", "f", sum, 5000); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// Without it, the blob's bytes are right.
+	if err := errors.Join(s.RemoveIngress("j"), s.Admit(t.Context(), "j", "f", sum, 5000)); err != nil {
+		t.Fatal(err)
 	}
 	if _, _, err := s.OpenBlob(sum); !errors.As(err, &damaged) {
 		t.Errorf("before the store hears of the repair: %v", err)
@@ -199,7 +201,7 @@ func TestDamagedBlobsAreRefusedUntilTheirBytesAreThereAgain(t *testing.T) {
 	}
 }
 
-func TestPromoteSaysThatABlobHasLostItsLength(t *testing.T) {
+func TestAdmitSaysThatABlobHasLostItsLength(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
 	data := randomBytes(5000)
@@ -211,8 +213,8 @@ func TestPromoteSaysThatABlobHasLostItsLength(t *testing.T) {
 		t.Fatal(err)
 	}
 	var damaged *DamagedError
-	if err := s.Promote(t.Context(), "j", "f", sumOf(data), 5000); !errors.As(err, &damaged) {
-		t.Errorf("Promote = %v, want damage", err)
+	if err := s.Admit(t.Context(), "j", "f", sumOf(data), 5000); !errors.As(err, &damaged) {
+		t.Errorf("Admit = %v, want damage", err)
 	}
 	if _, err := s.OpenIngress("j", "f"); err != nil {
 		t.Errorf("the job's file: %v", err)
