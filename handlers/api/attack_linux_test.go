@@ -59,27 +59,16 @@ func traversals(abs string) []string {
 	return append(all, abs, url.PathEscape(abs), "file://"+abs, "~", ".", "..", "%00")
 }
 
-// TestNoPathLeadsOutOfTheStorage tries every parameter of every route, and ids of uploads, with the names of a file beside the
-// storage. It is never opened.
-func TestNoPathLeadsOutOfTheStorage(t *testing.T) {
-	t.Parallel()
-	d := newDoor(t)
-	secret := filepath.Join(d.around, "secret")
-	opened := watchOpens(t, d.around)
-	if _, err := os.ReadFile(secret); err != nil {
-		t.Fatal(err)
-	}
-	if got := opened(); len(got) == 0 || got[0] != "secret" {
-		t.Fatalf("the watch sees %v", got)
-	}
-	var targets [][2]string
+// targets are requests, method and path, with each of the bad names in the place of each parameter of each route.
+func (d *door) targets(t *testing.T, badNames []string) (targets [][2]string) {
+	t.Helper()
 	add := func(method, route string) {
 		parts := strings.Split(route, "/")
 		for i, part := range parts {
 			if !strings.HasPrefix(part, "{") && part != "*" {
 				continue
 			}
-			for _, bad := range traversals(secret) {
+			for _, bad := range badNames {
 				path := append([]string(nil), parts...)
 				for k := range path {
 					if strings.HasPrefix(path[k], "{") {
@@ -104,6 +93,23 @@ func TestNoPathLeadsOutOfTheStorage(t *testing.T) {
 	for _, route := range []string{"/api/uploads/tus/{id}", "/api/uploads/tus/{id}.0", "/streams/v1/{name}", "/cas/sha256/{prefix}/{hex}", "/{any}"} {
 		add(http.MethodGet, route)
 	}
+	return targets
+}
+
+// TestNoPathLeadsOutOfTheStorage tries every parameter of every route, and ids of uploads, with the names of a file beside the
+// storage. It is never opened.
+func TestNoPathLeadsOutOfTheStorage(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t)
+	secret := filepath.Join(d.around, "secret")
+	opened := watchOpens(t, d.around)
+	if _, err := os.ReadFile(secret); err != nil {
+		t.Fatal(err)
+	}
+	if got := opened(); len(got) == 0 || got[0] != "secret" {
+		t.Fatalf("the watch sees %v", got)
+	}
+	targets := d.targets(t, traversals(secret))
 	for _, target := range targets {
 		u, err := url.ParseRequestURI(target[1])
 		if err != nil {
@@ -122,6 +128,20 @@ func TestNoPathLeadsOutOfTheStorage(t *testing.T) {
 	}
 	d.untouched(t)
 	t.Logf("%d requests", len(targets))
+}
+
+// TestEndlessNamesBreakNoConnection: NATS ends a connection on which a subject is too long, for good. No name of a request makes one.
+func TestEndlessNamesBreakNoConnection(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t)
+	for _, target := range d.targets(t, []string{strings.Repeat("a", 5000), strings.Repeat(".", 2500)}) {
+		if w := d.knock(t, target[0], target[1], asAdmin+"\r\nTus-Resumable: 1.0.0\r\nContent-Type: application/json", []byte("{}")); w.Code < 400 {
+			t.Errorf("%s %.60s: %d", target[0], target[1], w.Code)
+		}
+		if _, err := d.log.Head(t.Context()); err != nil {
+			t.Fatalf("after %s %.60s: %v", target[0], target[1], err)
+		}
+	}
 }
 
 // TestABlobThatIsALinkIsNotFollowed: somebody who can write in the storage lets a published blob lead elsewhere.
