@@ -209,6 +209,10 @@ func TestBodiesThatAreMeantToHurt(t *testing.T) {
 	deep := func(open, inner, end string, depth int) string {
 		return strings.Repeat(open, depth) + inner + strings.Repeat(end, depth)
 	}
+	var names strings.Builder
+	for i := range 60_000 {
+		fmt.Fprintf(&names, `"x%d":1,`, i)
+	}
 	variant := `{"architecture":"amd64","type":"container","files":[{"format":"disk.raw","size":1}]}`
 	wrap := func(variants string) string { return `{"image":"debian","version":"1","variants":[` + variants + `]}` }
 	for name, body := range map[string]string{
@@ -222,6 +226,8 @@ func TestBodiesThatAreMeantToHurt(t *testing.T) {
 		"many files":              wrap(`{"architecture":"amd64","type":"container","files":[` + strings.Repeat(`{"format":"..","size":-1},`, 30_000) + `{"format":"a","size":1}]}`),
 		"many aliases":            `{"image":"debian","version":"1","aliases":[` + strings.Repeat(`"..",`, 150_000) + `"a"],"variants":[` + variant + `]}`,
 		"many unknown members":    `{"image":"debian","version":"1",` + strings.Repeat(`"x":1,`, 100_000) + `"variants":[` + variant + `]}`,
+		"members of many names":   `{"image":"debian","version":"1",` + names.String() + `"variants":[` + variant + `]}`,
+		"a long alias":            `{"image":"debian","version":"1","aliases":["` + strings.Repeat("a", 900_000) + `"],"variants":[` + variant + `]}`,
 		"a long name":             `{"image":"` + strings.Repeat("a", 900_000) + `","version":"1","variants":[` + variant + `]}`,
 		"the last of two members": strings.Replace(wrap(variant), `"image":"debian"`, `"image":"debian","image":"../../etc"`, 1),
 		"other case":              strings.Replace(wrap(variant), `"image":"debian"`, `"image":"debian","IMAGE":"../../etc"`, 1),
@@ -241,6 +247,13 @@ func TestBodiesThatAreMeantToHurt(t *testing.T) {
 		if w.Body.Len() > 64<<10 {
 			t.Errorf("%s: %d bytes of answer to %d", name, w.Body.Len(), len(body))
 		}
+		if strings.Contains(w.Body.String(), "map[") { // printed, again for each broken rule, it is seconds of work
+			t.Errorf("%s: a member of the body is repeated as a whole: %.300s", name, w.Body)
+		}
+	}
+	long := `{"version":"` + strings.Repeat("a", 900_000) + `"}`
+	if w := d.knock(t, http.MethodPut, "/api/images/debian/aliases/latest", asAdmin+"\r\nContent-Type: application/json", []byte(long)); w.Code != http.StatusUnprocessableEntity || w.Body.Len() > 64<<10 {
+		t.Errorf("a long version: %d, %d bytes of answer", w.Code, w.Body.Len())
 	}
 	if head, err := d.log.Head(t.Context()); err != nil || head != 0 {
 		t.Errorf("%d events, %v", head, err)
