@@ -32,6 +32,15 @@ func (n *Node) connectNATS(ctx context.Context, flags ServerFlags, dataDir strin
 			if err != nil {
 				n.log.Warn("the connection to NATS broke; reconnecting", "error", err)
 			}
+		}),
+		// What the server calls an error of the protocol ends the connection, and nats.go doesn't come back: a new process has to.
+		nats.ClosedHandler(func(nc *nats.Conn) {
+			if err := nc.LastError(); err != nil {
+				select {
+				case n.failed <- fmt.Errorf("the connection to NATS ended for good: %w", err):
+				default: // something else ends the node already
+				}
+			}
 		})}
 	if flags.NATSURL != "" {
 		nc, err := n.connectNATSURL(flags, options)

@@ -190,6 +190,13 @@ func TestPostgresIsAwayUnderLoad(t *testing.T) {
 		if resp := p.call("GET", "/readyz", nil, &ready); resp.StatusCode != 503 || ready.Postgres.OK || ready.Postgres.Error == "" {
 			t.Errorf("%s: /readyz says %d, %+v", outage.name, resp.StatusCode, ready)
 		}
+		if outage.name == "stopped" {
+			for _, work := range [][2]string{{"POST", "verify"}, {"POST", "rebuild"}, {"GET", "replay?from=1&to=1"}} {
+				if resp := p.call(work[0], "/api/projections/catalog/"+work[1], nil, nil); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+					t.Errorf("%s of a projection: %d, want 503", work[1], resp.StatusCode)
+				}
+			}
+		}
 		during := 0
 		for during == 0 || time.Since(began) < *outageLength {
 			f := file{format: "rootfs.squashfs", data: fmt.Appendf(nil, "hsqs %s %d", outage.name, published)}

@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -69,7 +71,16 @@ func awaitHeld(t *testing.T, storage string) int {
 // natsServer is one in this process, for nodes that share it.
 func natsServer(t *testing.T) (url string) {
 	t.Helper()
-	ns, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
+	return startNATS(t, natsOptions(t)).ClientURL()
+}
+
+func natsOptions(t *testing.T) *natsserver.Options {
+	return &natsserver.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true}
+}
+
+func startNATS(t *testing.T, options *natsserver.Options) *natsserver.Server {
+	t.Helper()
+	ns, err := natsserver.NewServer(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +89,28 @@ func natsServer(t *testing.T) (url string) {
 	if !ns.ReadyForConnections(30 * time.Second) {
 		t.Fatal("the NATS server doesn't come up")
 	}
-	return ns.ClientURL()
+	return ns
+}
+
+// A NATS server that refuses what a node sends ends its connection for good: the node ends too, rather than to answer 503 until
+// somebody looks.
+func TestANodeEndsWithAConnectionThatNATSEndsForGood(t *testing.T) {
+	t.Parallel()
+	options := natsOptions(t)
+	ns := startNATS(t, options)
+	flags := nodeFlags(t)
+	flags.TLSListen, flags.NATSURL = "", ns.ClientURL()
+	node := startWith(t, flags, testHooks{}, slog.New(slog.DiscardHandler))
+	short := options.Clone()
+	short.MaxControlLine = 16
+	if err := ns.ReloadOptions(short); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := node.Wait(ctx); err == nil || !strings.Contains(err.Error(), "connection to NATS") {
+		t.Fatalf("the node goes on (%v)", err)
+	}
 }
 
 // eventsOf reads all events of a NATS server.

@@ -128,12 +128,20 @@ func (l *Log) Head(ctx context.Context) (events.Sequence, error) {
 	return events.Sequence(info.State.LastSeq), nil
 }
 
+// maxSubject is the length of the longest subject that is asked for, bytes: more than names by the rules can make. A NATS server
+// takes 4096 bytes for the line of a request, and ends the connection that sends a longer one; nats.go then never connects again.
+const maxSubject = 3000
+
 // Last reads the last event of an entity; ok is false when it has none. A log that gives no answer within five seconds is
 // unavailable.
 func (l *Log) Last(ctx context.Context, entity events.Entity) (event events.Event, ok bool, err error) {
+	subject := entity.Subject()
+	if len(subject) > maxSubject { // of a name that no rule lets through
+		return events.Event{}, false, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	msg, err := l.stream.GetLastMsgForSubject(ctx, entity.Subject())
+	msg, err := l.stream.GetLastMsgForSubject(ctx, subject)
 	if errors.Is(err, natsjs.ErrMsgNotFound) {
 		return events.Event{}, false, nil
 	}

@@ -109,6 +109,9 @@ func (r Record) Event(want events.Sequence) (events.Event, error) {
 	if subject := event.Fact.Entity().Subject(); subject != r.Subject {
 		return event, fmt.Errorf("event %d stands under %s and is about %s", r.Sequence, r.Subject, subject)
 	}
+	if len(r.Subject) > maxSubject {
+		return event, fmt.Errorf("event %d stands under a subject of %d bytes, more than %d", r.Sequence, len(r.Subject), maxSubject)
+	}
 	if event.ID == "" {
 		return event, fmt.Errorf("event %d has no %s", r.Sequence, headerID)
 	}

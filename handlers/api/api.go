@@ -165,7 +165,10 @@ func New(cfg Config) (chi.Router, error) {
 		problem.Write(w, r, cfg.Log, access.NothingHere())
 	})
 	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		allowMethods(w, r, router)
+		if allowMethods(w, r, router); w.Header().Get("Allow") == "" { // a method that chi doesn't know, on a path that nobody does
+			problem.Write(w, r, cfg.Log, access.NothingHere())
+			return
+		}
 		problem.Write(w, r, cfg.Log, problem.New(problem.CodeMethod, r.Method+" is not possible on this path; the Allow header says what is"))
 	})
 

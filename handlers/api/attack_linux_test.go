@@ -59,27 +59,16 @@ func traversals(abs string) []string {
 	return append(all, abs, url.PathEscape(abs), "file://"+abs, "~", ".", "..", "%00")
 }
 
-// TestNoPathLeadsOutOfTheStorage tries every parameter of every route, and ids of uploads, with the names of a file beside the
-// storage. It is never opened.
-func TestNoPathLeadsOutOfTheStorage(t *testing.T) {
-	t.Parallel()
-	d := newDoor(t)
-	secret := filepath.Join(d.around, "secret")
-	opened := watchOpens(t, d.around)
-	if _, err := os.ReadFile(secret); err != nil {
-		t.Fatal(err)
-	}
-	if got := opened(); len(got) == 0 || got[0] != "secret" {
-		t.Fatalf("the watch sees %v", got)
-	}
-	var targets [][2]string
+// targets are requests, method and path, with each of the bad names in the place of each parameter of each route.
+func (d *door) targets(t *testing.T, badNames []string) (targets [][2]string) {
+	t.Helper()
 	add := func(method, route string) {
 		parts := strings.Split(route, "/")
 		for i, part := range parts {
 			if !strings.HasPrefix(part, "{") && part != "*" {
 				continue
 			}
-			for _, bad := range traversals(secret) {
+			for _, bad := range badNames {
 				path := append([]string(nil), parts...)
 				for k := range path {
 					if strings.HasPrefix(path[k], "{") {
@@ -104,6 +93,23 @@ func TestNoPathLeadsOutOfTheStorage(t *testing.T) {
 	for _, route := range []string{"/api/uploads/tus/{id}", "/api/uploads/tus/{id}.0", "/streams/v1/{name}", "/cas/sha256/{prefix}/{hex}", "/{any}"} {
 		add(http.MethodGet, route)
 	}
+	return targets
+}
+
+// TestNoPathLeadsOutOfTheStorage tries every parameter of every route, and ids of uploads, with the names of a file beside the
+// storage. It is never opened.
+func TestNoPathLeadsOutOfTheStorage(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t)
+	secret := filepath.Join(d.around, "secret")
+	opened := watchOpens(t, d.around)
+	if _, err := os.ReadFile(secret); err != nil {
+		t.Fatal(err)
+	}
+	if got := opened(); len(got) == 0 || got[0] != "secret" {
+		t.Fatalf("the watch sees %v", got)
+	}
+	targets := d.targets(t, traversals(secret))
 	for _, target := range targets {
 		u, err := url.ParseRequestURI(target[1])
 		if err != nil {
@@ -122,6 +128,20 @@ func TestNoPathLeadsOutOfTheStorage(t *testing.T) {
 	}
 	d.untouched(t)
 	t.Logf("%d requests", len(targets))
+}
+
+// TestEndlessNamesBreakNoConnection: NATS ends a connection on which a subject is too long, for good. No name of a request makes one.
+func TestEndlessNamesBreakNoConnection(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t)
+	for _, target := range d.targets(t, []string{strings.Repeat("a", 5000), strings.Repeat(".", 2500)}) {
+		if w := d.knock(t, target[0], target[1], asAdmin+"\r\nTus-Resumable: 1.0.0\r\nContent-Type: application/json", []byte("{}")); w.Code < 400 {
+			t.Errorf("%s %.60s: %d", target[0], target[1], w.Code)
+		}
+		if _, err := d.log.Head(t.Context()); err != nil {
+			t.Fatalf("after %s %.60s: %v", target[0], target[1], err)
+		}
+	}
 }
 
 // TestABlobThatIsALinkIsNotFollowed: somebody who can write in the storage lets a published blob lead elsewhere.
@@ -189,6 +209,10 @@ func TestBodiesThatAreMeantToHurt(t *testing.T) {
 	deep := func(open, inner, end string, depth int) string {
 		return strings.Repeat(open, depth) + inner + strings.Repeat(end, depth)
 	}
+	var names strings.Builder
+	for i := range 60_000 {
+		fmt.Fprintf(&names, `"x%d":1,`, i)
+	}
 	variant := `{"architecture":"amd64","type":"container","files":[{"format":"disk.raw","size":1}]}`
 	wrap := func(variants string) string { return `{"image":"debian","version":"1","variants":[` + variants + `]}` }
 	for name, body := range map[string]string{
@@ -202,6 +226,8 @@ func TestBodiesThatAreMeantToHurt(t *testing.T) {
 		"many files":              wrap(`{"architecture":"amd64","type":"container","files":[` + strings.Repeat(`{"format":"..","size":-1},`, 30_000) + `{"format":"a","size":1}]}`),
 		"many aliases":            `{"image":"debian","version":"1","aliases":[` + strings.Repeat(`"..",`, 150_000) + `"a"],"variants":[` + variant + `]}`,
 		"many unknown members":    `{"image":"debian","version":"1",` + strings.Repeat(`"x":1,`, 100_000) + `"variants":[` + variant + `]}`,
+		"members of many names":   `{"image":"debian","version":"1",` + names.String() + `"variants":[` + variant + `]}`,
+		"a long alias":            `{"image":"debian","version":"1","aliases":["` + strings.Repeat("a", 900_000) + `"],"variants":[` + variant + `]}`,
 		"a long name":             `{"image":"` + strings.Repeat("a", 900_000) + `","version":"1","variants":[` + variant + `]}`,
 		"the last of two members": strings.Replace(wrap(variant), `"image":"debian"`, `"image":"debian","image":"../../etc"`, 1),
 		"other case":              strings.Replace(wrap(variant), `"image":"debian"`, `"image":"debian","IMAGE":"../../etc"`, 1),
@@ -221,6 +247,13 @@ func TestBodiesThatAreMeantToHurt(t *testing.T) {
 		if w.Body.Len() > 64<<10 {
 			t.Errorf("%s: %d bytes of answer to %d", name, w.Body.Len(), len(body))
 		}
+		if strings.Contains(w.Body.String(), "map[") { // printed, again for each broken rule, it is seconds of work
+			t.Errorf("%s: a member of the body is repeated as a whole: %.300s", name, w.Body)
+		}
+	}
+	long := `{"version":"` + strings.Repeat("a", 900_000) + `"}`
+	if w := d.knock(t, http.MethodPut, "/api/images/debian/aliases/latest", asAdmin+"\r\nContent-Type: application/json", []byte(long)); w.Code != http.StatusUnprocessableEntity || w.Body.Len() > 64<<10 {
+		t.Errorf("a long version: %d, %d bytes of answer", w.Code, w.Body.Len())
 	}
 	if head, err := d.log.Head(t.Context()); err != nil || head != 0 {
 		t.Errorf("%d events, %v", head, err)

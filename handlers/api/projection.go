@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/projections"
+	"github.com/imgsrv/imgsrv/store/catalog"
+	"github.com/imgsrv/imgsrv/store/postgres"
 )
 
 const (
@@ -227,10 +230,13 @@ func (s *server) projection(name string) (*projections.Operator, error) {
 	return nil, missing("there is no projection %q", name)
 }
 
-// busy names what the one-at-a-time rule of projections is to a client.
+// busy names what the one-at-a-time rule of projections, and a database that is away, are to a client.
 func busy(err error) error {
-	if errors.Is(err, projections.ErrRebuilding) {
+	switch {
+	case errors.Is(err, projections.ErrRebuilding):
 		return problem.New(problem.CodeRebuilding, projections.ErrRebuilding.Error()+": wait for its end, or stop it")
+	case postgres.IsUnavailable(err):
+		return fmt.Errorf("%w: %w", catalog.ErrUnavailable, err)
 	}
 	return err
 }

@@ -95,10 +95,14 @@ func newHumaError(status int, text string, errs ...error) huma.StatusError {
 			continue
 		}
 		detail := detailer.ErrorDetail()
-		field := &problem.Field{Location: strings.TrimPrefix(detail.Location, "body."), Message: shorten(detail.Message), Value: detail.Value}
-		field.Location = shorten(field.Location)
-		if shown := fmt.Sprint(detail.Value); len(shown) > maxValueBytes {
-			field.Value = strings.ToValidUTF8(shown[:maxValueBytes], "") + "…"
+		field := &problem.Field{Location: shorten(strings.TrimPrefix(detail.Location, "body.")), Message: shorten(detail.Message)}
+		switch value := detail.Value.(type) {
+		case map[string]any, []any: // may be the whole body, again for each broken rule
+		default:
+			field.Value = value
+			if shown := fmt.Sprint(value); len(shown) > maxValueBytes {
+				field.Value = strings.ToValidUTF8(shown[:maxValueBytes], "") + "…"
+			}
 		}
 		details.Errors = append(details.Errors, field)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
@@ -209,11 +210,11 @@ func From(err error) *Details {
 	}
 	var refusal *events.Error
 	if errors.As(err, &refusal) {
-		details = New(refusal.Code, refusal.Text)
+		details = New(refusal.Code, bounded(refusal.Text))
 		for _, f := range refusal.Fields {
-			field := &Field{Location: f.Field, Message: f.Text}
+			field := &Field{Location: f.Field, Message: bounded(f.Text)}
 			if f.Value != "" {
-				field.Value = f.Value
+				field.Value = bounded(f.Value)
 			}
 			details.Errors = append(details.Errors, field)
 		}
@@ -231,6 +232,15 @@ func From(err error) *Details {
 		return New(CodeUnavailable, "the request was not finished in time: try again")
 	}
 	return New(CodeInternal, "imgsrv failed to do this; its log says why")
+}
+
+// bounded cuts a text that repeats what the request said, however long that was.
+func bounded(text string) string {
+	const most = 2048 // bytes
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // Write answers a request with the problem of err, and logs what is our fault.

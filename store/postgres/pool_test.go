@@ -171,7 +171,7 @@ func TestAwayIsToldFromRefusedByRealServers(t *testing.T) {
 func TestUnavailableStates(t *testing.T) {
 	t.Parallel()
 	for code, want := range map[string]bool{
-		"57P01": true, "57P02": true, "57P03": true, "08006": true, "08P01": true, "53300": true, "40P01": true,
+		"57P01": true, "57P02": true, "57P03": true, "08006": true, "08P01": true, "53100": true, "53300": true, "40P01": true,
 		"57014": false, "23505": false, "40001": false, "42601": false, "28P01": false, "53200": false, "": false,
 	} {
 		if got := IsUnavailable(fmt.Errorf("x: %w", &pgconn.PgError{Code: code})); got != want {

@@ -12,7 +12,7 @@ import (
 )
 
 // IsUnavailable says whether an error of a database call means that PostgreSQL is away for now: not running, still
-// starting, shutting down, out of connections, or the connection broke. Then the same call may succeed later, and a
+// starting, shutting down, out of connections or room, or the connection broke. Then the same call may succeed later, and a
 // statement that was under way may or may not have been done.
 //
 // It is false for what the server said about a statement or a login, and for a call that the caller itself ended or
@@ -49,6 +49,7 @@ func unavailableState(code string) bool {
 		"57P02", // crash_shutdown
 		"57P03", // cannot_connect_now: starting up or shutting down
 		"57P05", // idle_session_timeout
+		"53100", // disk_full: no fault of the statement, nor of the event that it is about
 		"53300", // too_many_connections
 		"40P01": // deadlock_detected: with the emptying of a projection's tables; the next attempt finds them free
 		return true
