@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	fenced     = regexp.MustCompile("(?ms)^```(?:console|sh|yaml)\n(.*?)^```")
+	fenced     = regexp.MustCompile("(?ms)^```(console|sh|yaml)\n(.*?)^```")
 	assignment = regexp.MustCompile(`^[A-Z_]+=`)
 )
 
@@ -29,7 +29,7 @@ func TestTheCommandLineTakesTheExamplesOfThePages(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, block := range fenced.FindAllStringSubmatch(string(text), -1) {
-			for _, args := range callsIn(block[1]) {
+			for _, args := range callsIn(block[2], block[1] == "console") {
 				calls++
 				left := -1
 				parser, err := newParser(t.Context(), &grammar{}, Terminal{Out: io.Discard, Err: io.Discard}, func(code int) { left = code })
@@ -47,11 +47,15 @@ func TestTheCommandLineTakesTheExamplesOfThePages(t *testing.T) {
 	}
 }
 
-// callsIn are the arguments of the calls of imgsrv in a block of shell commands. What a shell would put in place of $NAME and $(…)
+// callsIn are the arguments of the calls of imgsrv in a block of shell commands, or in those of a session, after their $. What a shell would put in place of $NAME and $(…)
 // stays as it is written.
-func callsIn(block string) (calls [][]string) {
+func callsIn(block string, session bool) (calls [][]string) {
 	for line := range strings.Lines(strings.ReplaceAll(block, "\\\n", " ")) {
-		words := shellWords(strings.TrimPrefix(strings.TrimSpace(line), "$ "))
+		line, typed := strings.CutPrefix(strings.TrimSpace(line), "$ ")
+		if session && !typed {
+			continue
+		}
+		words := shellWords(line)
 		for i, word := range words {
 			first := i == 0 || words[i-1] == "|" || words[i-1] == "&&" || assignment.MatchString(words[i-1])
 			if !first || word != "imgsrv" && word != "./imgsrv" {
