@@ -101,7 +101,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	dataDir := flags.DataDir
 	n.patience = cmp.Or(flags.StopTimeout, stopPatience)
 	began := time.Now()
-	if err := flags.check(ctx); err != nil {
+	if err := flags.check(); err != nil {
 		return err
 	}
 
@@ -284,7 +284,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 }
 
 // check refuses what is wrong with the flags before anything is started.
-func (f ServerFlags) check(ctx context.Context) error {
+func (f ServerFlags) check() error {
 	if err := f.checkWeb(); err != nil {
 		return err
 	}

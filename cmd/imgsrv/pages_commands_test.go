@@ -36,7 +36,9 @@ func TestTheCommandLineTakesTheExamplesOfThePages(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := parser.Parse(args); err != nil && left != exitOK { // --help and --version leave early
+				_, err = parser.Parse(args)
+				ended := left == exitOK // by --help
+				if err != nil && !ended && !strings.Contains(err.Error(), "no such file or directory") {
 					t.Errorf("%s: imgsrv %s: %v", filepath.Base(page), strings.Join(args, " "), err)
 				}
 			}
