@@ -28,6 +28,7 @@ type localFile struct {
 	file    *os.File
 	variant int    // its variant's place in the request; meaningless for an attachment
 	format  string // "" until it is known
+	guessed bool   // the content doesn't tell the format
 	size    int64
 	sha256  string // hex
 }

@@ -33,6 +33,7 @@ func (c *DemoCmd) Run(ctx context.Context, t Terminal) (err error) {
 	}
 	flags := ServerFlags{Listen: c.Listen, TLSListen: c.TLSListen, DataDir: filepath.Join(dir, "data"), MetricsListen: "127.0.0.1:0", MetricsPath: "/metrics",
 		NATSListen: "127.0.0.1:0", LogFormat: "text", Verbosity: c.Verbosity}
+	_, _ = fmt.Fprintf(t.Out, "Starting a server in %s, with a PostgreSQL of its own: that takes some seconds.\n", dir)
 	node, err := StartNode(ctx, flags, flags.logger(t.Err))
 	if err != nil {
 		return err

@@ -102,7 +102,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	dataDir := flags.DataDir
 	n.patience = cmp.Or(flags.StopTimeout, stopPatience)
 	began := time.Now()
-	if err := flags.check(ctx); err != nil {
+	if err := flags.check(); err != nil {
 		return err
 	}
 
@@ -111,6 +111,9 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	n.onStop("data folder", lock.Close)
+	if err := flags.checkAddresses(ctx); err != nil {
+		return err
+	}
 	if err := backup.CheckFinished(dataDir); err != nil {
 		return err
 	}
@@ -282,7 +285,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 }
 
 // check refuses what is wrong with the flags before anything is started.
-func (f ServerFlags) check(ctx context.Context) error {
+func (f ServerFlags) check() error {
 	if err := f.checkWeb(); err != nil {
 		return err
 	}
@@ -316,24 +319,32 @@ func (f ServerFlags) check(ctx context.Context) error {
 	if _, err := f.ScrubRate.bytes(); err != nil {
 		return fmt.Errorf("--scrub-rate: %w", err)
 	}
+	return nil
+}
+
+// checkAddresses finds out what is taken: now that costs a moment, after PostgreSQL's start it would cost seconds.
+func (f ServerFlags) checkAddresses(ctx context.Context) error {
 	addresses := []struct{ flag, addr string }{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}
 	if f.NATSURL == "" {
 		addresses = append(addresses, struct{ flag, addr string }{"--nats-listen", f.NATSListen})
 	}
+	var taken error // all of them in one line, so that nobody has to try again for each
 	for _, a := range addresses {
 		if a.addr == "" {
 			continue
 		}
-		// Found out now, a taken port costs a moment; after PostgreSQL's start it would cost seconds.
 		l, err := listen(ctx, a.addr, a.flag)
-		if err != nil {
-			return err
+		if err == nil {
+			err = l.Close()
 		}
-		if err := l.Close(); err != nil {
-			return fmt.Errorf("listen on %s: %w", a.addr, err)
+		switch {
+		case taken == nil:
+			taken = err
+		case err != nil:
+			taken = fmt.Errorf("%w; %w", taken, err)
 		}
 	}
-	return nil
+	return taken
 }
 
 func (n *Node) connectPostgres(ctx context.Context, flags ServerFlags, dataDir string) (*pgxpool.Pool, error) {

@@ -43,9 +43,9 @@ func (cmd *OperationsListCmd) Run(ctx context.Context, t Terminal) error {
 		if end.IsZero() {
 			end = time.Now()
 		}
-		detail := operationProgress(o.Progress)
-		if o.Error != "" {
-			detail = o.Error
+		detail := o.Error
+		if o.State == client.OperationRunning {
+			detail = operationProgress(o.Progress)
 		}
 		table.row("%s\t%s\t%s\t%s\t%s\t%s\t%s", o.ID, o.Kind, o.State, o.By, localTime(o.StartedAt), shortDuration(end.Sub(o.StartedAt)), orDash(detail))
 	}

@@ -42,7 +42,7 @@ func (o *offline) find(name string) (*projections.Operator, error) {
 			return p, nil
 		}
 	}
-	return nil, fmt.Errorf("there is no projection %q", name)
+	return nil, fmt.Errorf("there is no projection %q: imgsrv projections lists them", name)
 }
 
 // Projections implements projectionWork.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/imgsrv/imgsrv/internal/client"
@@ -82,6 +83,11 @@ func (cmd *PublishCmd) Run(ctx context.Context, t Terminal) error {
 		return interrupted(ctx, err, "nothing was uploaded")
 	}
 	defer b.close()
+	for _, f := range b.files {
+		if f.guessed {
+			p.note("%s is of no format that imgsrv knows, and is published as %s; --format names another", f.path, f.format)
+		}
+	}
 	// An upload may outlive a CI platform's token.
 	if err := c.Exchange(ctx, cmd.Image); err != nil {
 		return interrupted(ctx, err, "nothing was uploaded")
@@ -305,7 +311,11 @@ func (pub *publishRun) result(v *client.Version, job string, existed bool) *publ
 				URL: pub.client.FormatURL(v.Image, v.Version, variant.Name(), f.Format)})
 		}
 		if variant.Fingerprint != "" {
-			r.IncusNames = append(r.IncusNames, incusNames(v, variant.Flavour)...)
+			for _, name := range incusNames(v, variant.Flavour) {
+				if !slices.Contains(r.IncusNames, name) { // architectures and types share their names
+					r.IncusNames = append(r.IncusNames, name)
+				}
+			}
 		}
 	}
 	for _, a := range v.Attachments {

@@ -77,7 +77,9 @@ func (c *StartCmd) Run(ctx context.Context, t Terminal) error {
 	}
 	node.reloadOn(hangup)
 	c.announce(t.Out, node)
-	return errors.Join(node.Wait(ctx), node.Stop())
+	err = node.Wait(ctx)
+	node.log.Info("stopping: requests under way may end first", "for_at_most", node.patience)
+	return errors.Join(err, node.Stop())
 }
 
 func (f ServerFlags) logger(w io.Writer) *slog.Logger {
@@ -119,7 +121,7 @@ func (c *StartCmd) announce(w io.Writer, n *Node) {
 	} else {
 		line("admin token", "in %s", tokenFile)
 	}
-	fmt.Fprintf(w, "\nPublish an image (on this machine the token is found by itself):\n  %s publish disk.qcow2 --image debian-bookworm --version 12.5.0 --alias latest%s\n", programName(), serverFlag(n.HTTPURL)) //nolint:errcheck // as above
+	fmt.Fprintf(w, "\nPublish an image (on this machine the token is found by itself):\n  %s publish disk.qcow2 --image debian-bookworm --version 12.5.0 --alias latest%s\n", programName(), c.clientFlags(n.HTTPURL)) //nolint:errcheck // as above
 	if n.HTTPSURL != "" {
 		trust := ""
 		if n.CertFile != "" {
@@ -138,11 +140,15 @@ func programName() string {
 	return "imgsrv"
 }
 
-func serverFlag(url string) string {
-	if url == "http://127.0.0.1:8080" {
-		return ""
+// clientFlags are those by which a client on this machine finds the server and its token; none where the defaults do.
+func (c *StartCmd) clientFlags(url string) (flags string) {
+	if url != "http://127.0.0.1:8080" {
+		flags += " --server " + url
 	}
-	return " --server " + url
+	if c.DataDir != ".imgsrv" {
+		flags += " --data-dir " + c.DataDir
+	}
+	return flags
 }
 
 const (

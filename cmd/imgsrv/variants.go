@@ -79,7 +79,7 @@ func (b *bundle) identify(variant int) error {
 			return fmt.Errorf("look what %s is: %w", f.path, err)
 		}
 		if f.format == "" {
-			f.format = suggestion.Format
+			f.format, f.guessed = suggestion.Format, suggestion.Kind == imagefile.Unknown
 		}
 		if other, taken := seen[f.format]; taken {
 			return usagef("%s and %s are both %s: tell them apart with --format, or publish them as different flavours", other, f.path, f.format)

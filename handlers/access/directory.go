@@ -179,7 +179,7 @@ func (d *Directory) byToken(token string) (p Principal, why string) {
 	defer d.mu.RUnlock()
 	t, ok := d.tokens[d.byHash[hashOf(token)]]
 	if !ok {
-		return Principal{}, "the token is unknown"
+		return Principal{}, "the token is unknown: it was copied in part, or is another server's"
 	}
 	if why := d.dead(t); why != "" {
 		return Principal{}, why

@@ -227,7 +227,7 @@ func (s *server) projection(name string) (*projections.Operator, error) {
 			return p, nil
 		}
 	}
-	return nil, missing("there is no projection %q", name)
+	return nil, missing("there is no projection %q: imgsrv projections lists them", name)
 }
 
 // busy names what the one-at-a-time rule of projections, and a database that is away, are to a client.

@@ -111,6 +111,9 @@ func newHumaError(status int, text string, errs ...error) huma.StatusError {
 	} else if len(details.Errors) > 1 {
 		details.Detail = fmt.Sprintf("the request breaks %d rules", len(errs))
 	}
+	if status == http.StatusUnsupportedMediaType {
+		details.Detail = "the body is sent as JSON, with the header Content-Type: application/json"
+	}
 	details.Detail = shorten(details.Detail)
 	return details
 }

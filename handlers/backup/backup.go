@@ -216,7 +216,7 @@ func (m *maker) claim(ctx context.Context) (last Point, err error) {
 	case errors.Is(err, ErrNoBackup):
 		// Nothing of somebody else's gets mixed up with a backup.
 		err := m.v.List(ctx, "", func(name string, _ int64) error {
-			return fmt.Errorf("%w: it is no backup and not empty, it holds %s", ErrForeign, name)
+			return fmt.Errorf("%w: it is no backup and not empty, it holds %s: choose an empty or absent folder", ErrForeign, name)
 		})
 		if err != nil {
 			return last, err

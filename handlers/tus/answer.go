@@ -2,6 +2,7 @@ package tus
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -66,6 +67,13 @@ var codes = map[string]events.Code{
 	"ERR_SERVER_SHUTDOWN":       problem.CodeUnavailable,
 }
 
+// remedies are our words where tusd's don't say what to do.
+var remedies = map[string]string{
+	"ERR_MISMATCHED_OFFSET":    "Upload-Offset is not where the upload stands: ask for that with HEAD, and send the bytes from there on",
+	"ERR_UNSUPPORTED_VERSION":  "this needs the header Tus-Resumable: 1.0.0",
+	"ERR_INVALID_CONTENT_TYPE": "this needs the header Content-Type: application/offset+octet-stream",
+}
+
 // answerWriter adds what tusd lacks to its answers: the expiration extension, and problem documents in
 // place of its plain error texts.
 type answerWriter struct {
@@ -124,7 +132,7 @@ func (a *answerWriter) finish(log *slog.Logger) {
 		problem.Write(a.ResponseWriter, a.request, log, errors.New(detail))
 		return
 	}
-	details := problem.New(ours, detail)
+	details := problem.New(ours, cmp.Or(remedies[code], detail))
 	if !known {
 		details.Status = a.status
 	}

@@ -121,7 +121,7 @@ func (c *Client) FollowOperation(ctx context.Context, id string, told func(Opera
 		case err == nil:
 			return end, nil
 		case errors.As(err, &refused) && refused.Status == http.StatusNotFound:
-			return nil, fmt.Errorf("the server has started anew, and the operation %s with it ended unfinished: run the command again", id)
+			return nil, fmt.Errorf("the server knows no operation %s (imgsrv operations lists them): if it has started anew meanwhile, that has ended unfinished: run its command again", id)
 		case errors.As(err, &refused) && refused.retryAfter == 0:
 			return nil, err
 		case !errors.As(err, &connection) && refused == nil:

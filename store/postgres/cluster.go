@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,7 @@ const superuser = "imgsrv"
 
 // initCluster makes the cluster where there is none. initdb works in a folder beside it, which then gets the final
 // name: a start that is killed in between leaves a folder that the next start removes, never half a cluster.
-func initCluster(ctx context.Context, l layout, acct account, in installation, disposable bool) error {
+func initCluster(ctx context.Context, l layout, acct account, in installation, disposable bool, log *slog.Logger) error {
 	const prefix = "data.new-"
 	stale, err := filepath.Glob(filepath.Join(globQuote(l.home), prefix+"*"))
 	if err != nil {
@@ -34,6 +35,7 @@ func initCluster(ctx context.Context, l layout, acct account, in installation, d
 	if err := os.Remove(l.cluster); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s is in the way of a new PostgreSQL cluster: remove it: %w", l.cluster, err)
 	}
+	log.Info("making a private PostgreSQL: this first start takes some seconds longer", "version", in.major, "postgres_dir", l.home)
 	// A name that no earlier start used: an initdb that outlived its imgsrv can't write into this one.
 	tmp := filepath.Join(l.home, fmt.Sprintf("%s%d-%x", prefix, os.Getpid(), time.Now().UnixNano()))
 	args := []string{

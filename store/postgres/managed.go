@@ -90,7 +90,7 @@ func startManaged(ctx context.Context, cfg ManagedConfig, where places, system s
 	if err := endLeftover(ctx, l, log); err != nil {
 		return nil, err
 	}
-	if err := initCluster(ctx, l, acct, in, cfg.Disposable); err != nil {
+	if err := initCluster(ctx, l, acct, in, cfg.Disposable, log); err != nil {
 		return nil, err
 	}
 	m, err := launch(l, acct, in, cfg.Disposable, log)

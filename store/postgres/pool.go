@@ -38,7 +38,7 @@ func Open(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	}
 	if err := ping(ctx, pool); err != nil {
 		pool.Close()
-		return nil, fmt.Errorf("reach PostgreSQL: %w", err)
+		return nil, fmt.Errorf("reach PostgreSQL (does it run, and is --postgres-url right? Its database has to be there): %w", err)
 	}
 	return pool, nil
 }
