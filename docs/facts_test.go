@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 	"go/ast"
-	"go/parser"
-	"go/token"
-	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -184,11 +182,7 @@ func TestTheFactTableNamesWhoFollowsAKindOfEntity(t *testing.T) {
 			if !strings.HasPrefix(folder, "handlers/") {
 				continue
 			}
-			kind := events.KindOf(row.fact)
-			if named[folder] == nil {
-				named[folder] = map[string]bool{}
-			}
-			named[folder][kind] = true
+			add(named, folder, events.KindOf(row.fact))
 		}
 	}
 	if diff := cmp.Diff(following, named); diff != "" {
@@ -199,46 +193,37 @@ func TestTheFactTableNamesWhoFollowsAKindOfEntity(t *testing.T) {
 // followers are the kinds of entity by the folder below handlers whose code consumes their subjects.
 func followers(t *testing.T) map[string]map[string]bool {
 	t.Helper()
-	kinds := map[string]string{"KindUpload": events.KindUpload, "KindJob": events.KindJob, "KindBlob": events.KindBlob, "KindVersion": events.KindVersion,
-		"KindImage": events.KindImage, "KindAlias": events.KindAlias, "KindWebhook": events.KindWebhook, "KindDelivery": events.KindDelivery, "KindProjection": events.KindProjection,
-		"KindPrincipal": events.KindPrincipal, "KindToken": events.KindToken, "KindTrust": events.KindTrust, "KindSubscriber": events.KindSubscriber, "KindDerived": events.KindDerived,
-		"KindMirror": events.KindMirror}
-	if len(kinds) != len(kindsOf(events.Types())) {
-		t.Fatalf("this test knows the kinds %v, and there are %v", slices.Sorted(maps.Keys(kinds)), kindsOf(events.Types()))
+	kinds := map[string]string{} // by the name of their constant
+	for _, file := range goFiles(t, "events") {
+		ast.Inspect(file.File, func(node ast.Node) bool {
+			if spec, ok := node.(*ast.ValueSpec); ok && strings.HasPrefix(spec.Names[0].Name, "Kind") && len(spec.Values) == 1 {
+				if value, ok := spec.Values[0].(*ast.BasicLit); ok {
+					kinds[spec.Names[0].Name] = strings.Trim(value.Value, `"`)
+				}
+			}
+			return true
+		})
+	}
+	if diff := cmp.Diff(kindsOf(events.Types()), slices.Sorted(maps.Values(kinds))); diff != "" {
+		t.Fatalf("constants of kinds (-registry +package events):\n%s", diff)
 	}
 	out := map[string]map[string]bool{}
-	err := filepath.WalkDir(filepath.Join("..", "handlers"), func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") || filepath.Base(filepath.Dir(path)) == "api" {
-			return err // package api reads on request: it follows nothing by itself
+	for _, file := range goFiles(t, "handlers") {
+		if path.Dir(file.path) == "handlers/api" {
+			continue // it reads on request: it follows nothing by itself
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-		if err != nil {
-			return err
-		}
-		folder, err := filepath.Rel("..", filepath.Dir(path))
-		if err != nil {
-			return err
-		}
-		folder = filepath.ToSlash(folder)
-		ast.Inspect(file, func(node ast.Node) bool {
+		ast.Inspect(file.File, func(node ast.Node) bool {
 			call, ok := node.(*ast.CallExpr)
 			if !ok || len(call.Args) == 0 || selected(call.Fun) != "events.SubjectOfKind" {
 				return true
 			}
 			kind, ok := kinds[strings.TrimPrefix(selected(call.Args[0]), "events.")]
 			if !ok {
-				t.Errorf("%s follows a kind that this test can't read", path)
+				t.Errorf("%s follows a kind that this test can't read", file.path)
 			}
-			if out[folder] == nil {
-				out[folder] = map[string]bool{}
-			}
-			out[folder][kind] = true
+			add(out, path.Dir(file.path), kind)
 			return true
 		})
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 	return out
 }

@@ -7,17 +7,17 @@ import "strings"
 func ImageOf(fact Fact) string {
 	switch f := fact.(type) {
 	case UploadFact:
-		return f.UploadState().Image
+		return f.After().Image
 	case JobFact:
-		return f.JobState().Image
+		return f.After().Image
 	case VersionFact:
-		return f.VersionState().Image
+		return f.After().Image
 	case ImageFact:
-		return f.ImageState().Name
+		return f.After().Name
 	case AliasFact:
-		return f.AliasState().Image
+		return f.After().Image
 	case DerivedFact:
-		return f.DerivedState().Image
+		return f.After().Image
 	}
 	return ""
 }

@@ -139,7 +139,7 @@ func TestRulesOfTokens(t *testing.T) {
 	if err != nil || len(changes) != 2 {
 		t.Fatalf("%d facts, %v", len(changes), err)
 	}
-	next, old := FoldToken(Token{}, changes[0].Fact), FoldToken(token, changes[1].Fact)
+	next, old := Fold(Token{}, changes[0].Fact), Fold(token, changes[1].Fact)
 	if next.ID != "2" || next.Replaces != "1" || !next.ExpiresAt.Equal(now.Add(70*time.Minute)) || !slices.Equal(next.Grants, token.Grants) || changes[0].Expect != 0 {
 		t.Errorf("new: %+v", next)
 	}
@@ -164,7 +164,7 @@ func TestRulesOfTokens(t *testing.T) {
 	if changes, err := RotateToken(exchanged, owner, "1", "3", hash, "x", now); !IsCode(err, CodeInvalid) {
 		t.Errorf("a token of an OIDC token outlives it by %d facts, %v", len(changes), err)
 	}
-	if changes := UseToken(current, now); len(changes) != 1 || !FoldToken(token, changes[0].Fact).LastUsed.Equal(now.Truncate(24*time.Hour)) {
+	if changes := UseToken(current, now); len(changes) != 1 || !Fold(token, changes[0].Fact).LastUsed.Equal(now.Truncate(24*time.Hour)) {
 		t.Errorf("use: %+v", changes)
 	}
 	used := current

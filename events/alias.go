@@ -33,13 +33,10 @@ type (
 )
 
 // AliasFact is any fact of an alias.
-type AliasFact interface {
-	Fact
-	AliasState() Alias
-}
+type AliasFact = FactOf[Alias]
 
-// AliasState is the alias after the fact.
-func (a Alias) AliasState() Alias { return a }
+// After is the alias after the fact.
+func (a Alias) After() Alias { return a }
 
 // Entity names the alias.
 func (a Alias) Entity() Entity { return AliasEntity(a.Image, a.Alias) }
@@ -49,14 +46,6 @@ func (AliasMoved) Type() Type { return "imgsrv.alias.moved.v2" }
 
 // Type names the fact's type.
 func (AliasRemoved) Type() Type { return "imgsrv.alias.removed.v1" }
-
-// FoldAlias is the alias after one more fact.
-func FoldAlias(state Alias, fact Fact) Alias {
-	if f, ok := fact.(AliasFact); ok {
-		return f.AliasState()
-	}
-	return state
-}
 
 // MoveAlias decides to point an alias, by hand, at any published version of its image. The batch has a fact of that
 // version too, so that it isn't withdrawn in the same moment. sameNameVersion

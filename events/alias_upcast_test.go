@@ -114,7 +114,7 @@ func FuzzDecodeAliasMoved(f *testing.F) {
 		if errNow != nil {
 			return
 		}
-		if diff := cmp.Diff(FoldAlias(Alias{}, old), FoldAlias(Alias{}, now)); diff != "" {
+		if diff := cmp.Diff(Fold(Alias{}, old), Fold(Alias{}, now)); diff != "" {
 			t.Errorf("the alias after v1 and after v2 (-v1 +v2):\n%s", diff)
 		}
 		if by := old.(AliasMoved).MovedBy; by != MovedByHand && by != MovedByPublication {

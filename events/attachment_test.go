@@ -17,7 +17,7 @@ func TestAttachmentsGoWithTheVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	upload, version := after(t, changes, FoldUpload), after(t, changes, FoldVersion)
+	upload, version := after[Upload](t, changes), after[Version](t, changes)
 	for _, file := range []FileRef{{"amd64.virtual-machine.default", "disk.qcow2"}, {AttachmentVariant, "disk.qcow2"}} {
 		if upload.State.Complete {
 			t.Fatalf("complete without %s", file)
@@ -26,7 +26,7 @@ func TestAttachmentsGoWithTheVersion(t *testing.T) {
 		if changes, err = Complete(CompleteFile{File: file, Size: size, Digest: digestA, Combined: digestB, Ingress: "x", At: testTime}, upload); err != nil {
 			t.Fatal(err)
 		}
-		upload = after(t, changes, FoldUpload)
+		upload = after[Upload](t, changes)
 	}
 	if !upload.State.Complete {
 		t.Fatal("all is there, and the session isn't complete")
@@ -34,12 +34,12 @@ func TestAttachmentsGoWithTheVersion(t *testing.T) {
 	if changes, err = CompleteUpload(upload, testTime); err != nil {
 		t.Fatal(err)
 	}
-	job := after(t, changes, FoldJob)
+	job := after[Job](t, changes)
 	for _, step := range Steps() {
 		if changes, err = StartStep(job, step, testTime); err != nil {
 			t.Fatal(err)
 		}
-		job = after(t, changes, FoldJob)
+		job = after[Job](t, changes)
 		if step == StepPublish {
 			break
 		}
@@ -50,12 +50,12 @@ func TestAttachmentsGoWithTheVersion(t *testing.T) {
 		if changes, err = CompleteStep(job, step, files, testTime); err != nil {
 			t.Fatal(err)
 		}
-		job = after(t, changes, FoldJob)
+		job = after[Job](t, changes)
 	}
 	if changes, err = Publish(PublishVersion{Job: job, Upload: upload.State, Version: version, At: testTime}); err != nil {
 		t.Fatal(err)
 	}
-	manifest := after(t, changes, FoldVersion).State.Manifest
+	manifest := after[Version](t, changes).State.Manifest
 	want := []ManifestAttachment{{"disk.qcow2", digestA, 7, "text/plain"}, {"notes.md", digestB, 3, "text/plain"}}
 	if diff := cmp.Diff(want, manifest.Attachments); diff != "" {
 		t.Errorf("attachments (-want +got):\n%s", diff)

@@ -29,6 +29,10 @@ type (
 	// BlobRetained says that somebody else needs the bytes too: a session that was told of them, a publication of the
 	// same bytes, a derived file that came out the same. It also undoes a collection that couldn't be done.
 	BlobRetained struct{ Blob }
+	// BlobDamaged says that the blob's bytes are lost, and that reads of them fail from now on.
+	BlobDamaged struct{ Blob }
+	// BlobRepaired says that the right bytes are in the store again.
+	BlobRepaired struct{ Blob }
 	// BlobCollecting says that nobody needs the bytes, and that they are about to be removed.
 	BlobCollecting struct{ Blob }
 	// BlobCollected says that they are gone.
@@ -36,13 +40,10 @@ type (
 )
 
 // BlobFact is any fact of a blob.
-type BlobFact interface {
-	Fact
-	BlobState() Blob
-}
+type BlobFact = FactOf[Blob]
 
-// BlobState is the blob after the fact.
-func (b Blob) BlobState() Blob { return b }
+// After is the blob after the fact.
+func (b Blob) After() Blob { return b }
 
 // Entity names the blob.
 func (b Blob) Entity() Entity { return BlobEntity(b.Digest) }
@@ -54,18 +55,16 @@ func (BlobPromoted) Type() Type { return "imgsrv.blob.promoted.v1" }
 func (BlobRetained) Type() Type { return "imgsrv.blob.retained.v1" }
 
 // Type names the fact's type.
+func (BlobDamaged) Type() Type { return "imgsrv.blob.damaged.v1" }
+
+// Type names the fact's type.
+func (BlobRepaired) Type() Type { return "imgsrv.blob.repaired.v1" }
+
+// Type names the fact's type.
 func (BlobCollecting) Type() Type { return "imgsrv.blob.collecting.v1" }
 
 // Type names the fact's type.
 func (BlobCollected) Type() Type { return "imgsrv.blob.collected.v1" }
-
-// FoldBlob is the blob after one more fact.
-func FoldBlob(state Blob, fact Fact) Blob {
-	if f, ok := fact.(BlobFact); ok {
-		return f.BlobState()
-	}
-	return state
-}
 
 // PromoteBlob decides to record that a blob's bytes are in the store and needed. Where that is recorded already, by
 // whomever, they are needed once more. The order is: read current, see to it that the bytes are in the store, from a

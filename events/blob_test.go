@@ -68,12 +68,12 @@ func TestACollectedVersionCantBeRestored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	withdrawn := Current[Version]{State: FoldVersion(Version{}, changes[0].Fact), Sequence: 8}
+	withdrawn := Current[Version]{State: Fold(Version{}, changes[0].Fact), Sequence: 8}
 	changes = CollectVersion(withdrawn, withdrawnAt.Add(time.Hour))
 	if len(changes) != 1 || changes[0].Expect != 8 {
 		t.Fatalf("%+v", changes)
 	}
-	collected := Current[Version]{State: FoldVersion(Version{}, changes[0].Fact), Sequence: 9}
+	collected := Current[Version]{State: Fold(Version{}, changes[0].Fact), Sequence: 9}
 	if w := collected.State.Withdrawal; collected.State.State != StateWithdrawn || !w.CollectedAt.Equal(withdrawnAt.Add(time.Hour)) || w.Reason != "CVE" {
 		t.Errorf("collected: %+v", collected.State)
 	}

@@ -22,20 +22,6 @@ const (
 	DamageUnreadable DamageReason = "unreadable" // the disk or the file system doesn't give the bytes
 )
 
-// The facts of a blob's damage.
-type (
-	// BlobDamaged says that the blob's bytes are lost, and that reads of them fail from now on.
-	BlobDamaged struct{ Blob }
-	// BlobRepaired says that the right bytes are in the store again.
-	BlobRepaired struct{ Blob }
-)
-
-// Type names the fact's type.
-func (BlobDamaged) Type() Type { return "imgsrv.blob.damaged.v1" }
-
-// Type names the fact's type.
-func (BlobRepaired) Type() Type { return "imgsrv.blob.repaired.v1" }
-
 // DamageBlob decides to record damage, of a blob as its last fact, or, where it has none, a manifest describes it. No
 // change where damage is recorded already: the first finding stands; nor where the bytes are garbage, on their way out or gone.
 func DamageBlob(b Blob, current Current[Blob], damage Damage) []Change {

@@ -1,9 +1,6 @@
 package events
 
-import (
-	"strconv"
-	"time"
-)
+import "time"
 
 // DeliveryState is where the delivery of one event to one webhook stands.
 type DeliveryState string
@@ -48,13 +45,10 @@ type (
 )
 
 // DeliveryFact is any fact of a delivery.
-type DeliveryFact interface {
-	Fact
-	DeliveryState() Delivery
-}
+type DeliveryFact = FactOf[Delivery]
 
-// DeliveryState is the delivery after the fact.
-func (d Delivery) DeliveryState() Delivery { return d }
+// After is the delivery after the fact.
+func (d Delivery) After() Delivery { return d }
 
 // Entity names the delivery.
 func (d Delivery) Entity() Entity { return DeliveryEntity(d.Webhook, d.Sequence) }
@@ -74,27 +68,6 @@ func (DeliveryRequested) Type() Type { return "imgsrv.delivery.requested.v1" }
 // Type names the fact's type.
 func (DeliveryRedelivered) Type() Type { return "imgsrv.delivery.redelivered.v1" }
 
-// FoldDelivery is the delivery after one more fact.
-func FoldDelivery(state Delivery, fact Fact) Delivery {
-	if f, ok := fact.(DeliveryFact); ok {
-		return f.DeliveryState()
-	}
-	return state
-}
-
-// WebhookEntity names a webhook.
-func WebhookEntity(id string) Entity { return Entity{KindWebhook, id} }
-
-// DeliveryEntity names the delivery of one event to one webhook.
-func DeliveryEntity(webhook string, s Sequence) Entity {
-	return Entity{KindDelivery, webhook + "/" + strconv.FormatUint(uint64(s), 10)}
-}
-
-// SubjectOfDeliveries is the wildcard over all deliveries to a webhook.
-func SubjectOfDeliveries(webhook string) string {
-	return SubjectPrefix + KindDelivery + "." + EscapeToken(webhook) + ".*"
-}
-
 // DeliveryAttempt is what came of one try.
 type DeliveryAttempt struct {
 	At     time.Time
@@ -102,7 +75,7 @@ type DeliveryAttempt struct {
 	Error  string // "" where it succeeded
 }
 
-func (d Delivery) after(w string, e Event, a DeliveryAttempt) Delivery {
+func (d Delivery) attempted(w string, e Event, a DeliveryAttempt) Delivery {
 	d.Webhook, d.Sequence, d.EventID, d.EventType = w, e.Sequence, e.ID, e.Type
 	d.Attempts++
 	if d.FirstAttempt.IsZero() {
@@ -124,7 +97,7 @@ func (d Delivery) GivenUp() bool {
 // FailDelivery records a failed attempt in the order of events: another follows at retryAt, or, where that is
 // zero, none.
 func FailDelivery(current Current[Delivery], webhook string, e Event, a DeliveryAttempt, retryAt time.Time) []Change {
-	next := current.State.after(webhook, e, a)
+	next := current.State.attempted(webhook, e, a)
 	if retryAt.IsZero() {
 		next.State = DeliveryDead
 		return []Change{{Fact: DeliveryDeadLettered{next}, Expect: current.Sequence}}
@@ -138,7 +111,7 @@ func CompleteDelivery(current Current[Delivery], webhook string, e Event, a Deli
 	if current.Sequence == 0 {
 		return nil
 	}
-	next := current.State.after(webhook, e, a)
+	next := current.State.attempted(webhook, e, a)
 	next.State = DeliveryIsDelivered
 	return []Change{{Fact: DeliverySucceeded{next}, Expect: current.Sequence}}
 }
@@ -168,7 +141,7 @@ func RequestDelivery(w Current[Webhook], id string, current Current[Delivery], e
 
 // EndRedelivery records what came of a requested delivery.
 func EndRedelivery(current Current[Delivery], webhook string, e Event, a DeliveryAttempt) []Change {
-	next := current.State.after(webhook, e, a)
+	next := current.State.attempted(webhook, e, a)
 	if a.Error != "" {
 		next.State = DeliveryDead
 		return []Change{{Fact: DeliveryDeadLettered{next}, Expect: current.Sequence}}

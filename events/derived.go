@@ -84,13 +84,10 @@ type (
 )
 
 // DerivedFact is any fact of a derived file.
-type DerivedFact interface {
-	Fact
-	DerivedState() Derived
-}
+type DerivedFact = FactOf[Derived]
 
-// DerivedState is the derived file after the fact.
-func (d Derived) DerivedState() Derived { return d }
+// After is the derived file after the fact.
+func (d Derived) After() Derived { return d }
 
 // Entity names the derived file.
 func (d Derived) Entity() Entity { return DerivedEntity(d.Image, d.Version, d.Variant, d.Format) }
@@ -109,24 +106,6 @@ func (DerivedSkipped) Type() Type { return "imgsrv.derived.skipped.v1" }
 
 // Type names the fact's type.
 func (DerivedRemoved) Type() Type { return "imgsrv.derived.removed.v1" }
-
-// FoldDerived is the derived file after one more fact.
-func FoldDerived(state Derived, fact Fact) Derived {
-	if f, ok := fact.(DerivedFact); ok {
-		return f.DerivedState()
-	}
-	return state
-}
-
-// DerivedEntity names a file derived from a published version's.
-func DerivedEntity(image, version, variant, format string) Entity {
-	return Entity{KindDerived, image + "/" + version + "/" + variant + "/" + format}
-}
-
-// SubjectOfDerived is the wildcard over all derived files of a version.
-func SubjectOfDerived(image, version string) string {
-	return SubjectPrefix + KindDerived + "." + EscapeToken(image) + "." + EscapeToken(version) + ".>"
-}
 
 // rawDisk is the one name of a format that is taken for a raw disk: its content has no mark.
 const rawDisk = "disk.raw"

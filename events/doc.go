@@ -9,17 +9,8 @@
 // with facts or with an [*Error]; whoever calls it appends the facts in one atomic batch, each with the
 // sequence its state was read at ([Change]).
 //
-//	entity    id                      facts
-//	upload    UUIDv7                  initiated file_completed completed aborted expired
-//	job       UUIDv7 of the upload    queued step_started step_completed step_failed succeeded failed retried cancelled
-//	blob      sha256:<64 hex>         promoted
-//	version   <image>.<version>       reserved released published
-//	image     <image>                 described
-//	alias     <image>.<alias>         moved removed
-//	webhook   UUIDv7                  added removed
-//	delivery  <webhook>.<sequence>    attempt_failed dead_lettered succeeded requested redelivered
-//	trust     UUIDv7                  added removed
-//	projection its name               event_skipped
+// What an entity is, its facts and their rules are in the file of its name, version.go for versions, in this order; what needs room
+// of its own has a file beside it. docs/events.md has the table of all facts.
 //
 // # Versions of a type
 //

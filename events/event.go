@@ -17,6 +17,20 @@ type Fact interface {
 	Entity() Entity
 }
 
+// FactOf is any fact of the kind of entity whose state is an S. Each embeds that state whole, as it is from then on.
+type FactOf[S any] interface {
+	Fact
+	After() S
+}
+
+// Fold is an entity's state after one more fact; facts of another kind of entity change nothing.
+func Fold[S any](state S, fact Fact) S {
+	if f, ok := fact.(FactOf[S]); ok {
+		return f.After()
+	}
+	return state
+}
+
 // Meta is what the envelope says of a fact besides the fact itself (CloudEvents 1.0 attributes and
 // extensions). Correlation is the upload a chain of events began with; Causation the event (or command)
 // that led to this one.

@@ -14,17 +14,21 @@ type Image struct {
 	Policy *Policy `json:"policy,omitempty"`
 }
 
-// ImageDescribed is appended in one batch with the first publication, and with each that says something new.
-type ImageDescribed struct{ Image }
+// The facts of an image.
+type (
+	// ImageDescribed is appended in one batch with the first publication, and with each that says something new.
+	ImageDescribed struct{ Image }
+	// ImagePolicySet gives it its policy, in place of any before.
+	ImagePolicySet struct{ Image }
+	// ImageVisibilityChanged says who may see all of its versions from then on.
+	ImageVisibilityChanged struct{ Image }
+)
 
 // ImageFact is any fact of an image.
-type ImageFact interface {
-	Fact
-	ImageState() Image
-}
+type ImageFact = FactOf[Image]
 
-// ImageState is the image after the fact.
-func (i Image) ImageState() Image { return i }
+// After is the image after the fact.
+func (i Image) After() Image { return i }
 
 // Entity names the image.
 func (i Image) Entity() Entity { return ImageEntity(i.Name) }
@@ -32,13 +36,11 @@ func (i Image) Entity() Entity { return ImageEntity(i.Name) }
 // Type names the fact's type.
 func (ImageDescribed) Type() Type { return "imgsrv.image.described.v1" }
 
-// FoldImage is the image after one more fact.
-func FoldImage(state Image, fact Fact) Image {
-	if f, ok := fact.(ImageFact); ok {
-		return f.ImageState()
-	}
-	return state
-}
+// Type names the fact's type.
+func (ImagePolicySet) Type() Type { return "imgsrv.image.policy_set.v1" }
+
+// Type names the fact's type.
+func (ImageVisibilityChanged) Type() Type { return "imgsrv.image.visibility_changed.v1" }
 
 // describe gives the image that a publication leaves behind, and whether that is news. Silence about a
 // text keeps what was known. A publication settles who may see an image only when it is new: no later one

@@ -141,13 +141,10 @@ type (
 )
 
 // JobFact is any fact of a job.
-type JobFact interface {
-	Fact
-	JobState() Job
-}
+type JobFact = FactOf[Job]
 
-// JobState is the job after the fact.
-func (j Job) JobState() Job { return j }
+// After is the job after the fact.
+func (j Job) After() Job { return j }
 
 // Entity names the job.
 func (j Job) Entity() Entity { return JobEntity(j.ID) }
@@ -175,14 +172,6 @@ func (JobRetried) Type() Type { return "imgsrv.job.retried.v1" }
 
 // Type names the fact's type.
 func (JobCancelled) Type() Type { return "imgsrv.job.cancelled.v1" }
-
-// FoldJob is the job after one more fact.
-func FoldJob(state Job, fact Fact) Job {
-	if f, ok := fact.(JobFact); ok {
-		return f.JobState()
-	}
-	return state
-}
 
 // Next is the step that the job's last fact leads to; ok is false for a job that has ended.
 func (j Job) Next() (step Step, ok bool) {
@@ -419,6 +408,19 @@ func newManifest(j Job, u Upload, visibility Visibility, at time.Time) *Manifest
 		}
 	}
 	return m
+}
+
+// AbandonJob decides to fail a job that hasn't ended, wherever it stands: as [FailJob], for a job whose files are gone.
+func AbandonJob(job Current[Job], version Current[Version], problem Problem, at time.Time) ([]Change, error) {
+	j := job.State.clone()
+	step, unfinished := j.Next()
+	if job.Sequence == 0 || !unfinished {
+		return nil, Refuse(CodeStepOutOfOrder, "job %s is %s", j.ID, j.State)
+	}
+	s := j.Step(step)
+	s.State, s.FinishedAt, s.Error, s.RetryAt = StepFailed, at, problem.Detail, time.Time{}
+	j.State, j.Problem, j.EndedAt = JobStateFailed, &problem, at
+	return append([]Change{{Fact: JobFailed{j}, Expect: job.Sequence}}, release(j.UploadID, version)...), nil
 }
 
 func running(job Current[Job], step Step) (Job, *JobStep, error) {

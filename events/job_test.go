@@ -15,28 +15,28 @@ func publishing(t *testing.T, u Upload) (Current[Job], Current[Version], Upload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	upload, version := after(t, changes, FoldUpload), after(t, changes, FoldVersion)
+	upload, version := after[Upload](t, changes), after[Version](t, changes)
 	for _, v := range upload.State.Variants {
 		for _, f := range v.Files {
 			changes, err := Complete(CompleteFile{File: FileRef{v.Name(), f.Format}, Size: f.Size, Digest: digestA, Combined: digestB, Ingress: f.Format, At: testTime}, upload)
 			if err != nil {
 				t.Fatal(err)
 			}
-			upload.State = FoldUpload(upload.State, changes[0].Fact)
+			upload.State = Fold(upload.State, changes[0].Fact)
 		}
 	}
 	changes, err = CompleteUpload(upload, testTime)
 	if err != nil {
 		t.Fatal(err)
 	}
-	upload.State = FoldUpload(upload.State, changes[0].Fact)
-	job := after(t, changes, FoldJob)
+	upload.State = Fold(upload.State, changes[0].Fact)
+	job := after[Job](t, changes)
 	for _, step := range Steps() {
 		changes, err := StartStep(job, step, testTime)
 		if err != nil {
 			t.Fatal(err)
 		}
-		job.State, job.Sequence = FoldJob(job.State, changes[0].Fact), job.Sequence+1
+		job.State, job.Sequence = Fold(job.State, changes[0].Fact), job.Sequence+1
 		if step == StepPublish {
 			break
 		}
@@ -47,7 +47,7 @@ func publishing(t *testing.T, u Upload) (Current[Job], Current[Version], Upload)
 		if changes, err = CompleteStep(job, step, files, testTime); err != nil {
 			t.Fatal(err)
 		}
-		job.State, job.Sequence = FoldJob(job.State, changes[0].Fact), job.Sequence+1
+		job.State, job.Sequence = Fold(job.State, changes[0].Fact), job.Sequence+1
 	}
 	return job, version, upload.State
 }
@@ -72,7 +72,7 @@ func TestAPublicationIsOneBatch(t *testing.T) {
 	if len(subjects) != len(changes) {
 		t.Errorf("%d facts on %d subjects: a batch takes one fact per subject", len(changes), len(subjects))
 	}
-	manifest := FoldVersion(version.State, changes[0].Fact).Manifest
+	manifest := Fold(version.State, changes[0].Fact).Manifest
 	v := manifest.Variants[0]
 	if v.Fingerprint != digestB.Hex() || v.Root != "disk.qcow2" || v.Metadata != FormatMetadata || len(v.Formats) != 3 {
 		t.Errorf("variant %+v, want three formats and the fingerprint of metadata and disk", v)
@@ -154,7 +154,7 @@ func TestAnImageIsDescribedWhenThereIsNews(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v := FoldVersion(version.State, changes[0].Fact); v.Manifest.Visibility != image.Visibility {
+		if v := Fold(version.State, changes[0].Fact); v.Manifest.Visibility != image.Visibility {
 			t.Errorf("%s: the version is %s in a %s image", name, v.Manifest.Visibility, image.Visibility)
 		}
 		described := false
@@ -185,7 +185,7 @@ func TestStepsRunInOrderAndOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	job.State = FoldJob(job.State, changes[0].Fact)
+	job.State = Fold(job.State, changes[0].Fact)
 	if _, err := FailJob(job, version, StepPublish, Problem{}, testTime); !IsCode(err, CodeStepOutOfOrder) {
 		t.Errorf("giving up between two attempts: %v", err)
 	}
@@ -193,7 +193,7 @@ func TestStepsRunInOrderAndOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	job.State = FoldJob(job.State, changes[0].Fact)
+	job.State = Fold(job.State, changes[0].Fact)
 	if s := job.State.Step(StepPublish); s.Attempt != 2 || s.Error != "no luck" {
 		t.Errorf("second attempt: %+v", s)
 	}
@@ -207,8 +207,8 @@ func TestAFailedJobFreesItsVersionAndCanBeRetriedUnlessRefused(t *testing.T) {
 		if err != nil || len(changes) != 2 {
 			t.Fatalf("%v %v", changes, err)
 		}
-		failed := Current[Job]{State: FoldJob(job.State, changes[0].Fact), Sequence: 50}
-		free := Current[Version]{State: FoldVersion(version.State, changes[1].Fact), Sequence: 51}
+		failed := Current[Job]{State: Fold(job.State, changes[0].Fact), Sequence: 50}
+		free := Current[Version]{State: Fold(version.State, changes[1].Fact), Sequence: 51}
 		if failed.State.State != JobStateFailed || free.State.State != StateReleased {
 			t.Fatalf("job %s, version %s", failed.State.State, free.State.State)
 		}
@@ -222,11 +222,11 @@ func TestAFailedJobFreesItsVersionAndCanBeRetriedUnlessRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again := FoldJob(failed.State, retry[0].Fact)
+		again := Fold(failed.State, retry[0].Fact)
 		if next, ok := again.Next(); !ok || next != StepPromote || again.Retries != 1 {
 			t.Errorf("retried job goes on at %s (%v), retries %d", next, ok, again.Retries)
 		}
-		if v := FoldVersion(free.State, retry[1].Fact); v.State != StateReserved || retry[1].Expect != 51 {
+		if v := Fold(free.State, retry[1].Fact); v.State != StateReserved || retry[1].Expect != 51 {
 			t.Errorf("version is %s after a retry", v.State)
 		}
 		for state, code := range map[VersionState]Code{StatePublished: CodeVersionExists, StateWithdrawn: CodeVersionExists, StateReserved: CodeVersionInProgress} {
@@ -292,7 +292,7 @@ func TestAliasesAreMovedAndRemovedByHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	removed := Current[Alias]{State: FoldAlias(current.State, changes[0].Fact), Sequence: 10}
+	removed := Current[Alias]{State: Fold(current.State, changes[0].Fact), Sequence: 10}
 	if _, err := RemoveAlias(removed, "a", "stable"); !IsCode(err, CodeNotFound) {
 		t.Errorf("removing twice: %v", err)
 	}
@@ -305,8 +305,8 @@ func TestAJobIsCancelledUntilItHasPublished(t *testing.T) {
 	if err != nil || len(changes) != 2 {
 		t.Fatalf("%v %v", changes, err)
 	}
-	cancelled := Current[Job]{State: FoldJob(job.State, changes[0].Fact), Sequence: 50}
-	free := Current[Version]{State: FoldVersion(version.State, changes[1].Fact), Sequence: 51}
+	cancelled := Current[Job]{State: Fold(job.State, changes[0].Fact), Sequence: 50}
+	free := Current[Version]{State: Fold(version.State, changes[1].Fact), Sequence: 51}
 	if j := cancelled.State; j.State != JobStateCancelled || j.Problem.Detail != "cancelled by operator: wrong file" || !j.Problem.Final || free.State.State != StateReleased {
 		t.Errorf("job %s, problem %+v, version %s", j.State, j.Problem, free.State.State)
 	}
@@ -327,7 +327,7 @@ func TestAJobIsCancelledUntilItHasPublished(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		failed := Current[Job]{State: FoldJob(job.State, changes[0].Fact), Sequence: 50}
+		failed := Current[Job]{State: Fold(job.State, changes[0].Fact), Sequence: 50}
 		// Another session may have taken the name meanwhile: it keeps it.
 		others := Current[Version]{State: Version{State: StateReserved, UploadID: laterID}, Sequence: 60}
 		changes, err = CancelJob(failed, others, "operator", "", testTime)

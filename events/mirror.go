@@ -2,7 +2,6 @@ package events
 
 import (
 	"fmt"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -53,11 +52,7 @@ type Mirror struct {
 	// Refused are versions that can't be had, and aren't tried again until upstream describes them otherwise.
 	Refused []MirrorRefusal `json:"refused,omitempty"`
 
-	Removed   bool      `json:"removed,omitempty"`
-	AddedBy   string    `json:"added_by"`
-	AddedAt   time.Time `json:"added_at"`
-	RemovedBy string    `json:"removed_by,omitempty"`
-	RemovedAt time.Time `json:"removed_at,omitzero"`
+	Lifetime
 }
 
 // MirrorRequest is a run that somebody wants: a principal, or "imgsrv" where it was time.
@@ -101,9 +96,6 @@ type MirrorRefusal struct {
 // Every is the time between the end of a run and the next.
 func (m Mirror) Every() time.Duration { return time.Duration(m.EverySeconds) * time.Second }
 
-// Living says whether there is such a mirror now.
-func (m Mirror) Living() bool { return m.Name != "" && !m.Removed }
-
 // Due says whether it is time to ask for a run.
 func (m Mirror) Due(now time.Time) bool {
 	return m.Living() && m.Request == nil && !now.Before(m.NextAt)
@@ -134,13 +126,10 @@ type (
 )
 
 // MirrorFact is any fact of a mirror.
-type MirrorFact interface {
-	Fact
-	MirrorState() Mirror
-}
+type MirrorFact = FactOf[Mirror]
 
-// MirrorState is the mirror after the fact.
-func (m Mirror) MirrorState() Mirror { return m }
+// After is the mirror after the fact.
+func (m Mirror) After() Mirror { return m }
 
 // Entity names the mirror.
 func (m Mirror) Entity() Entity { return MirrorEntity(m.Name) }
@@ -157,14 +146,6 @@ func (MirrorSynced) Type() Type { return "imgsrv.mirror.synced.v1" }
 // Type names the fact's type.
 func (MirrorRemoved) Type() Type { return "imgsrv.mirror.removed.v1" }
 
-// FoldMirror is the mirror after one more fact.
-func FoldMirror(state Mirror, fact Fact) Mirror {
-	if f, ok := fact.(MirrorFact); ok {
-		return f.MirrorState()
-	}
-	return state
-}
-
 var (
 	mirrorPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 	templateField = regexp.MustCompile(`\{[^{}]*\}`)
@@ -180,7 +161,11 @@ func AddMirror(m Mirror, current Current[Mirror]) ([]Change, error) {
 	if !mirrorPattern.MatchString(m.Name) {
 		c.fail("name", m.Name, "a mirror's name has 1 to 63 lower-case letters, digits, '_' or '-', beginning with a letter or digit")
 	}
-	checkMirrorURL(&c, m.URL)
+	if u, ok := c.url("url", m.URL, MaxMirrorURLBytes, "a mirror's URL is https://HOST[:PORT][/PATH], below which streams/v1/index.json is"); ok && u.User != nil {
+		c.fail("url", "", "user and password have no place in an event")
+	} else if ok && (u.RawQuery != "" || u.Fragment != "") {
+		c.fail("url", "", "a mirror's URL has no query and no fragment")
+	}
 	if len(m.Filters) > MaxMirrorFilters {
 		c.fail("filters", "", fmt.Sprintf("a mirror has at most %d filters", MaxMirrorFilters))
 	}
@@ -214,20 +199,6 @@ func AddMirror(m Mirror, current Current[Mirror]) ([]Change, error) {
 	}
 	m.Request = &MirrorRequest{By: m.AddedBy, At: m.AddedAt}
 	return []Change{{Fact: MirrorAdded{m}, Expect: current.Sequence}}, nil
-}
-
-func checkMirrorURL(c *checker, raw string) {
-	u, err := url.Parse(raw)
-	switch {
-	case len(raw) > MaxMirrorURLBytes:
-		c.fail("url", "", fmt.Sprintf("at most %d bytes", MaxMirrorURLBytes))
-	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.Opaque != "":
-		c.fail("url", "", "a mirror's URL is https://HOST[:PORT][/PATH], below which streams/v1/index.json is")
-	case u.User != nil:
-		c.fail("url", "", "user and password have no place in an event")
-	case u.RawQuery != "" || u.Fragment != "":
-		c.fail("url", "", "a mirror's URL has no query and no fragment")
-	}
 }
 
 func checkMirrorTemplate(c *checker, template string) {
@@ -316,7 +287,7 @@ func RemoveMirror(current Current[Mirror], name, by string, at time.Time) ([]Cha
 	}
 	next := current.State
 	next.Request = nil
-	next.Removed, next.RemovedBy, next.RemovedAt = true, by, at
+	next.end(by, at)
 	return []Change{{Fact: MirrorRemoved{next}, Expect: current.Sequence}}, nil
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 func someMirror() Mirror {
-	return Mirror{Name: "lxc", URL: "https://images.example.org", Filters: []string{"debian/*"}, Keep: 2, EverySeconds: 3600, AddedBy: "admin", AddedAt: time.Unix(1000, 0).UTC()}
+	return Mirror{Name: "lxc", URL: "https://images.example.org", Filters: []string{"debian/*"}, Keep: 2, EverySeconds: 3600, Lifetime: Lifetime{AddedBy: "admin", AddedAt: time.Unix(1000, 0).UTC()}}
 }
 
 // mirrorAfter is the state that a decision leads to.
@@ -19,7 +19,7 @@ func mirrorAfter(t *testing.T, sequence Sequence, changes []Change, err error) C
 	if err != nil || len(changes) != 1 {
 		t.Fatalf("changes %v, error %v", changes, err)
 	}
-	return Current[Mirror]{State: FoldMirror(Mirror{}, changes[0].Fact), Sequence: sequence}
+	return Current[Mirror]{State: Fold(Mirror{}, changes[0].Fact), Sequence: sequence}
 }
 
 func TestALifeOfAMirror(t *testing.T) {

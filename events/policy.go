@@ -1,8 +1,11 @@
 package events
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 )
 
 // Bounds of a policy.
@@ -34,19 +37,6 @@ type Retention struct {
 	KeepLast int `json:"keep_last,omitempty"` // versions
 	KeepDays int `json:"keep_days,omitempty"` // days of 24 hours since the publication
 }
-
-// ImagePolicySet gives an image its policy, in place of any before; ImageVisibilityChanged says who may see all of its
-// versions from then on.
-type (
-	ImagePolicySet         struct{ Image }
-	ImageVisibilityChanged struct{ Image }
-)
-
-// Type names the fact's type.
-func (ImagePolicySet) Type() Type { return "imgsrv.image.policy_set.v1" }
-
-// Type names the fact's type.
-func (ImageVisibilityChanged) Type() Type { return "imgsrv.image.visibility_changed.v1" }
 
 // SetPolicy decides to give an image a policy. The one that it has already changes nothing.
 func SetPolicy(image Current[Image], policy Policy) ([]Change, error) {
@@ -116,4 +106,46 @@ func ChangeVisibility(image Current[Image], visibility Visibility) ([]Change, er
 	}
 	next.Visibility = visibility
 	return []Change{{Fact: ImageVisibilityChanged{next}, Expect: image.Sequence}}, nil
+}
+
+// Unkept are the versions of an image that its retention doesn't keep at a moment, oldest first. versions and aliases
+// are all of the image, in any order and any state.
+func (r Retention) Unkept(versions []Version, aliases []Alias, now time.Time) []Version {
+	if r == (Retention{}) {
+		return nil
+	}
+	named := map[string]bool{}
+	for _, alias := range aliases {
+		named[alias.Version] = true
+	}
+	var published []Version
+	for _, v := range versions {
+		if v.State == StatePublished && v.Manifest != nil {
+			published = append(published, v)
+		}
+	}
+	slices.SortFunc(published, func(a, b Version) int { // newest first
+		return cmp.Or(b.Manifest.PublishedAt.Compare(a.Manifest.PublishedAt), cmp.Compare(b.UploadID, a.UploadID))
+	})
+	young := now.Add(-time.Duration(r.KeepDays) * 24 * time.Hour)
+	var unkept []Version
+	for i, v := range published {
+		if i >= max(r.KeepLast, 1) && !named[v.Version] && v.Restoration == nil && !v.Manifest.PublishedAt.After(young) {
+			unkept = append(unkept, v)
+		}
+	}
+	slices.Reverse(unkept)
+	return unkept
+}
+
+// Reason is why a version that isn't kept is withdrawn.
+func (r Retention) Reason() string {
+	var rules []string
+	if r.KeepLast > 0 {
+		rules = append(rules, fmt.Sprintf("the newest %d", r.KeepLast))
+	}
+	if r.KeepDays > 0 {
+		rules = append(rules, fmt.Sprintf("those of the last %d days", r.KeepDays))
+	}
+	return "retention: the image's policy keeps " + strings.Join(rules, " and ")
 }

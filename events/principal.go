@@ -52,13 +52,10 @@ type (
 )
 
 // PrincipalFact is any fact of a principal.
-type PrincipalFact interface {
-	Fact
-	PrincipalState() Principal
-}
+type PrincipalFact = FactOf[Principal]
 
-// PrincipalState is the principal after the fact.
-func (p Principal) PrincipalState() Principal { return p }
+// After is the principal after the fact.
+func (p Principal) After() Principal { return p }
 
 // Entity names the principal.
 func (p Principal) Entity() Entity { return PrincipalEntity(p.Name) }
@@ -74,14 +71,6 @@ func (PrincipalRoleRevoked) Type() Type { return "imgsrv.principal.role_revoked.
 
 // Type names the fact's type.
 func (PrincipalRemoved) Type() Type { return "imgsrv.principal.removed.v1" }
-
-// FoldPrincipal is the principal after one more fact.
-func FoldPrincipal(state Principal, fact Fact) Principal {
-	if f, ok := fact.(PrincipalFact); ok {
-		return f.PrincipalState()
-	}
-	return state
-}
 
 // A colon would make a name look like that of an OIDC identity; imgsrv is who does what nobody asked for.
 var principalPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._@+-]{0,62}$`)

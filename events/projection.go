@@ -6,15 +6,6 @@ import (
 	"time"
 )
 
-// KindProjection is the kind of the entity [Projection].
-const KindProjection = "projection"
-
-// The refusals of [SkipEvent].
-const (
-	CodeSkippedAlready Code = "event-skipped-already" // the event is on the list
-	CodeNotStuck       Code = "projection-not-stuck"  // the projection does not stand at the event
-)
-
 // Projection is what was decided about a projection by hand: the events that it leaves out.
 type Projection struct {
 	Name    string         `json:"name"`
@@ -33,8 +24,11 @@ type SkippedEvent struct {
 // ProjectionEventSkipped tells a projection to leave one more event out, the last of the list.
 type ProjectionEventSkipped struct{ Projection }
 
-// ProjectionEntity names a projection.
-func ProjectionEntity(name string) Entity { return Entity{KindProjection, name} }
+// ProjectionFact is any fact of a projection.
+type ProjectionFact = FactOf[Projection]
+
+// After is the projection after the fact.
+func (p Projection) After() Projection { return p }
 
 // Entity names the projection.
 func (p Projection) Entity() Entity { return ProjectionEntity(p.Name) }
@@ -45,14 +39,6 @@ func (ProjectionEventSkipped) Type() Type { return "imgsrv.projection.event_skip
 // Skips says whether the projection leaves an event out.
 func (p Projection) Skips(sequence Sequence) bool {
 	return slices.ContainsFunc(p.Skipped, func(s SkippedEvent) bool { return s.Sequence == sequence })
-}
-
-// FoldProjection is the projection after one more fact.
-func FoldProjection(state Projection, fact Fact) Projection {
-	if f, ok := fact.(ProjectionEventSkipped); ok {
-		return f.Projection
-	}
-	return state
 }
 
 // SkipEvent decides that a projection leaves an event out. head is the stream's last sequence. Whether the projection
@@ -69,8 +55,4 @@ func SkipEvent(current Current[Projection], name string, skip SkippedEvent, head
 	}
 	next := Projection{Name: name, Skipped: append(slices.Clone(current.State.Skipped), skip)}
 	return []Change{{Fact: ProjectionEventSkipped{next}, Expect: current.Sequence}}, nil
-}
-
-func brokenRule(field, text, value string) *Error {
-	return &Error{Code: CodeInvalid, Text: field + ": " + text, Fields: []FieldError{{Field: field, Text: text, Value: value}}}
 }

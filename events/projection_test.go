@@ -49,7 +49,7 @@ func TestSkippingAnEvent(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := FoldProjection(c.current.State, changes[0].Fact)
+			got := Fold(c.current.State, changes[0].Fact)
 			if diff := cmp.Diff(Projection{Name: "catalog", Skipped: c.want}, got); diff != "" {
 				t.Errorf("projection (-want +got):\n%s", diff)
 			}

@@ -1,6 +1,9 @@
 package events
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // SubjectPrefix begins every subject of the stream; SubjectAll is the wildcard over all of them.
 const (
@@ -10,22 +13,24 @@ const (
 
 // Kinds of entity; each is the token after the prefix.
 const (
-	KindUpload   = "upload"
-	KindJob      = "job"
-	KindBlob     = "blob"
-	KindVersion  = "version"
-	KindImage    = "image"
-	KindAlias    = "alias"
-	KindDerived  = "derived"
-	KindWebhook  = "webhook"
-	KindDelivery = "delivery"
+	KindUpload  = "upload"
+	KindJob     = "job"
+	KindBlob    = "blob"
+	KindVersion = "version"
+	KindImage   = "image"
+	KindAlias   = "alias"
+	KindDerived = "derived"
 
-	KindSubscriber = "subscriber"
-	KindMirror     = "mirror"
+	KindProjection = "projection"
 
 	KindPrincipal = "principal"
 	KindToken     = "token"
 	KindTrust     = "trust"
+
+	KindWebhook    = "webhook"
+	KindDelivery   = "delivery"
+	KindSubscriber = "subscriber"
+	KindMirror     = "mirror"
 )
 
 // Entity names what a fact is about. All facts of one entity share one subject.
@@ -51,6 +56,22 @@ func ImageEntity(image string) Entity { return Entity{KindImage, image} }
 
 // AliasEntity names an alias of an image.
 func AliasEntity(image, alias string) Entity { return Entity{KindAlias, image + "/" + alias} }
+
+// DerivedEntity names a file derived from a published version's.
+func DerivedEntity(image, version, variant, format string) Entity {
+	return Entity{KindDerived, image + "/" + version + "/" + variant + "/" + format}
+}
+
+// ProjectionEntity names a projection.
+func ProjectionEntity(name string) Entity { return Entity{KindProjection, name} }
+
+// WebhookEntity names a webhook.
+func WebhookEntity(id string) Entity { return Entity{KindWebhook, id} }
+
+// DeliveryEntity names the delivery of one event to one webhook.
+func DeliveryEntity(webhook string, s Sequence) Entity {
+	return Entity{KindDelivery, webhook + "/" + strconv.FormatUint(uint64(s), 10)}
+}
 
 // SubscriberEntity names a subscriber.
 func SubscriberEntity(name string) Entity { return Entity{KindSubscriber, name} }
@@ -82,6 +103,16 @@ func SubjectOfKind(kind string) string { return SubjectPrefix + kind + ".>" }
 // SubjectOfVersions is the wildcard over all versions of an image.
 func SubjectOfVersions(image string) string {
 	return SubjectPrefix + KindVersion + "." + EscapeToken(image) + ".*"
+}
+
+// SubjectOfDerived is the wildcard over all derived files of a version.
+func SubjectOfDerived(image, version string) string {
+	return SubjectPrefix + KindDerived + "." + EscapeToken(image) + "." + EscapeToken(version) + ".>"
+}
+
+// SubjectOfDeliveries is the wildcard over all deliveries to a webhook.
+func SubjectOfDeliveries(webhook string) string {
+	return SubjectPrefix + KindDelivery + "." + EscapeToken(webhook) + ".*"
 }
 
 // EscapeToken makes one subject token of a name: what NATS gives a meaning ('.', '*', '>', space), and control

@@ -17,16 +17,12 @@ const (
 // Subscriber is somebody outside who reads events over NATS, with a key of their own and by a durable consumer
 // of the subscriber's name. The key's secret half is with them alone.
 type Subscriber struct {
-	Name       string    `json:"name"`
-	PublicKey  string    `json:"public_key"`  // nkey of a NATS user: U and 55 characters
-	Images     []string  `json:"images"`      // exact names, since NATS knows no patterns inside of a token; none: all
-	From       Sequence  `json:"from"`        // the first event it gets; 0 and 1: the stream's first
-	MaxPending int       `json:"max_pending"` // events that may be out at once; 1 keeps their order
-	Removed    bool      `json:"removed,omitempty"`
-	AddedBy    string    `json:"added_by"`
-	AddedAt    time.Time `json:"added_at"`
-	RemovedBy  string    `json:"removed_by,omitempty"`
-	RemovedAt  time.Time `json:"removed_at,omitzero"`
+	Name       string   `json:"name"`
+	PublicKey  string   `json:"public_key"`  // nkey of a NATS user: U and 55 characters
+	Images     []string `json:"images"`      // exact names, since NATS knows no patterns inside of a token; none: all
+	From       Sequence `json:"from"`        // the first event it gets; 0 and 1: the stream's first
+	MaxPending int      `json:"max_pending"` // events that may be out at once; 1 keeps their order
+	Lifetime
 }
 
 // The facts of a subscriber.
@@ -38,13 +34,10 @@ type (
 )
 
 // SubscriberFact is any fact of a subscriber.
-type SubscriberFact interface {
-	Fact
-	SubscriberState() Subscriber
-}
+type SubscriberFact = FactOf[Subscriber]
 
-// SubscriberState is the subscriber after the fact.
-func (s Subscriber) SubscriberState() Subscriber { return s }
+// After is the subscriber after the fact.
+func (s Subscriber) After() Subscriber { return s }
 
 // Entity names the subscriber.
 func (s Subscriber) Entity() Entity { return SubscriberEntity(s.Name) }
@@ -55,14 +48,6 @@ func (SubscriberAdded) Type() Type { return "imgsrv.subscriber.added.v1" }
 // Type names the fact's type.
 func (SubscriberRemoved) Type() Type { return "imgsrv.subscriber.removed.v1" }
 
-// FoldSubscriber is the subscriber after one more fact.
-func FoldSubscriber(state Subscriber, fact Fact) Subscriber {
-	if f, ok := fact.(SubscriberFact); ok {
-		return f.SubscriberState()
-	}
-	return state
-}
-
 // Subjects are those of the events that the subscriber may read: about versions with what is derived from
 // them, images and aliases, and about nothing else, since names of people and targets of webhooks are none of its business.
 func (s Subscriber) Subjects() []string {
@@ -72,9 +57,6 @@ func (s Subscriber) Subjects() []string {
 	}
 	return subjects
 }
-
-// Living says whether there is such a subscriber now.
-func (s Subscriber) Living() bool { return s.Name != "" && !s.Removed }
 
 var (
 	subscriberPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
@@ -130,6 +112,6 @@ func RemoveSubscriber(current Current[Subscriber], name, by string, at time.Time
 		return nil, Refuse(CodeNotFound, "there is no subscriber %s", name)
 	}
 	next := current.State
-	next.Removed, next.RemovedBy, next.RemovedAt = true, by, at
+	next.end(by, at)
 	return []Change{{Fact: SubscriberRemoved{next}, Expect: current.Sequence}}, nil
 }

@@ -36,13 +36,10 @@ type (
 )
 
 // TokenFact is any fact of a token.
-type TokenFact interface {
-	Fact
-	TokenState() Token
-}
+type TokenFact = FactOf[Token]
 
-// TokenState is the token after the fact.
-func (t Token) TokenState() Token { return t }
+// After is the token after the fact.
+func (t Token) After() Token { return t }
 
 // Entity names the token.
 func (t Token) Entity() Entity { return TokenEntity(t.ID) }
@@ -55,14 +52,6 @@ func (TokenUsed) Type() Type { return "imgsrv.token.used.v1" }
 
 // Type names the fact's type.
 func (TokenRevoked) Type() Type { return "imgsrv.token.revoked.v1" }
-
-// FoldToken is the token after one more fact.
-func FoldToken(state Token, fact Fact) Token {
-	if f, ok := fact.(TokenFact); ok {
-		return f.TokenState()
-	}
-	return state
-}
 
 // Expired says whether the token's time is over.
 func (t Token) Expired(now time.Time) bool { return !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt) }

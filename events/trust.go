@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,12 +30,8 @@ type Trust struct {
 	Claims   map[string]string `json:"claims"`   // what the token has to say, by name; '*' stands for any characters
 	Grants   []Grant           `json:"grants"`
 	// TokenTTL is how long a token lives at most that comes in exchange for an OIDC token, in seconds; 0: an hour.
-	TokenTTL  int64     `json:"token_ttl_seconds,omitempty"`
-	Removed   bool      `json:"removed,omitempty"`
-	AddedBy   string    `json:"added_by"`
-	AddedAt   time.Time `json:"added_at"`
-	RemovedBy string    `json:"removed_by,omitempty"`
-	RemovedAt time.Time `json:"removed_at,omitzero"`
+	TokenTTL int64 `json:"token_ttl_seconds,omitempty"`
+	Lifetime
 }
 
 // The facts of a trust rule.
@@ -48,13 +43,10 @@ type (
 )
 
 // TrustFact is any fact of a trust rule.
-type TrustFact interface {
-	Fact
-	TrustState() Trust
-}
+type TrustFact = FactOf[Trust]
 
-// TrustState is the rule after the fact.
-func (t Trust) TrustState() Trust { return t }
+// After is the rule after the fact.
+func (t Trust) After() Trust { return t }
 
 // Entity names the rule.
 func (t Trust) Entity() Entity { return TrustEntity(t.ID) }
@@ -64,14 +56,6 @@ func (TrustAdded) Type() Type { return "imgsrv.trust.added.v1" }
 
 // Type names the fact's type.
 func (TrustRemoved) Type() Type { return "imgsrv.trust.removed.v1" }
-
-// FoldTrust is the rule after one more fact.
-func FoldTrust(state Trust, fact Fact) Trust {
-	if f, ok := fact.(TrustFact); ok {
-		return f.TrustState()
-	}
-	return state
-}
 
 // TokenLife is how long a token lives at most that comes in exchange for an OIDC token.
 func (t Trust) TokenLife() time.Duration {
@@ -91,7 +75,14 @@ func AddTrust(t Trust, living []Trust, current Current[Trust]) ([]Change, error)
 	if slices.ContainsFunc(living, func(other Trust) bool { return other.Name == t.Name }) {
 		c.fail("name", t.Name, "there is a rule of this name already")
 	}
-	checkIssuer(&c, t.Issuer)
+	u, ok := c.url("issuer", t.Issuer, MaxTrustText, "an issuer is https://HOST[:PORT][/PATH], exactly as in the token's iss")
+	switch {
+	case !ok:
+	case u.Scheme == "http" && !IsLoopbackHost(u.Hostname()):
+		c.fail("issuer", t.Issuer, "an issuer is reached by https: whoever can change its answers can make tokens")
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(t.Issuer, "#"):
+		c.fail("issuer", "", "an issuer has no user, password, query or fragment")
+	}
 	if t.Audience == "" {
 		c.fail("audience", "", "an audience is needed: without one, a token that was made for another service would do; this server's URL is a good one")
 	}
@@ -119,20 +110,6 @@ var (
 	trustNamePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 	claimNamePattern = regexp.MustCompile(`^[!-~]+$`) // printable ASCII without the space
 )
-
-func checkIssuer(c *checker, raw string) {
-	u, err := url.Parse(raw)
-	switch {
-	case len(raw) > MaxTrustText:
-		c.fail("issuer", raw, fmt.Sprintf("at most %d bytes", MaxTrustText))
-	case err != nil || u.Hostname() == "" || u.Opaque != "" || u.Scheme != "https" && u.Scheme != "http":
-		c.fail("issuer", "", "an issuer is https://HOST[:PORT][/PATH], exactly as in the token's iss")
-	case u.Scheme == "http" && !IsLoopbackHost(u.Hostname()):
-		c.fail("issuer", raw, "an issuer is reached by https: whoever can change its answers can make tokens")
-	case u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(raw, "#"):
-		c.fail("issuer", "", "an issuer has no user, password, query or fragment")
-	}
-}
 
 // IsLoopbackHost says whether a host of a URL is this machine by its name. Names are not looked up.
 func IsLoopbackHost(host string) bool {
@@ -191,10 +168,10 @@ func namesTenant(claim, value string) bool {
 
 // RemoveTrust decides to end a rule.
 func RemoveTrust(current Current[Trust], id, by string, at time.Time) ([]Change, error) {
-	if current.Sequence == 0 || current.State.Removed {
+	if !current.State.Living() {
 		return nil, Refuse(CodeNotFound, "there is no trust rule %s", id)
 	}
 	next := current.State
-	next.Removed, next.RemovedBy, next.RemovedAt = true, by, at
+	next.end(by, at)
 	return []Change{{Fact: TrustRemoved{next}, Expect: current.Sequence}}, nil
 }

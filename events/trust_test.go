@@ -12,7 +12,7 @@ import (
 
 func aTrust() Trust {
 	return Trust{ID: "t", Name: "github-main", Issuer: "https://token.actions.githubusercontent.com", Audience: "https://images.example.org",
-		Claims: map[string]string{"repository": "acme/images", "ref": "refs/heads/*"}, Grants: []Grant{{Role: RolePublisher, Images: "acme-*"}}}
+		Claims: map[string]string{"repository": "acme/images", "ref": "refs/heads/*"}, Grants: []Grant{{Role: RolePublisher, Images: "acme-*"}}, Lifetime: Lifetime{AddedBy: "admin"}}
 }
 
 func TestATrustRuleOfBadFormIsRefused(t *testing.T) {
@@ -117,7 +117,7 @@ func TestARemovedTrustRuleIsGone(t *testing.T) {
 	if diff := cmp.Diff([]Change{{Fact: TrustRemoved{want}, Expect: 3}}, changes); diff != "" {
 		t.Fatalf("(-want +got):\n%s", diff)
 	}
-	for name, c := range map[string]Current[Trust]{"removed": {State: FoldTrust(current.State, changes[0].Fact), Sequence: 4}, "never added": {}} {
+	for name, c := range map[string]Current[Trust]{"removed": {State: Fold(current.State, changes[0].Fact), Sequence: 4}, "never added": {}} {
 		if _, err := RemoveTrust(c, "t", "eve", now); !IsCode(err, CodeNotFound) {
 			t.Errorf("%s: removing gives %v", name, err)
 		}

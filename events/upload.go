@@ -190,13 +190,10 @@ type (
 )
 
 // UploadFact is any fact of an upload session.
-type UploadFact interface {
-	Fact
-	UploadState() Upload
-}
+type UploadFact = FactOf[Upload]
 
-// UploadState is the session after the fact.
-func (u Upload) UploadState() Upload { return u }
+// After is the session after the fact.
+func (u Upload) After() Upload { return u }
 
 // Entity names the session.
 func (u Upload) Entity() Entity { return UploadEntity(u.ID) }
@@ -215,14 +212,6 @@ func (UploadAborted) Type() Type { return "imgsrv.upload.aborted.v1" }
 
 // Type names the fact's type.
 func (UploadExpired) Type() Type { return "imgsrv.upload.expired.v1" }
-
-// FoldUpload is the session after one more fact; facts of other entities change nothing.
-func FoldUpload(state Upload, fact Fact) Upload {
-	if f, ok := fact.(UploadFact); ok {
-		return f.UploadState()
-	}
-	return state
-}
 
 // InitiateUpload is the command that opens a session, with what it has to be compared with.
 type InitiateUpload struct {
@@ -364,6 +353,17 @@ func ExpireUpload(upload Current[Upload], version Current[Version]) ([]Change, e
 		return nil, err
 	}
 	return append([]Change{{Fact: UploadExpired{u}, Expect: upload.Sequence}}, release(u.ID, version)...), nil
+}
+
+// AbandonUpload decides to end a session that no job has taken, whatever has arrived of it: for a server that was restored without
+// the bytes.
+func AbandonUpload(upload Current[Upload], version Current[Version], reason string) ([]Change, error) {
+	u := upload.State.clone()
+	if upload.Sequence == 0 || u.State != SessionOpen {
+		return nil, Refuse(CodeSessionClosed, "upload session %s is %s", u.ID, u.State)
+	}
+	u.State, u.Reason = SessionAborted, reason
+	return append([]Change{{Fact: UploadAborted{u}, Expect: upload.Sequence}}, release(u.ID, version)...), nil
 }
 
 func endUpload(upload Current[Upload], end UploadState) (Upload, error) {

@@ -1,10 +1,6 @@
 package events
 
-import (
-	"fmt"
-	"unicode"
-	"unicode/utf8"
-)
+import "fmt"
 
 // Bounds of a session. A session's publication is one atomic batch of the stream, which takes at most
 // 1,000 messages; the facts of a session carry all its files, and a message has at most 1 MiB.
@@ -47,14 +43,7 @@ func CheckUpload(u Upload) error {
 	}
 	c.derive(u.Derive)
 	c.variants(&u)
-	if len(c.fields) == 0 {
-		return nil
-	}
-	text := c.count()
-	if len(c.fields) == 1 {
-		text = c.fields[0].Field + ": " + c.fields[0].Text
-	}
-	return &Error{Code: CodeInvalid, Text: text, Fields: c.fields}
+	return c.refusal()
 }
 
 func (c *checker) variants(u *Upload) {
@@ -99,49 +88,5 @@ func (c *checker) variants(u *Upload) {
 	files += c.attachments(u)
 	if files > MaxFiles {
 		c.fail("variants", fmt.Sprint(files), fmt.Sprintf("a session declares at most %d files, attachments among them", MaxFiles))
-	}
-}
-
-// MaxFieldErrors bounds the rules that a refusal names one by one: a body of a million small mistakes must not make an
-// answer of a hundred million bytes.
-const MaxFieldErrors = 50
-
-type checker struct {
-	fields []FieldError
-	broken int // also those that fields has no room for
-}
-
-func (c *checker) count() string { return fmt.Sprintf("the request breaks %d rules", c.broken) }
-
-func (c *checker) fail(field, value, rule string) {
-	if c.broken++; c.broken > MaxFieldErrors {
-		return
-	}
-	if len(value) > 200 {
-		value = value[:200]
-	}
-	c.fields = append(c.fields, FieldError{Field: field, Text: rule, Value: value})
-}
-
-func (c *checker) name(field, value string, check func(string) error) {
-	if err := check(value); err != nil {
-		c.fail(field, value, err.Error())
-	}
-}
-
-func (c *checker) text(field, value string, maxBytes int) {
-	switch {
-	case len(value) > maxBytes:
-		c.fail(field, value, fmt.Sprintf("at most %d bytes", maxBytes))
-	case !utf8.ValidString(value):
-		c.fail(field, "", "text is UTF-8")
-	default:
-		for _, r := range value {
-			// A newline in a description is fine; other control characters end up in terminals.
-			if unicode.IsControl(r) && r != '\n' && r != '\t' {
-				c.fail(field, "", "text has no control characters")
-				return
-			}
-		}
 	}
 }

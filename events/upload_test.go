@@ -67,11 +67,11 @@ func initiate(u Upload) ([]Change, error) {
 }
 
 // after gives the state that a list of changes leaves of one kind of entity.
-func after[S any](t *testing.T, changes []Change, fold func(S, Fact) S) Current[S] {
+func after[S any](t *testing.T, changes []Change) Current[S] {
 	t.Helper()
 	var current Current[S]
 	for i, change := range changes {
-		next := fold(current.State, change.Fact)
+		next := Fold(current.State, change.Fact)
 		if !cmp.Equal(next, current.State) {
 			current.State, current.Sequence = next, Sequence(i+1)
 		}
@@ -85,7 +85,7 @@ func TestASessionReservesItsVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	upload, version := after(t, changes, FoldUpload), after(t, changes, FoldVersion)
+	upload, version := after[Upload](t, changes), after[Version](t, changes)
 	if upload.State.State != SessionOpen || upload.State.Complete || upload.State.JobID != JobIDFor(testUpload) {
 		t.Errorf("session %+v, want open, incomplete, with its job's id", upload.State)
 	}
@@ -236,11 +236,11 @@ func TestTheLastFileCompletesTheSession(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	upload := after(t, changes, FoldUpload)
+	upload := after[Upload](t, changes)
 	complete := func(format string, size int64) error {
 		changes, err := Complete(CompleteFile{File: FileRef{"amd64.virtual-machine.default", format}, Size: size, Digest: digestA, Ingress: format, At: testTime}, upload)
 		if err == nil {
-			upload.State = FoldUpload(upload.State, changes[0].Fact)
+			upload.State = Fold(upload.State, changes[0].Fact)
 		}
 		return err
 	}
@@ -269,7 +269,7 @@ func TestTheLastFileCompletesTheSession(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	job := after(t, changes, FoldJob)
+	job := after[Job](t, changes)
 	if next, ok := job.State.Next(); !ok || next != StepVerify || len(job.State.Files) != 2 {
 		t.Errorf("job %+v, want two files and verify next", job.State)
 	}
@@ -287,15 +287,15 @@ func TestAnEndedSessionFreesItsVersionAndTakesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		upload, version := after(t, changes, FoldUpload), after(t, changes, FoldVersion)
+		upload, version := after[Upload](t, changes), after[Version](t, changes)
 		changes, err = end(upload, version)
 		if err != nil || len(changes) != 2 || changes[0].Expect != upload.Sequence || changes[1].Expect != version.Sequence {
 			t.Fatalf("%s: %v %v", name, changes, err)
 		}
-		if got := FoldVersion(version.State, changes[1].Fact); got.State != StateReleased {
+		if got := Fold(version.State, changes[1].Fact); got.State != StateReleased {
 			t.Errorf("%s: version is %s", name, got.State)
 		}
-		upload.State = FoldUpload(upload.State, changes[0].Fact)
+		upload.State = Fold(upload.State, changes[0].Fact)
 		if _, err := Complete(CompleteFile{File: FileRef{"amd64.virtual-machine.default", "disk.qcow2"}, Size: 100, Digest: digestA}, upload); !IsCode(err, CodeSessionClosed) {
 			t.Errorf("%s: a file afterwards: %v", name, err)
 		}

@@ -134,13 +134,10 @@ type (
 )
 
 // VersionFact is any fact of a version.
-type VersionFact interface {
-	Fact
-	VersionState() Version
-}
+type VersionFact = FactOf[Version]
 
-// VersionState is the version after the fact.
-func (v Version) VersionState() Version { return v }
+// After is the version after the fact.
+func (v Version) After() Version { return v }
 
 // Entity names the version.
 func (v Version) Entity() Entity { return VersionEntity(v.Image, v.Version) }
@@ -163,13 +160,8 @@ func (VersionWithdrawn) Type() Type { return "imgsrv.version.withdrawn.v1" }
 // Type names the fact's type.
 func (VersionRestored) Type() Type { return "imgsrv.version.restored.v1" }
 
-// FoldVersion is the version after one more fact.
-func FoldVersion(state Version, fact Fact) Version {
-	if f, ok := fact.(VersionFact); ok {
-		return f.VersionState()
-	}
-	return state
-}
+// Type names the fact's type.
+func (VersionCollected) Type() Type { return "imgsrv.version.collected.v1" }
 
 func reserve(v Version, u Upload) Version {
 	v.Image, v.Version, v.State, v.UploadID = u.Image, u.Version, StateReserved, u.ID
@@ -185,6 +177,3 @@ func release(uploadID string, version Current[Version]) []Change {
 	v.State = StateReleased
 	return []Change{{Fact: VersionReleased{v}, Expect: version.Sequence}}
 }
-
-// Type names the fact's type.
-func (VersionCollected) Type() Type { return "imgsrv.version.collected.v1" }

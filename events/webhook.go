@@ -2,7 +2,6 @@ package events
 
 import (
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -17,17 +16,13 @@ const (
 // Webhook is somebody else's HTTP endpoint that gets the events it asks for. Its secret is no part of it:
 // events are for many eyes.
 type Webhook struct {
-	ID        string    `json:"id"` // UUIDv7
-	URL       string    `json:"url"`
-	Types     []string  `json:"types"`  // exact, or a prefix that ends with '*'; none: all
-	Images    []string  `json:"images"` // names, in which '*' stands for any characters; none: all, and events about no image
-	From      Sequence  `json:"from"`   // the first event it gets; 0: the one after the webhook's own
-	KeyID     string    `json:"key_id"` // names the server key that its secret is derived from
-	Removed   bool      `json:"removed,omitempty"`
-	AddedBy   string    `json:"added_by"`
-	AddedAt   time.Time `json:"added_at"`
-	RemovedBy string    `json:"removed_by,omitempty"`
-	RemovedAt time.Time `json:"removed_at,omitzero"`
+	ID     string   `json:"id"` // UUIDv7
+	URL    string   `json:"url"`
+	Types  []string `json:"types"`  // exact, or a prefix that ends with '*'; none: all
+	Images []string `json:"images"` // names, in which '*' stands for any characters; none: all, and events about no image
+	From   Sequence `json:"from"`   // the first event it gets; 0: the one after the webhook's own
+	KeyID  string   `json:"key_id"` // names the server key that its secret is derived from
+	Lifetime
 }
 
 // The facts of a webhook.
@@ -39,13 +34,10 @@ type (
 )
 
 // WebhookFact is any fact of a webhook.
-type WebhookFact interface {
-	Fact
-	WebhookState() Webhook
-}
+type WebhookFact = FactOf[Webhook]
 
-// WebhookState is the webhook after the fact.
-func (w Webhook) WebhookState() Webhook { return w }
+// After is the webhook after the fact.
+func (w Webhook) After() Webhook { return w }
 
 // Entity names the webhook.
 func (w Webhook) Entity() Entity { return WebhookEntity(w.ID) }
@@ -56,18 +48,14 @@ func (WebhookAdded) Type() Type { return "imgsrv.webhook.added.v1" }
 // Type names the fact's type.
 func (WebhookRemoved) Type() Type { return "imgsrv.webhook.removed.v1" }
 
-// FoldWebhook is the webhook after one more fact.
-func FoldWebhook(state Webhook, fact Fact) Webhook {
-	if f, ok := fact.(WebhookFact); ok {
-		return f.WebhookState()
-	}
-	return state
-}
-
 // AddWebhook decides to add a webhook. Whether its URL leads to where imgsrv may send is not for a rule to say.
 func AddWebhook(w Webhook, current Current[Webhook]) ([]Change, error) {
 	var c checker
-	checkWebhookURL(&c, w.URL)
+	if u, ok := c.url("url", w.URL, MaxWebhookURLBytes, "a webhook's URL is https://HOST[:PORT]/PATH"); ok && u.User != nil {
+		c.fail("url", "", "a webhook's URL has no user and no password: events are for many eyes, and the signature says who sends")
+	} else if ok && u.Fragment != "" {
+		c.fail("url", "", "a webhook's URL has no fragment")
+	}
 	if len(w.Types) > MaxWebhookFilters {
 		c.fail("types", "", fmt.Sprintf("a webhook names at most %d types", MaxWebhookFilters))
 	}
@@ -88,31 +76,6 @@ func AddWebhook(w Webhook, current Current[Webhook]) ([]Change, error) {
 		return nil, err
 	}
 	return []Change{{Fact: WebhookAdded{w}, Expect: current.Sequence}}, nil
-}
-
-// refusal is the one error of all broken rules; nil where none is.
-func (c *checker) refusal() error {
-	switch len(c.fields) {
-	case 0:
-		return nil
-	case 1:
-		return &Error{Code: CodeInvalid, Text: c.fields[0].Field + ": " + c.fields[0].Text, Fields: c.fields}
-	}
-	return &Error{Code: CodeInvalid, Text: c.count(), Fields: c.fields}
-}
-
-func checkWebhookURL(c *checker, raw string) {
-	u, err := url.Parse(raw)
-	switch {
-	case len(raw) > MaxWebhookURLBytes:
-		c.fail("url", raw, fmt.Sprintf("at most %d bytes", MaxWebhookURLBytes))
-	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.Opaque != "":
-		c.fail("url", "", "a webhook's URL is https://HOST[:PORT]/PATH")
-	case u.User != nil:
-		c.fail("url", "", "a webhook's URL has no user and no password: events are for many eyes, and the signature says who sends")
-	case u.Fragment != "":
-		c.fail("url", "", "a webhook's URL has no fragment")
-	}
 }
 
 func checkTypeFilter(filter string) error {
@@ -176,12 +139,12 @@ func RemoveWebhook(current Current[Webhook], id, by string, at time.Time) ([]Cha
 		return nil, err
 	}
 	next := current.State
-	next.Removed, next.RemovedBy, next.RemovedAt = true, by, at
+	next.end(by, at)
 	return []Change{{Fact: WebhookRemoved{next}, Expect: current.Sequence}}, nil
 }
 
 func needWebhook(current Current[Webhook], id string) error {
-	if current.Sequence == 0 || current.State.Removed {
+	if !current.State.Living() {
 		return Refuse(CodeNotFound, "there is no webhook %s", id)
 	}
 	return nil

@@ -137,16 +137,16 @@ func fill(list []string, with string) {
 func TestARemovedWebhookIsGone(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
-	current := Current[Webhook]{State: Webhook{ID: "w", URL: "https://x.example"}, Sequence: 3}
+	current := Current[Webhook]{State: Webhook{ID: "w", URL: "https://x.example", Lifetime: Lifetime{AddedBy: "admin"}}, Sequence: 3}
 	changes, err := RemoveWebhook(current, "w", "admin", now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Change{{Fact: WebhookRemoved{Webhook{ID: "w", URL: "https://x.example", Removed: true, RemovedBy: "admin", RemovedAt: now}}, Expect: 3}}
+	want := []Change{{Fact: WebhookRemoved{Webhook{ID: "w", URL: "https://x.example", Lifetime: Lifetime{AddedBy: "admin", Removed: true, RemovedBy: "admin", RemovedAt: now}}}, Expect: 3}}
 	if diff := cmp.Diff(want, changes); diff != "" {
 		t.Fatalf("(-want +got):\n%s", diff)
 	}
-	gone := Current[Webhook]{State: FoldWebhook(current.State, changes[0].Fact), Sequence: 4}
+	gone := Current[Webhook]{State: Fold(current.State, changes[0].Fact), Sequence: 4}
 	for name, c := range map[string]Current[Webhook]{"removed": gone, "never added": {}} {
 		if _, err := RemoveWebhook(c, "w", "admin", now); !IsCode(err, CodeNotFound) {
 			t.Errorf("%s: removing gives %v", name, err)
@@ -162,14 +162,14 @@ func TestADeliveryGoesItsWay(t *testing.T) {
 	t.Parallel()
 	at := func(minute int) time.Time { return time.Date(2026, 11, 24, 10, minute, 0, 0, time.UTC) }
 	event := Event{Meta: Meta{ID: "e"}, Sequence: 7, Type: "imgsrv.version.published.v1"}
-	hook := Current[Webhook]{State: Webhook{ID: "w"}, Sequence: 1}
+	hook := Current[Webhook]{State: Webhook{ID: "w", Lifetime: Lifetime{AddedBy: "admin"}}, Sequence: 1}
 	var current Current[Delivery]
 	step := func(changes []Change, want Delivery, wantType Type) {
 		t.Helper()
 		if len(changes) != 1 || changes[0].Expect != current.Sequence {
 			t.Fatalf("changes %+v", changes)
 		}
-		current = Current[Delivery]{State: FoldDelivery(current.State, changes[0].Fact), Sequence: current.Sequence + 10}
+		current = Current[Delivery]{State: Fold(current.State, changes[0].Fact), Sequence: current.Sequence + 10}
 		if changes[0].Fact.Type() != wantType {
 			t.Errorf("type %s, want %s", changes[0].Fact.Type(), wantType)
 		}

@@ -97,7 +97,7 @@ func TestARestoredVersionIsAsBefore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	withdrawn := Current[Version]{State: FoldVersion(before.State, changes[0].Fact), Sequence: 8}
+	withdrawn := Current[Version]{State: Fold(before.State, changes[0].Fact), Sequence: 8}
 	changes, err = Restore(withdrawn, "boss", withdrawnAt)
 	want := before.State
 	want.Restoration = &Restoration{By: "boss", At: withdrawnAt}
@@ -169,7 +169,7 @@ func TestAPolicyIsOfAnImageAndItsFormIsChecked(t *testing.T) {
 	if diff := cmp.Diff([]Change{{Fact: ImagePolicySet{want}, Expect: 4}}, changes); err != nil || diff != "" {
 		t.Fatalf("%v (-want +got):\n%s", err, diff)
 	}
-	set := Current[Image]{State: FoldImage(image.State, changes[0].Fact), Sequence: 5}
+	set := Current[Image]{State: Fold(image.State, changes[0].Fact), Sequence: 5}
 	if changes, err := SetPolicy(set, policy); err != nil || changes != nil {
 		t.Errorf("the same again: %v, %v", changes, err)
 	}
@@ -190,8 +190,8 @@ func TestAPolicyIsOfAnImageAndItsFormIsChecked(t *testing.T) {
 	if err != nil || len(changes) != 1 {
 		t.Fatalf("change visibility: %v, %v", changes, err)
 	}
-	hidden := Current[Image]{State: FoldImage(set.State, changes[0].Fact), Sequence: 6}
-	described := FoldImage(hidden.State, describe(hidden, Upload{Image: "a", OS: "debian", Visibility: Public})[0].Fact)
+	hidden := Current[Image]{State: Fold(set.State, changes[0].Fact), Sequence: 6}
+	described := Fold(hidden.State, describe(hidden, Upload{Image: "a", OS: "debian", Visibility: Public})[0].Fact)
 	if described.Visibility != Private || described.Policy == nil || described.OS != "debian" {
 		t.Errorf("described as %+v", described)
 	}

@@ -20,10 +20,8 @@ type Bulk interface {
 	// LastOnly says that of an entity's facts only the last has a bearing on the rows. The others are then not decoded;
 	// that their type is known is still looked at.
 	LastOnly() bool
-	// Load is Apply for a large batch. What it derives from its own tables may wait for Finish.
+	// Load is Apply for a large batch.
 	Load(ctx context.Context, tx pgx.Tx, batch []events.Event) error
-	// Finish derives what Load put off. It may be called more than once.
-	Finish(ctx context.Context, tx pgx.Tx) error
 }
 
 // plain makes a Bulk of any projector.
@@ -43,8 +41,6 @@ func (plain) LastOnly() bool { return false }
 func (p plain) Load(ctx context.Context, tx pgx.Tx, batch []events.Event) error {
 	return p.Apply(ctx, tx, batch)
 }
-
-func (plain) Finish(context.Context, pgx.Tx) error { return nil }
 
 // concerns says whether facts of a subject may have a bearing on a projection.
 func concerns(p Bulk, subject string) bool {

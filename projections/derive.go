@@ -3,7 +3,6 @@ package projections
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 
 	"github.com/jackc/pgx/v5"
@@ -199,17 +198,6 @@ func (d *derivation) apply(ctx context.Context, position *events.Sequence, last 
 		return err
 	}
 	return d.apply(ctx, position, last, batch[half:])
-}
-
-// finish derives what depends on the whole.
-func (d *derivation) finish(ctx context.Context) error {
-	err := transact(ctx, d.conn, func(tx pgx.Tx) error {
-		return guarded(ctx, d.log, func(ctx context.Context) error { return d.projector.Finish(ctx, tx) })
-	})
-	if err != nil {
-		return fmt.Errorf("finish the tables: %w", err)
-	}
-	return nil
 }
 
 // ErrRebuilding says that a rebuild or a comparison of the projection runs already, on this node or another one.

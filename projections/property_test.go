@@ -97,9 +97,9 @@ func compareWithHistory(t *rapid.T, pool *pgxpool.Pool, projection, schema strin
 		for _, event := range history {
 			switch fact := event.Fact.(type) {
 			case events.UploadFact:
-				want["upload "+fact.UploadState().ID] = string(fact.UploadState().State)
+				want["upload "+fact.After().ID] = string(fact.After().State)
 			case events.JobFact:
-				want["job "+fact.JobState().ID] = string(fact.JobState().State)
+				want["job "+fact.After().ID] = string(fact.After().State)
 			}
 		}
 		statements = []string{`SELECT 'upload ' || id, state FROM uploads`, `SELECT 'job ' || id, state FROM jobs`}

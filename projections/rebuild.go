@@ -202,9 +202,6 @@ func (b *Rebuilder) rebuild(ctx context.Context, work *bench) error {
 		if position, err = b.catchUp(ctx, d, position); err != nil {
 			return err
 		}
-		if err := d.finish(ctx); err != nil {
-			return err
-		}
 		if _, err := work.conn.Exec(ctx, `ANALYZE`); err != nil { // else the first queries are planned for empty tables
 			return fmt.Errorf("analyze the new tables: %w", err)
 		}

@@ -124,10 +124,8 @@ func derive(ctx context.Context, work *bench, log *jetstream.Log, p Projector, p
 		}
 	}
 	d := &derivation{conn: work.conn, events: log, projector: bulkOf(p), log: cfg.Log, skipped: skipped.State, batch: bulkBatch, progress: told}
-	if _, err := d.fill(ctx, 0, position); err != nil {
-		return err
-	}
-	return d.finish(ctx)
+	_, err = d.fill(ctx, 0, position)
+	return err
 }
 
 const selectTablesOf = `SELECT tablename::text FROM pg_tables WHERE schemaname = $1 AND tablename NOT IN ('position', $2) ORDER BY tablename`

@@ -73,11 +73,31 @@ func (l *Log) ensure(ctx context.Context, c Consumer) (natsjs.Consumer, error) {
 	case !errors.Is(err, natsjs.ErrConsumerNotFound):
 		return nil, fmt.Errorf("look for consumer %s: %w", c.Name, unavailable(err))
 	}
-	consumer, err := l.js.CreateOrUpdateConsumer(ctx, StreamName, cfg)
+	consumer, err := makeConsumer(ctx, l.js.CreateOrUpdateConsumer, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("make consumer %s: %w", c.Name, unavailable(err))
 	}
 	return consumer, nil
+}
+
+// makeConsumer makes a durable consumer of the stream, by one of nats.go's two functions for that. Where one of the same name was just
+// removed nats-server (2.15) fails with code 10012: it gives the name free before it has removed the files.
+func makeConsumer(ctx context.Context, by func(context.Context, string, natsjs.ConsumerConfig) (natsjs.Consumer, error), cfg natsjs.ConsumerConfig) (natsjs.Consumer, error) {
+	for attempt := 1; ; attempt++ {
+		consumer, err := by(ctx, StreamName, cfg)
+		if apiCode(err) != natsjs.JSErrCodeConsumerCreate || attempt == 8 || sleep(ctx, time.Duration(attempt)*50*time.Millisecond) != nil {
+			return consumer, err
+		}
+	}
+}
+
+// RemoveConsumer ends a durable consumer and forgets its position. One that isn't there is no error.
+func (l *Log) RemoveConsumer(ctx context.Context, name string) error {
+	err := l.stream.DeleteConsumer(ctx, name)
+	if err != nil && !errors.Is(err, natsjs.ErrConsumerNotFound) {
+		return fmt.Errorf("remove consumer %s: %w", name, unavailable(err))
+	}
+	return nil
 }
 
 // Delivery is one event as a durable consumer gets it.

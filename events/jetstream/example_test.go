@@ -87,7 +87,7 @@ func exampleServer(subscriber string) (url, credentials string, stop func()) {
 		defer close(done)
 		_ = subscribers.Run(following) // until the example ends
 	}()
-	_, file, _, err := subscribers.Add(ctx, events.Subscriber{Name: subscriber, MaxPending: 1, AddedBy: "admin"})
+	_, file, _, err := subscribers.Add(ctx, events.Subscriber{Name: subscriber, MaxPending: 1, Lifetime: events.Lifetime{AddedBy: "admin"}})
 	if err != nil {
 		panic(err)
 	}

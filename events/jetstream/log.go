@@ -147,52 +147,6 @@ func (l *Log) Last(ctx context.Context, entity events.Entity) (event events.Even
 	return event, true, nil
 }
 
-// Upload reads a session's state, as Job, Version, Image, Alias and Blob read those of theirs. An entity without facts is not an
-// error: its Sequence is 0.
-func (l *Log) Upload(ctx context.Context, id string) (events.Current[events.Upload], error) {
-	return load(ctx, l, events.UploadEntity(id), events.FoldUpload)
-}
-
-// Job is as [Log.Upload].
-func (l *Log) Job(ctx context.Context, id string) (events.Current[events.Job], error) {
-	return load(ctx, l, events.JobEntity(id), events.FoldJob)
-}
-
-// Version is as [Log.Upload].
-func (l *Log) Version(ctx context.Context, image, version string) (events.Current[events.Version], error) {
-	return load(ctx, l, events.VersionEntity(image, version), events.FoldVersion)
-}
-
-// Image is as [Log.Upload].
-func (l *Log) Image(ctx context.Context, image string) (events.Current[events.Image], error) {
-	return load(ctx, l, events.ImageEntity(image), events.FoldImage)
-}
-
-// Derived is as [Log.Upload].
-func (l *Log) Derived(ctx context.Context, image, version, variant, format string) (events.Current[events.Derived], error) {
-	return load(ctx, l, events.DerivedEntity(image, version, variant, format), events.FoldDerived)
-}
-
-// Alias is as [Log.Upload].
-func (l *Log) Alias(ctx context.Context, image, alias string) (events.Current[events.Alias], error) {
-	return load(ctx, l, events.AliasEntity(image, alias), events.FoldAlias)
-}
-
-// Blob is as [Log.Upload].
-func (l *Log) Blob(ctx context.Context, digest events.Digest) (events.Current[events.Blob], error) {
-	return load(ctx, l, events.BlobEntity(digest), events.FoldBlob)
-}
-
-func load[S any](ctx context.Context, l *Log, entity events.Entity, fold func(S, events.Fact) S) (events.Current[S], error) {
-	var current events.Current[S]
-	event, ok, err := l.Last(ctx, entity)
-	if err != nil || !ok {
-		return current, err
-	}
-	current.State, current.Sequence, current.Event = fold(current.State, event.Fact), event.Sequence, event
-	return current, nil
-}
-
 // unavailable marks what a caller can only wait out. A cancelled context stays what it is.
 func unavailable(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, ErrConflict) {

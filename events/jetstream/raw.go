@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
@@ -43,26 +42,10 @@ func (r Raw) Decode() (events.Event, error) {
 // NextRaw waits for at least one event and returns those that are there, appended to batch, until it holds limit. It goes beside
 // [Tail.Next]; one tail is read by one of the two.
 func (t *Tail) NextRaw(ctx context.Context, batch []Raw, limit int) ([]Raw, error) {
-	for waited := false; len(batch) < limit; waited = true {
-		var msg natsjs.Msg
-		if waited {
-			select {
-			case msg = <-t.pulled:
-			default:
-				return batch, nil
-			}
-		} else {
-			select {
-			case msg = <-t.pulled:
-			case err := <-t.failed:
-				return batch, fmt.Errorf("read the stream: %w", unavailable(err))
-			case <-ctx.Done():
-				return batch, ctx.Err()
-			}
-		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return batch, fmt.Errorf("read the stream: %w", err)
+	for wait := true; len(batch) < limit; wait = false {
+		msg, meta, err := t.receive(ctx, wait)
+		if err != nil || msg == nil {
+			return batch, err
 		}
 		batch = append(batch, Raw{Sequence: events.Sequence(meta.Sequence.Stream), Subject: msg.Subject(), Pending: meta.NumPending, msg: msg})
 	}
@@ -79,8 +62,3 @@ func (t *Tail) Pending() uint64 {
 
 // PassOver goes on after an event that Next returned as [*Undecodable].
 func (t *Tail) PassOver() { t.pending = nil }
-
-// Projection reads what was decided about a projection by hand; see [Log.Upload].
-func (l *Log) Projection(ctx context.Context, name string) (events.Current[events.Projection], error) {
-	return load(ctx, l, events.ProjectionEntity(name), events.FoldProjection)
-}

@@ -66,50 +66,60 @@ func (l *Log) scan(ctx context.Context, upTo events.Sequence, subjects []string,
 	return l.scanAfter(ctx, 0, upTo, subjects, each)
 }
 
-func (l *Log) scanAfter(ctx context.Context, after, upTo events.Sequence, subjects []string, each func(natsjs.Msg, *natsjs.MsgMetadata) error) (err error) {
+func (l *Log) scanAfter(ctx context.Context, after, upTo events.Sequence, subjects []string, each func(natsjs.Msg, *natsjs.MsgMetadata) error) error {
 	if upTo <= after {
 		return nil
 	}
-	consumer, err := l.stream.CreateConsumer(ctx, natsjs.ConsumerConfig{
-		DeliverPolicy: natsjs.DeliverByStartSequencePolicy, OptStartSeq: uint64(after) + 1, AckPolicy: natsjs.AckNonePolicy, FilterSubjects: subjects,
-		MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
+	enough := errors.New("the events after a sequence are not asked for")
+	err := l.readThere(ctx, fmt.Sprintf("events up to %d", upTo), natsjs.ConsumerConfig{
+		DeliverPolicy: natsjs.DeliverByStartSequencePolicy, OptStartSeq: uint64(after) + 1, FilterSubjects: subjects,
+	}, func(msg natsjs.Msg, meta *natsjs.MsgMetadata, _ int) error {
+		if meta.Sequence.Stream > uint64(upTo) {
+			return enough
+		}
+		return each(msg, meta)
 	})
+	if errors.Is(err, enough) {
+		return nil
+	}
+	return err
+}
+
+// readThere gives each the messages that a consumer finds when it is made, in its order, with how many there are in all.
+func (l *Log) readThere(ctx context.Context, what string, cfg natsjs.ConsumerConfig, each func(msg natsjs.Msg, meta *natsjs.MsgMetadata, total int) error) error {
+	cfg.AckPolicy, cfg.MemoryStorage, cfg.Replicas, cfg.InactiveThreshold = natsjs.AckNonePolicy, true, 1, time.Minute
+	consumer, err := l.stream.CreateConsumer(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("read events up to %d: %w", upTo, unavailable(err))
+		return fmt.Errorf("read %s: %w", what, unavailable(err))
 	}
 	info := consumer.CachedInfo()
 	defer l.forget(ctx, info.Name)
-	delivered := uint64(0)
-	for pending := info.NumPending; pending > 0; {
-		batch, err := consumer.Fetch(int(min(pending, readBatch)), natsjs.FetchMaxWait(readTimeout))
+	for want, got := int(info.NumPending), 0; got < want; {
+		batch, err := consumer.Fetch(min(want-got, readBatch), natsjs.FetchMaxWait(readTimeout))
 		if err != nil {
-			return fmt.Errorf("read events up to %d: %w", upTo, unavailable(err))
+			return fmt.Errorf("read %s: %w", what, unavailable(err))
 		}
-		before := delivered
+		before := got
 		for msg := range batch.Messages() {
 			meta, err := msg.Metadata()
 			if err != nil {
-				return fmt.Errorf("read events up to %d: %w", upTo, err)
+				return fmt.Errorf("read %s: %w", what, err)
 			}
 			// A broken connection may swallow messages; nobody may take the rest for the whole.
-			if delivered++; meta.Sequence.Consumer != delivered {
-				return fmt.Errorf("read events up to %d: %w: messages were lost on the way", upTo, ErrUnavailable)
+			if got++; uint64(got) != meta.Sequence.Consumer {
+				return fmt.Errorf("read %s: %w: messages were lost on the way", what, ErrUnavailable)
 			}
-			if meta.Sequence.Stream > uint64(upTo) {
-				return nil
-			}
-			if err := each(msg, meta); err != nil {
+			if err := each(msg, meta, want); err != nil {
 				return err
 			}
-			pending = meta.NumPending
 		}
 		switch err := batch.Error(); {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			return fmt.Errorf("read events up to %d: %w", upTo, unavailable(err))
-		case delivered == before:
-			return fmt.Errorf("read events up to %d: %w: %d were announced and none came", upTo, ErrUnavailable, pending)
+			return fmt.Errorf("read %s: %w", what, unavailable(err))
+		case got == before:
+			return fmt.Errorf("read %s: %w: %d were announced and none came", what, ErrUnavailable, want-got)
 		}
 	}
 	return nil

@@ -44,7 +44,7 @@ func (l *Log) Readers(ctx context.Context) ([]Reader, error) {
 // its configuration when it comes ([Log.Consume], [Subscribers]). One of that name that is there is left as it is.
 func (l *Log) Resume(ctx context.Context, r Reader) error {
 	cfg := Consumer{Name: r.Name, Subjects: r.Subjects, From: r.Handled + 1}.config()
-	if _, err := l.stream.CreateConsumer(ctx, cfg); err != nil && !errors.Is(err, natsjs.ErrConsumerExists) {
+	if _, err := makeConsumer(ctx, l.js.CreateConsumer, cfg); err != nil && !errors.Is(err, natsjs.ErrConsumerExists) {
 		return fmt.Errorf("let consumer %s go on after event %d: %w", r.Name, r.Handled, unavailable(err))
 	}
 	return nil

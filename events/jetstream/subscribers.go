@@ -101,7 +101,7 @@ func (s *Subscribers) heed(ctx context.Context, e events.Event) {
 	if !ok {
 		return
 	}
-	state := fact.SubscriberState()
+	state := fact.After()
 	if e.Sequence <= s.seen[state.Name] {
 		return
 	}
@@ -176,16 +176,10 @@ func (l *Log) ensureSubscriber(ctx context.Context, s events.Subscriber) error {
 	case !errors.Is(err, natsjs.ErrConsumerNotFound):
 		return fmt.Errorf("look for consumer %s: %w", s.Name, unavailable(err))
 	}
-	for attempt := 1; ; attempt++ {
-		_, err = l.stream.CreateConsumer(ctx, want)
-		if err == nil || errors.Is(err, natsjs.ErrConsumerExists) { // another node was faster
-			return nil
-		}
-		// Right after the removal of one of the same name nats-server sometimes fails at its files.
-		if attempt == 5 || sleep(ctx, time.Duration(attempt)*50*time.Millisecond) != nil {
-			return fmt.Errorf("make consumer %s: %w", s.Name, unavailable(err))
-		}
+	if _, err := makeConsumer(ctx, l.js.CreateConsumer, want); err != nil && !errors.Is(err, natsjs.ErrConsumerExists) { // another node was faster
+		return fmt.Errorf("make consumer %s: %w", s.Name, unavailable(err))
 	}
+	return nil
 }
 
 // sameConsumer compares what matters of a subscriber's consumer. Where it began is not asked: it may be one that
@@ -261,7 +255,7 @@ func (s *Subscribers) List(ctx context.Context) ([]SubscriberStatus, error) {
 	states := map[string]events.Subscriber{} // of one that got another fact while we read, the later is right
 	for _, e := range latest {
 		if f, ok := e.Fact.(events.SubscriberFact); ok {
-			states[f.SubscriberState().Name] = f.SubscriberState()
+			states[f.After().Name] = f.After()
 		}
 	}
 	list := []SubscriberStatus{}
@@ -281,5 +275,5 @@ func (s *Subscribers) List(ctx context.Context) ([]SubscriberStatus, error) {
 
 // Subscriber reads a subscriber's state: see [Log.Upload]. One that was removed is Removed.
 func (l *Log) Subscriber(ctx context.Context, name string) (events.Current[events.Subscriber], error) {
-	return load(ctx, l, events.SubscriberEntity(name), events.FoldSubscriber)
+	return load[events.Subscriber](ctx, l, events.SubscriberEntity(name))
 }

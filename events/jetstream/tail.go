@@ -79,25 +79,12 @@ func (t *Tail) Next(ctx context.Context, limit int) ([]events.Event, error) {
 	}
 	var batch []events.Event
 	for len(batch) < limit {
-		var msg natsjs.Msg
-		if len(batch) == 0 {
-			select {
-			case msg = <-t.pulled:
-			case err := <-t.failed:
-				return nil, fmt.Errorf("read the stream: %w", unavailable(err))
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		} else {
-			select {
-			case msg = <-t.pulled:
-			default:
-				return batch, nil
-			}
-		}
-		meta, err := msg.Metadata()
+		msg, meta, err := t.receive(ctx, len(batch) == 0)
 		if err != nil {
-			return nil, fmt.Errorf("read the stream: %w", err)
+			return nil, err
+		}
+		if msg == nil {
+			break
 		}
 		event, err := decode(msg.Headers(), msg.Data(), msg.Subject(), meta.Sequence.Stream)
 		if err != nil {
@@ -112,6 +99,29 @@ func (t *Tail) Next(ctx context.Context, limit int) ([]events.Event, error) {
 	return batch, nil
 }
 
+// receive is the next message; nil where there is none yet and it may not wait.
+func (t *Tail) receive(ctx context.Context, wait bool) (msg natsjs.Msg, meta *natsjs.MsgMetadata, err error) {
+	if wait {
+		select {
+		case msg = <-t.pulled:
+		case err := <-t.failed:
+			return nil, nil, fmt.Errorf("read the stream: %w", unavailable(err))
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	} else {
+		select {
+		case msg = <-t.pulled:
+		default:
+			return nil, nil, nil
+		}
+	}
+	if meta, err = msg.Metadata(); err != nil {
+		return nil, nil, fmt.Errorf("read the stream: %w", err)
+	}
+	return msg, meta, nil
+}
+
 // Close ends the reading and removes its consumer from the server, which has room for a bounded number.
 func (t *Tail) Close() {
 	t.messages.Stop()
@@ -119,12 +129,8 @@ func (t *Tail) Close() {
 		select {
 		case <-t.pulled: // make room, so that pull sees the end
 		case <-t.done:
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			defer cancel()
 			if info := t.consumer.CachedInfo(); info != nil {
-				if err := t.log.stream.DeleteConsumer(ctx, info.Name); err != nil {
-					t.log.log.Debug("consumer of a tail not removed; the server ends it", "error", err)
-				}
+				t.log.forget(context.Background(), info.Name)
 			}
 			return
 		}

@@ -123,7 +123,7 @@ func (d *Directory) apply(event events.Event) {
 	defer d.mu.Unlock()
 	switch fact := event.Fact.(type) {
 	case events.PrincipalFact:
-		p := fact.PrincipalState()
+		p := fact.After()
 		since := d.principals[p.Name].since
 		if _, ok := fact.(events.PrincipalCreated); ok {
 			since = event.Sequence
@@ -131,7 +131,7 @@ func (d *Directory) apply(event events.Event) {
 		d.principals[p.Name] = member{Principal: p, since: max(since, d.principals[p.Name].since)}
 		delete(d.unreadable, event.Subject)
 	case events.TokenFact:
-		t := fact.TokenState()
+		t := fact.After()
 		issued := d.tokens[t.ID].Issued
 		if _, ok := fact.(events.TokenIssued); ok {
 			issued = event.Sequence

@@ -77,7 +77,7 @@ func (n *node) awaitDamage(data []byte, want bool) {
 			n.t.Fatal(err)
 		}
 		for _, event := range batch {
-			damaged = event.Fact.(events.BlobFact).BlobState().Damage != nil
+			damaged = event.Fact.(events.BlobFact).After().Damage != nil
 		}
 		if damaged == want {
 			return

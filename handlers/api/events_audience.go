@@ -63,21 +63,21 @@ func (a *audience) maySee(ctx context.Context, event events.Event) (bool, error)
 	ofVersion := false
 	switch fact := event.Fact.(type) {
 	case events.VersionFact:
-		v := fact.VersionState()
+		v := fact.After()
 		if v.State == events.StateReserved || v.State == events.StateReleased || v.Manifest == nil {
 			return a.sessionsOf(v.Image), nil // who is going to publish what is nobody else's business
 		}
 		name, own, ofVersion = v.Image, v.Manifest.Visibility, true
 	case events.ImageFact:
-		name, own = fact.ImageState().Name, fact.ImageState().Visibility
+		name, own = fact.After().Name, fact.After().Visibility
 	case events.AliasFact:
-		name = fact.AliasState().Image
+		name = fact.After().Image
 	case events.DerivedMade:
 		name = fact.Image
 	case events.DerivedRemoved:
 		name = fact.Image
 	case events.DerivedFact:
-		return a.sessionsOf(fact.DerivedState().Image), nil // what isn't there is nobody else's business
+		return a.sessionsOf(fact.After().Image), nil // what isn't there is nobody else's business
 	case events.UploadFact, events.JobFact:
 		return a.sessionsOf(events.ImageOf(fact)), nil
 	default:

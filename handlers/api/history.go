@@ -111,7 +111,7 @@ func principalsBehind(found []events.Event) map[events.Sequence]string {
 	for _, event := range found {
 		switch fact := event.Fact.(type) {
 		case events.UploadFact:
-			opened[event.Correlation] = fact.UploadState().InitiatedBy
+			opened[event.Correlation] = fact.After().InitiatedBy
 		case events.VersionPublished:
 			opened[event.Correlation] = fact.Manifest.PublishedBy
 		}
@@ -134,7 +134,7 @@ func sessionsOf(found []events.Event) []string {
 	ids := map[string]bool{}
 	for _, event := range found {
 		if fact, ok := event.Fact.(events.VersionFact); ok {
-			ids[fact.VersionState().UploadID] = true
+			ids[fact.After().UploadID] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(ids))

@@ -123,7 +123,7 @@ func (s *server) openSession(ctx context.Context, in *initiateInput) (*initiateO
 			opened = before
 			return nil, err
 		}
-		opened.State = events.FoldUpload(events.Upload{}, changes[0].Fact)
+		opened.State = events.Fold(events.Upload{}, changes[0].Fact)
 		if admission, err = s.admit(ctx, admission, opened.State); err != nil {
 			return nil, err
 		}

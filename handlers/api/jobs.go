@@ -205,7 +205,7 @@ func (s *server) changeJob(ctx context.Context, id string, rule jobRule) (*chang
 			return nil, err
 		}
 		if changes, err = rule(current, upload, version); err == nil && len(changes) > 0 {
-			current.State = events.FoldJob(current.State, changes[0].Fact)
+			current.State = events.Fold(current.State, changes[0].Fact)
 		}
 		return changes, err
 	})

@@ -138,7 +138,7 @@ func (s *server) addMirror(ctx context.Context, in *addMirrorInput) (*mirrorOutp
 	body := in.Body
 	open, secret := mirrors.Split(strings.TrimRight(body.URL, "/"), body.SecretPath)
 	mirror := events.Mirror{Name: body.Name, URL: open, Filters: orEmpty(body.Filters), Architectures: []string{}, Keep: body.Keep,
-		ImageName: body.ImageName, UpstreamKey: body.UpstreamKey, AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}
+		ImageName: body.ImageName, UpstreamKey: body.UpstreamKey, Lifetime: events.Lifetime{AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}}
 	if mirror.Visibility = events.Visibility(body.Visibility); mirror.Visibility == "" && secret {
 		mirror.Visibility = events.Private // what somebody guards
 	}

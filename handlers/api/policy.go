@@ -175,7 +175,7 @@ func (s *server) changeImage(ctx context.Context, name string, decide func(event
 		changes, err := decide(current)
 		image, before = current.State, current.Sequence
 		for _, change := range changes {
-			image = events.FoldImage(image, change.Fact)
+			image = events.Fold(image, change.Fact)
 		}
 		return changes, err
 	})

@@ -174,7 +174,7 @@ func (s *server) decidePrincipal(ctx context.Context, name string, rule func(eve
 		after = current.State
 		changes, err = rule(current)
 		if err == nil && len(changes) > 0 {
-			after = events.FoldPrincipal(after, changes[0].Fact)
+			after = events.Fold(after, changes[0].Fact)
 		}
 		return changes, err
 	})

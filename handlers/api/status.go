@@ -132,16 +132,16 @@ func (s *server) deadDeliveries(ctx context.Context) givenUp {
 	latest, err := s.Events.Latest(ctx, events.SubjectOfKind(events.KindWebhook), events.SubjectOfKind(events.KindDelivery))
 	removed := map[string]bool{}
 	for _, e := range latest {
-		if f, ok := e.Fact.(events.WebhookFact); ok && f.WebhookState().Removed {
-			removed[f.WebhookState().ID] = true
+		if f, ok := e.Fact.(events.WebhookFact); ok && f.After().Removed {
+			removed[f.After().ID] = true
 		}
 	}
 	for i := len(latest) - 1; i >= 0; i-- {
 		f, ok := latest[i].Fact.(events.DeliveryFact)
-		if !ok || !f.DeliveryState().GivenUp() || removed[f.DeliveryState().Webhook] {
+		if !ok || !f.After().GivenUp() || removed[f.After().Webhook] {
 			continue
 		}
-		d := f.DeliveryState()
+		d := f.After()
 		if g.Count++; len(g.Examples) < shownExamples {
 			g.Examples = append(g.Examples, fmt.Sprintf("event %d for webhook %s", d.Sequence, d.Webhook))
 		}

@@ -90,7 +90,7 @@ func (s *server) addSubscriber(ctx context.Context, in *addSubscriberInput) (*su
 		return nil, &events.Error{Code: events.CodeInvalid, Text: "images: " + text, Fields: []events.FieldError{{Field: "images", Text: text}}}
 	}
 	add := events.Subscriber{Name: in.Body.Name, Images: in.Body.Images, From: events.Sequence(in.Body.From), MaxPending: in.Body.MaxPending,
-		AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}
+		Lifetime: events.Lifetime{AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}}
 	if add.MaxPending == 0 {
 		add.MaxPending = 1
 	}

@@ -185,7 +185,7 @@ func (s *server) rotateToken(ctx context.Context, in *tokenInput) (*issuedOutput
 		}
 		changes, err := events.RotateToken(current, owner, in.ID, id, hash, access.From(ctx).Name, s.Clock().UTC())
 		if err == nil {
-			next = events.FoldToken(next, changes[0].Fact)
+			next = events.Fold(next, changes[0].Fact)
 		}
 		return changes, err
 	})

@@ -137,7 +137,7 @@ func (s *server) getTrust(_ context.Context, in *trustInput) (*trustOutput, erro
 
 func (s *server) addTrust(ctx context.Context, in *addTrustInput) (*trustAddedOutput, error) {
 	t := events.Trust{ID: uuid.Must(uuid.NewV7()).String(), Name: in.Body.Name, Issuer: in.Body.Issuer, Audience: in.Body.Audience, Claims: in.Body.Claims,
-		Grants: grantsOf(in.Body.Roles), AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}
+		Grants: grantsOf(in.Body.Roles), Lifetime: events.Lifetime{AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}}
 	ttl, err := durationOf("token_ttl", in.Body.TokenTTL)
 	if err != nil {
 		return nil, err

@@ -114,7 +114,7 @@ func (s *server) abortUpload(ctx context.Context, in *idInput) (*uploadOutput, e
 			return nil, err
 		}
 		if changes, err = events.AbortUpload(upload, version, "aborted by "+cause.Actor); err == nil {
-			upload.State = events.FoldUpload(upload.State, changes[0].Fact)
+			upload.State = events.Fold(upload.State, changes[0].Fact)
 		}
 		return changes, err
 	})

@@ -163,7 +163,7 @@ func (s *server) addWebhook(ctx context.Context, in *addWebhookInput) (*webhookA
 		return nil, err
 	}
 	hook := events.Webhook{ID: id.String(), URL: in.Body.URL, Types: orEmpty(in.Body.Types), Images: orEmpty(in.Body.Images), From: events.Sequence(in.Body.From),
-		AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}
+		Lifetime: events.Lifetime{AddedBy: access.From(ctx).Name, AddedAt: s.Clock().UTC()}}
 	if hook.KeyID, err = s.Webhooks.KeyID(); err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func (s *server) listWebhooks(ctx context.Context, _ *struct{}) (*webhooksOutput
 	deliveries := map[string][]events.Delivery{}
 	for _, e := range latest {
 		if f, ok := e.Fact.(events.DeliveryFact); ok {
-			d := f.DeliveryState()
+			d := f.After()
 			deliveries[d.Webhook] = append(deliveries[d.Webhook], d)
 		}
 	}
@@ -206,7 +206,7 @@ func (s *server) listWebhooks(ctx context.Context, _ *struct{}) (*webhooksOutput
 		if !ok {
 			continue
 		}
-		hook := f.WebhookState()
+		hook := f.After()
 		if removed[hook.ID] = removed[hook.ID] || hook.Removed; !removed[hook.ID] {
 			out.Body.Webhooks = append(out.Body.Webhooks, statusOfWebhook(hook, e.Sequence, deliveries[hook.ID]))
 		}
@@ -337,7 +337,7 @@ func (s *server) deliveries(ctx context.Context, webhook string) ([]events.Deliv
 	states := map[events.Sequence]events.Delivery{} // where one got another fact while we read, the later is right
 	for _, e := range latest {
 		if f, ok := e.Fact.(events.DeliveryFact); ok {
-			states[f.DeliveryState().Sequence] = f.DeliveryState()
+			states[f.After().Sequence] = f.After()
 		}
 	}
 	return slices.SortedFunc(maps.Values(states), func(a, b events.Delivery) int { return cmp.Compare(a.Sequence, b.Sequence) }), nil

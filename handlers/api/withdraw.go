@@ -114,7 +114,7 @@ func (s *server) changeVersion(ctx context.Context, image, version string, decid
 		v, before = current.State, current.Sequence
 		for _, change := range changes {
 			if change.Fact.Entity() == events.VersionEntity(image, version) {
-				v = events.FoldVersion(v, change.Fact)
+				v = events.Fold(v, change.Fact)
 			}
 		}
 		return changes, err

@@ -169,7 +169,7 @@ func TestAliasesAndWithdrawalsRace(t *testing.T) {
 	err := n.events.Read(t.Context(), n.head(), []string{events.SubjectAll}, func(event events.Event) error {
 		switch fact := event.Fact.(type) {
 		case events.VersionFact:
-			v := fact.VersionState()
+			v := fact.After()
 			states[v.Version] = v.State
 			if v.State != events.StateWithdrawn {
 				break
@@ -181,7 +181,7 @@ func TestAliasesAndWithdrawalsRace(t *testing.T) {
 				}
 			}
 		case events.AliasFact:
-			a := fact.AliasState()
+			a := fact.After()
 			aliases[a.Alias] = a.Version
 			if a.Version != "" && states[a.Version] != events.StatePublished {
 				t.Errorf("event %d points %s at %s, which is %s", event.Sequence, a.Alias, a.Version, states[a.Version])

@@ -32,17 +32,17 @@ func (m *marks) apply(e events.Event) {
 	switch f := e.Fact.(type) {
 	case events.VersionFact:
 		delete(m.versions, e.Subject)
-		v := f.VersionState()
+		v := f.After()
 		if collected := v.Withdrawal != nil && !v.Withdrawal.CollectedAt.IsZero(); v.Manifest != nil && !collected {
 			m.versions[e.Subject] = filesOf(v.Manifest)
 		}
 	case events.DerivedFact:
 		delete(m.derived, e.Subject)
-		if d := f.DerivedState(); d.State == events.DerivedIsMade {
+		if d := f.After(); d.State == events.DerivedIsMade {
 			m.derived[e.Subject] = reference{d.Digest, d.Size}
 		}
 	case events.BlobFact:
-		b := f.BlobState()
+		b := f.After()
 		m.states[b.Digest] = b.State
 		if delete(m.damaged, b.Digest); b.Damage != nil {
 			m.damaged[b.Digest] = true

@@ -215,9 +215,9 @@ func (u *unended) apply(fact events.Fact) {
 	open := false
 	switch f := fact.(type) {
 	case events.UploadFact:
-		open = f.UploadState().State == events.SessionOpen
+		open = f.After().State == events.SessionOpen
 	case events.JobFact:
-		_, open = f.JobState().Next()
+		_, open = f.After().Next()
 	default:
 		return
 	}

@@ -126,7 +126,7 @@ func (d *Deltas) published(ctx context.Context, image string) ([]events.Manifest
 	last := map[string]events.Version{}
 	err = d.Log.Read(ctx, head, []string{events.SubjectOfVersions(image)}, func(e events.Event) error {
 		if fact, ok := e.Fact.(events.VersionFact); ok {
-			v := fact.VersionState()
+			v := fact.After()
 			last[v.Version] = v
 		}
 		return nil

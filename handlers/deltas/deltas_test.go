@@ -197,7 +197,7 @@ func (w *works) made(image string) map[string]events.Derived {
 	}
 	found := map[string]events.Derived{}
 	err = w.log.Read(w.t.Context(), head, []string{events.SubjectOfKind(events.KindDerived)}, func(e events.Event) error {
-		if d := e.Fact.(events.DerivedFact).DerivedState(); d.Image == image {
+		if d := e.Fact.(events.DerivedFact).After(); d.Image == image {
 			found[d.Version+" "+d.Variant+" "+d.Format] = d
 		}
 		return nil

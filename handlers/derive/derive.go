@@ -92,18 +92,18 @@ func (d *Deriver) Run(ctx context.Context) error {
 
 // spanOf names what is worth a span in a trace.
 func spanOf(e events.Event) string {
-	if f, ok := e.Fact.(events.DerivedFact); ok && f.DerivedState().Kind == events.DerivedFormat && f.DerivedState().Pending() {
-		return "derive " + f.DerivedState().Format
+	if f, ok := e.Fact.(events.DerivedFact); ok && f.After().Kind == events.DerivedFormat && f.After().Pending() {
+		return "derive " + f.After().Format
 	}
 	return ""
 }
 
 func (d *Deriver) handle(ctx context.Context, delivery jetstream.Delivery) error {
 	fact, ok := delivery.Fact.(events.DerivedFact)
-	if !ok || fact.DerivedState().Kind != events.DerivedFormat {
+	if !ok || fact.After().Kind != events.DerivedFormat {
 		return nil
 	}
-	file := fact.DerivedState()
+	file := fact.After()
 	current, err := d.Log.Derived(ctx, file.Image, file.Version, file.Variant, file.Format)
 	if err != nil || current.Sequence != delivery.Sequence || !current.State.Pending() {
 		return err

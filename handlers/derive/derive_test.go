@@ -145,7 +145,7 @@ func (w *works) await(format string, state events.DerivedState) []events.Derived
 			w.t.Fatalf("waiting until %s is %s: %v; so far %+v", format, state, err, all)
 		}
 		for _, e := range batch {
-			d := e.Fact.(events.DerivedFact).DerivedState()
+			d := e.Fact.(events.DerivedFact).After()
 			all = append(all, d)
 			if d.State == state && d.RetryAt.IsZero() {
 				return all

@@ -92,7 +92,7 @@ func (r *run) mark(ctx context.Context) (*mark, error) {
 func (r *run) add(m *mark, event events.Event) error {
 	switch fact := event.Fact.(type) {
 	case events.UploadFact:
-		u := fact.UploadState()
+		u := fact.After()
 		if u.State != events.SessionOpen {
 			return nil // its job needs the files from then on, or nobody
 		}
@@ -102,7 +102,7 @@ func (r *run) add(m *mark, event events.Event) error {
 			}
 		}
 	case events.JobFact:
-		j := fact.JobState()
+		j := fact.After()
 		until, needs := r.jobNeeds(j)
 		for i := range j.Files {
 			if needs {
@@ -110,9 +110,9 @@ func (r *run) add(m *mark, event events.Event) error {
 			}
 		}
 	case events.VersionFact:
-		r.addVersion(m, fact.VersionState())
+		r.addVersion(m, fact.After())
 	case events.DerivedFact:
-		d := fact.DerivedState()
+		d := fact.After()
 		switch d.State {
 		case events.DerivedIsMade:
 			m.made = append(m.made, madeFile{d.Image, d.Version, d.Variant, d.Format, d.BaseVersion, d.Digest})
@@ -120,7 +120,7 @@ func (r *run) add(m *mark, event events.Event) error {
 			m.need(d.Digest, d.RemovedAt.Add(r.request.Grace)) // clients may have it in their lists
 		}
 	case events.BlobFact:
-		b := fact.BlobState()
+		b := fact.After()
 		m.blobs[b.Digest] = knownBlob{event.Sequence, event.Time, b}
 	default:
 		return fmt.Errorf("event %d is of type %s, which says nothing of what needs bytes here", event.Sequence, event.Type)

@@ -169,7 +169,7 @@ func TestNothingThatIsNeededIsCollectedUnderStress(t *testing.T) {
 		}
 	}
 	err = y.log.EachLatest(context.Background(), events.SubjectsAbout(events.KindDerived), func(event events.Event, _ int) error {
-		if d := event.Fact.(events.DerivedFact).DerivedState(); d.State == events.DerivedIsMade && keptVersions[d.Version] {
+		if d := event.Fact.(events.DerivedFact).After(); d.State == events.DerivedIsMade && keptVersions[d.Version] {
 			needed = append(needed, d.Digest)
 		}
 		return nil

@@ -157,7 +157,7 @@ func (r *run) collect(ctx context.Context, c candidate) (freed int64, gone bool,
 	if err != nil {
 		return 0, false, err
 	}
-	return r.finish(ctx, events.Current[events.Blob]{State: events.FoldBlob(c.known.state, changes[0].Fact), Sequence: sequence})
+	return r.finish(ctx, events.Current[events.Blob]{State: events.Fold(c.known.state, changes[0].Fact), Sequence: sequence})
 }
 
 // finish takes a blob that is being collected to its end: its file into the trash, the fact, and the file away.
@@ -215,8 +215,8 @@ func (c *Collector) Recover(ctx context.Context) (err error) {
 	}
 	var begun []events.Current[events.Blob]
 	err = c.Log.EachLatest(ctx, events.SubjectsAbout(events.KindBlob), func(event events.Event, _ int) error {
-		if fact, ok := event.Fact.(events.BlobFact); ok && fact.BlobState().State == events.BlobIsCollecting {
-			begun = append(begun, events.Current[events.Blob]{State: fact.BlobState(), Sequence: event.Sequence})
+		if fact, ok := event.Fact.(events.BlobFact); ok && fact.After().State == events.BlobIsCollecting {
+			begun = append(begun, events.Current[events.Blob]{State: fact.After(), Sequence: event.Sequence})
 		}
 		return nil
 	})

@@ -193,7 +193,7 @@ func (y *yard) ended(upload string) (events.Job, error) {
 			return events.Job{}, err
 		}
 		for _, event := range batch {
-			if j := event.Fact.(events.JobFact).JobState(); j.State == events.JobStateSucceeded || j.State == events.JobStateFailed {
+			if j := event.Fact.(events.JobFact).After(); j.State == events.JobStateSucceeded || j.State == events.JobStateFailed {
 				return j, nil
 			}
 		}

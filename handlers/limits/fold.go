@@ -110,7 +110,7 @@ func (in *Intake) apply(event events.Event) {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	u := fact.UploadState()
+	u := fact.After()
 	in.fold(u.ID, events.Current[events.Upload]{State: u, Sequence: event.Sequence})
 	if _, first := fact.(events.UploadInitiated); first {
 		in.declare(u, event.Time)

@@ -141,7 +141,7 @@ func (m *Manager) Run(ctx context.Context, handler http.Handler) error {
 
 // spanOf names what is worth a span in a trace.
 func spanOf(e events.Event) string {
-	if f, ok := e.Fact.(events.MirrorFact); ok && f.MirrorState().Request != nil {
+	if f, ok := e.Fact.(events.MirrorFact); ok && f.After().Request != nil {
 		return "mirror"
 	}
 	return ""
@@ -150,10 +150,10 @@ func spanOf(e events.Event) string {
 // handle does the run that a fact wants, unless it has been done.
 func (m *Manager) handle(ctx context.Context, d jetstream.Delivery) error {
 	fact, ok := d.Fact.(events.MirrorFact)
-	if !ok || fact.MirrorState().Request == nil {
+	if !ok || fact.After().Request == nil {
 		return nil
 	}
-	name := fact.MirrorState().Name
+	name := fact.After().Name
 	current, err := m.log.Mirror(ctx, name)
 	if err != nil {
 		return err
@@ -221,8 +221,8 @@ func (m *Manager) List(ctx context.Context) ([]events.Mirror, error) {
 	}
 	var mirrors []events.Mirror
 	for _, e := range latest {
-		if f, ok := e.Fact.(events.MirrorFact); ok && last[e.Fact.Entity().ID] == e.Sequence && f.MirrorState().Living() {
-			mirrors = append(mirrors, f.MirrorState())
+		if f, ok := e.Fact.(events.MirrorFact); ok && last[e.Fact.Entity().ID] == e.Sequence && f.After().Living() {
+			mirrors = append(mirrors, f.After())
 		}
 	}
 	return mirrors, nil

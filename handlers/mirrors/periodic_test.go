@@ -58,7 +58,7 @@ func TestARunComesWhenItIsTimeAndOnce(t *testing.T) {
 			}
 		})
 	}
-	changes, err := events.AddMirror(events.Mirror{Name: "up", URL: server.URL, Keep: 1, EverySeconds: 3600, AddedBy: "admin", AddedAt: begin}, events.Current[events.Mirror]{})
+	changes, err := events.AddMirror(events.Mirror{Name: "up", URL: server.URL, Keep: 1, EverySeconds: 3600, Lifetime: events.Lifetime{AddedBy: "admin", AddedAt: begin}}, events.Current[events.Mirror]{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,7 +72,7 @@ func TestAnUpstreamThatWantsATokenIsAskedWithItAlsoForLostBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	changes, err := events.AddMirror(events.Mirror{Name: "up", URL: server.URL, Filters: []string{"nothing"}, Keep: 1, EverySeconds: 3600, AddedBy: "admin", AddedAt: time.Now(),
+	changes, err := events.AddMirror(events.Mirror{Name: "up", URL: server.URL, Filters: []string{"nothing"}, Keep: 1, EverySeconds: 3600, Lifetime: events.Lifetime{AddedBy: "admin", AddedAt: time.Now()},
 		CredentialsID: id}, events.Current[events.Mirror]{})
 	if err != nil {
 		t.Fatal(err)

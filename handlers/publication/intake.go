@@ -13,7 +13,7 @@ func (p *Publication) handleUpload(ctx context.Context, d jetstream.Delivery) er
 	if !ok {
 		return nil
 	}
-	u := fact.UploadState()
+	u := fact.After()
 	switch d.Fact.(type) {
 	case events.UploadInitiated, events.UploadFileCompleted:
 		if !u.Complete {

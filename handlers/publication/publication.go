@@ -108,7 +108,7 @@ func causeOf(d jetstream.Delivery, key string) jetstream.Cause {
 
 // spanOfUpload and spanOfJob name what is worth a span in a trace.
 func spanOfUpload(e events.Event) string {
-	if f, ok := e.Fact.(events.UploadFact); ok && f.UploadState().Complete && f.UploadState().State == events.SessionOpen {
+	if f, ok := e.Fact.(events.UploadFact); ok && f.After().Complete && f.After().State == events.SessionOpen {
 		return "hand over"
 	}
 	return ""

@@ -147,7 +147,7 @@ func (w *works) await(upload string, what string, ok func(events.Job) bool) even
 		if err != nil {
 			w.t.Fatalf("job never %s: %v; last %+v", what, err, last)
 		}
-		if last = events.FoldJob(last, batch[0].Fact); ok(last) {
+		if last = events.Fold(last, batch[0].Fact); ok(last) {
 			return last
 		}
 	}

@@ -42,7 +42,7 @@ func (p *Publication) handleJob(ctx context.Context, d jetstream.Delivery) error
 	if !ok {
 		return nil
 	}
-	job, err := p.log.Job(ctx, fact.JobState().ID)
+	job, err := p.log.Job(ctx, fact.After().ID)
 	if err != nil {
 		return err
 	}

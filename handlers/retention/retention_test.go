@@ -86,7 +86,7 @@ func (h *house) published() (left []string, withdrawals int) {
 		h.t.Fatal(err)
 	}
 	err = h.log.Read(h.t.Context(), head, events.SubjectsAbout(events.KindVersion, "debian"), func(event events.Event) error {
-		v := event.Fact.(events.VersionFact).VersionState()
+		v := event.Fact.(events.VersionFact).After()
 		states[v.Version] = v.State
 		if v.State == events.StateWithdrawn {
 			withdrawals++

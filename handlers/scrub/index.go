@@ -36,7 +36,7 @@ func (x *index) apply(event events.Event) {
 	if !ok {
 		return
 	}
-	b := fact.BlobState()
+	b := fact.After()
 	hexed := b.Digest.Hex()
 	gone, reason := b.State == events.BlobIsCollected, ""
 	if b.Damage != nil && !gone {

@@ -57,7 +57,7 @@ func (s *Scrubber) references(ctx context.Context, wanted func(events.Digest) bo
 	err = s.Log.Read(ctx, head, slices.Concat(events.SubjectsAbout(events.KindVersion), events.SubjectsAbout(events.KindDerived)), func(event events.Event) error {
 		switch fact := event.Fact.(type) {
 		case events.VersionFact:
-			v := fact.VersionState()
+			v := fact.After()
 			if v.Manifest == nil || published[fact.Entity()] {
 				return nil // a manifest never changes
 			}
@@ -74,7 +74,7 @@ func (s *Scrubber) references(ctx context.Context, wanted func(events.Digest) bo
 				refer(a.Digest, a.Size, a.MediaType, v.Image+"/"+v.Version+"/"+events.AttachmentVariant+"/"+a.Name)
 			}
 		case events.DerivedFact:
-			if d := fact.DerivedState(); d.State == events.DerivedIsMade && wanted(d.Digest) {
+			if d := fact.After(); d.State == events.DerivedIsMade && wanted(d.Digest) {
 				derived[fact.Entity()] = d
 			} else {
 				delete(derived, fact.Entity())

@@ -166,7 +166,7 @@ func (m *Manager) follow(ctx context.Context) error {
 func (m *Manager) heed(ctx context.Context, e events.Event) {
 	switch f := e.Fact.(type) {
 	case events.WebhookFact:
-		hook := f.WebhookState()
+		hook := f.After()
 		if e.Sequence <= m.seen[hook.ID] {
 			return
 		}
@@ -177,7 +177,7 @@ func (m *Manager) heed(ctx context.Context, e events.Event) {
 			m.begin(ctx, hook, e.Sequence)
 		}
 	case events.DeliveryFact:
-		d := f.DeliveryState()
+		d := f.After()
 		m.mu.Lock()
 		if d.GivenUp() {
 			m.dead[d.Entity()] = struct{}{}

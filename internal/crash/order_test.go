@@ -56,14 +56,14 @@ func (l *ledger) appending(changes []events.Change) {
 	for _, change := range changes {
 		switch fact := change.Fact.(type) {
 		case events.UploadFact:
-			u := fact.UploadState()
+			u := fact.After()
 			for _, f := range u.Files() {
 				if f.State == events.FileComplete {
 					add(change.Fact, f.Digest, u.JobID, f.Ingress)
 				}
 			}
 		case events.JobFact:
-			job := fact.JobState()
+			job := fact.After()
 			for _, f := range job.Files {
 				add(change.Fact, f.Digest, job.ID, f.Ingress)
 			}

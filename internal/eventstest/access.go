@@ -10,17 +10,17 @@ import (
 
 // Principal is like [History.Upload].
 func (h *History) Principal(name string) events.Current[events.Principal] {
-	return current(h, events.PrincipalEntity(name), events.FoldPrincipal)
+	return current[events.Principal](h, events.PrincipalEntity(name))
 }
 
 // Token is like [History.Upload].
 func (h *History) Token(id string) events.Current[events.Token] {
-	return current(h, events.TokenEntity(id), events.FoldToken)
+	return current[events.Token](h, events.TokenEntity(id))
 }
 
 // Trust is like [History.Upload].
 func (h *History) Trust(id string) events.Current[events.Trust] {
-	return current(h, events.TrustEntity(id), events.FoldTrust)
+	return current[events.Trust](h, events.TrustEntity(id))
 }
 
 // access changes who may do what: each kind of change about as often as its opposite.
@@ -47,7 +47,7 @@ func (h *History) access(t *rapid.T) error {
 	}
 	add := func() error {
 		rule := events.Trust{ID: trust, Name: "rule-" + trust[35:], Issuer: "https://ci.example.org", Audience: "imgsrv", Claims: map[string]string{"sub": "x"},
-			Grants: []events.Grant{{Role: events.RolePublisher}}, AddedBy: "test", AddedAt: h.now}
+			Grants: []events.Grant{{Role: events.RolePublisher}}, Lifetime: events.Lifetime{AddedBy: "test", AddedAt: h.now}}
 		return h.decide(t)(events.AddTrust(rule, nil, h.Trust(trust)))
 	}
 	switch rapid.SampledFrom([]string{"create", "grant", "revoke role", "remove", "issue", "rotate", "use", "revoke", "trust", "distrust"}).Draw(t, "change") {

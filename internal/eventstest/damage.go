@@ -27,7 +27,7 @@ func (h *History) damage(t *rapid.T) error {
 		if !ok || h.last[fact.Entity()].Sequence != event.Sequence {
 			continue
 		}
-		if b := fact.BlobState(); b.State != events.BlobIsPresent {
+		if b := fact.After(); b.State != events.BlobIsPresent {
 			continue
 		} else if b.Damage == nil {
 			good = append(good, b.Digest)

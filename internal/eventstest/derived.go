@@ -10,7 +10,7 @@ import (
 
 // Derived is like [History.Upload].
 func (h *History) Derived(image, version, variant, format string) events.Current[events.Derived] {
-	return current(h, events.DerivedEntity(image, version, variant, format), events.FoldDerived)
+	return current[events.Derived](h, events.DerivedEntity(image, version, variant, format))
 }
 
 // Derive asks for a format of a published version's variant.

@@ -84,38 +84,38 @@ func (h *History) Append(tb TB, changes ...events.Change) []events.Event {
 
 // Upload is the current state of a session; Job, Version, Image, Alias and Blob are those of the others.
 func (h *History) Upload(id string) events.Current[events.Upload] {
-	return current(h, events.UploadEntity(id), events.FoldUpload)
+	return current[events.Upload](h, events.UploadEntity(id))
 }
 
 // Job is as [History.Upload].
 func (h *History) Job(id string) events.Current[events.Job] {
-	return current(h, events.JobEntity(id), events.FoldJob)
+	return current[events.Job](h, events.JobEntity(id))
 }
 
 // Version is as [History.Upload].
 func (h *History) Version(image, version string) events.Current[events.Version] {
-	return current(h, events.VersionEntity(image, version), events.FoldVersion)
+	return current[events.Version](h, events.VersionEntity(image, version))
 }
 
 // Image is as [History.Upload].
 func (h *History) Image(image string) events.Current[events.Image] {
-	return current(h, events.ImageEntity(image), events.FoldImage)
+	return current[events.Image](h, events.ImageEntity(image))
 }
 
 // Alias is as [History.Upload].
 func (h *History) Alias(image, alias string) events.Current[events.Alias] {
-	return current(h, events.AliasEntity(image, alias), events.FoldAlias)
+	return current[events.Alias](h, events.AliasEntity(image, alias))
 }
 
 // Blob is as [History.Upload].
 func (h *History) Blob(digest events.Digest) events.Current[events.Blob] {
-	return current(h, events.BlobEntity(digest), events.FoldBlob)
+	return current[events.Blob](h, events.BlobEntity(digest))
 }
 
-func current[S any](h *History, entity events.Entity, fold func(S, events.Fact) S) events.Current[S] {
+func current[S any](h *History, entity events.Entity) events.Current[S] {
 	var out events.Current[S]
 	if event, ok := h.last[entity]; ok {
-		out.State, out.Sequence, out.Event = fold(out.State, event.Fact), event.Sequence, event
+		out.State, out.Sequence, out.Event = events.Fold(out.State, event.Fact), event.Sequence, event
 	}
 	return out
 }

@@ -70,9 +70,9 @@ func TestNoAliasEverNamesAWithdrawnVersion(t *testing.T) {
 			for _, event := range h.Events[from:to] {
 				switch fact := event.Fact.(type) {
 				case events.VersionFact:
-					states[fact.Entity().ID] = fact.VersionState().State
+					states[fact.Entity().ID] = fact.After().State
 				case events.AliasFact:
-					aliases[fact.Entity().ID] = fact.AliasState()
+					aliases[fact.Entity().ID] = fact.After()
 				}
 				if _, withdrawn := event.Fact.(events.VersionWithdrawn); withdrawn {
 					withAliases = withAliases || to-from > 1

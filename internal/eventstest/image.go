@@ -11,8 +11,8 @@ import (
 func (h *History) Aliases(image string) []events.Current[events.Alias] {
 	names := map[string]bool{}
 	for _, event := range h.Events {
-		if fact, ok := event.Fact.(events.AliasFact); ok && fact.AliasState().Image == image {
-			names[fact.AliasState().Alias] = true
+		if fact, ok := event.Fact.(events.AliasFact); ok && fact.After().Image == image {
+			names[fact.After().Alias] = true
 		}
 	}
 	var out []events.Current[events.Alias]

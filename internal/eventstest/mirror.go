@@ -10,7 +10,7 @@ import (
 
 // Mirror is like [History.Upload].
 func (h *History) Mirror(name string) events.Current[events.Mirror] {
-	return current(h, events.MirrorEntity(name), events.FoldMirror)
+	return current[events.Mirror](h, events.MirrorEntity(name))
 }
 
 // mirror lets one thing happen to one of few mirrors.
@@ -19,7 +19,7 @@ func (h *History) mirror(t *rapid.T) error {
 	before := h.Mirror(name)
 	switch rapid.SampledFrom([]string{"add", "sync", "sync", "end", "end", "remove"}).Draw(t, "of the mirror") {
 	case "add":
-		m := events.Mirror{Name: name, URL: "https://upstream.example", Keep: 2, EverySeconds: 3600, AddedBy: "test", AddedAt: h.now}
+		m := events.Mirror{Name: name, URL: "https://upstream.example", Keep: 2, EverySeconds: 3600, Lifetime: events.Lifetime{AddedBy: "test", AddedAt: h.now}}
 		return h.decide(t)(events.AddMirror(m, before))
 	case "sync":
 		return h.decide(t)(events.RequestSync(before, name, "test", h.now))

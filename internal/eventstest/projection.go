@@ -4,7 +4,7 @@ import "github.com/imgsrv/imgsrv/events"
 
 // Projection is the current state of a projection's list of skipped events.
 func (h *History) Projection(name string) events.Current[events.Projection] {
-	return current(h, events.ProjectionEntity(name), events.FoldProjection)
+	return current[events.Projection](h, events.ProjectionEntity(name))
 }
 
 // SkipEvent lets a projection leave an event out.

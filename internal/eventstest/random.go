@@ -184,8 +184,8 @@ func ignoreRefusal(t *rapid.T, err error) {
 func (h *History) drawVersion(t *rapid.T, state events.VersionState, images, versions *rapid.Generator[string]) (image, version string) {
 	var found []events.Version
 	for _, event := range h.Events {
-		if fact, ok := event.Fact.(events.VersionFact); ok && h.last[fact.Entity()].Sequence == event.Sequence && fact.VersionState().State == state {
-			found = append(found, fact.VersionState())
+		if fact, ok := event.Fact.(events.VersionFact); ok && h.last[fact.Entity()].Sequence == event.Sequence && fact.After().State == state {
+			found = append(found, fact.After())
 		}
 	}
 	if len(found) == 0 {

@@ -10,19 +10,19 @@ import (
 
 // Webhook is like [History.Upload].
 func (h *History) Webhook(id string) events.Current[events.Webhook] {
-	return current(h, events.WebhookEntity(id), events.FoldWebhook)
+	return current[events.Webhook](h, events.WebhookEntity(id))
 }
 
 // Delivery is like [History.Upload].
 func (h *History) Delivery(webhook string, sequence events.Sequence) events.Current[events.Delivery] {
-	return current(h, events.DeliveryEntity(webhook, sequence), events.FoldDelivery)
+	return current[events.Delivery](h, events.DeliveryEntity(webhook, sequence))
 }
 
 // AddWebhook lets somebody subscribe to all events, and answers with the webhook's id.
 func (h *History) AddWebhook(tb TB) string {
 	tb.Helper()
 	id := h.newID()
-	w := events.Webhook{ID: id, URL: "https://receiver.example/", KeyID: "key", AddedBy: "test", AddedAt: h.now}
+	w := events.Webhook{ID: id, URL: "https://receiver.example/", KeyID: "key", Lifetime: events.Lifetime{AddedBy: "test", AddedAt: h.now}}
 	if err := h.decide(tb)(events.AddWebhook(w, events.Current[events.Webhook]{})); err != nil {
 		tb.Fatalf("add a webhook: %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -42,9 +43,36 @@ func LogAndConn(t testing.TB) (*jetstream.Log, *nats.Conn) {
 		t.Fatalf("connect to the NATS server of the test: %v", err)
 	}
 	t.Cleanup(nc.Close)
-	log, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv://test", Log: quiet, Meter: noop.Meter{}})
+	return open(t, nc), nc
+}
+
+// Rounds is for a property of many rounds, each with an empty log: what it returns opens one, another stream each time, in place of
+// the one before.
+func Rounds(t testing.TB) (next func() *jetstream.Log) {
+	t.Helper()
+	_, nc := LogAndConn(t)
+	js, err := natsjs.New(nc)
+	if err != nil {
+		t.Fatalf("open JetStream: %v", err)
+	}
+	return func() *jetstream.Log {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), startLimit)
+		defer cancel()
+		if err := js.DeleteStream(ctx, jetstream.StreamName); err != nil {
+			t.Fatalf("delete the stream of the round before: %v", err)
+		}
+		return open(t, nc)
+	}
+}
+
+func open(t testing.TB, nc *nats.Conn) *jetstream.Log {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
+	defer cancel()
+	log, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv://test", Log: slog.New(slog.DiscardHandler), Meter: noop.Meter{}})
 	if err != nil {
 		t.Fatalf("open the event log of the test: %v", err)
 	}
-	return log, nc
+	return log
 }

@@ -7,7 +7,7 @@ import (
 )
 
 func tellDerived(fact events.DerivedFact) string {
-	d := fact.DerivedState()
+	d := fact.After()
 	file := d.Format + " of " + d.Variant
 	why := ""
 	if d.Problem != nil {

@@ -33,7 +33,7 @@ func Tell(history []events.Event) []Line {
 	for _, event := range history {
 		var from string
 		if alias, ok := event.Fact.(events.AliasFact); ok {
-			from = t.aliases[alias.AliasState().Alias]
+			from = t.aliases[alias.After().Alias]
 		}
 		version, text := t.tell(event)
 		if text != "" {
@@ -52,9 +52,9 @@ type teller struct {
 func (t *teller) tell(event events.Event) (version, text string) {
 	switch fact := event.Fact.(type) {
 	case events.UploadFact:
-		return fact.UploadState().Version, tellUpload(fact)
+		return fact.After().Version, tellUpload(fact)
 	case events.JobFact:
-		return fact.JobState().Version, tellJob(fact, t.last[event.Subject] == event.Sequence)
+		return fact.After().Version, tellJob(fact, t.last[event.Subject] == event.Sequence)
 	case events.VersionReleased:
 		return fact.Version.Version, "the version's name is free again"
 	case events.VersionPublished:
@@ -69,11 +69,11 @@ func (t *teller) tell(event events.Event) (version, text string) {
 		t.image = fact.Image
 		return "", tellPolicy(fact.Policy)
 	case events.ImageFact:
-		return "", t.describe(fact.ImageState())
+		return "", t.describe(fact.After())
 	case events.DerivedFact:
-		return fact.DerivedState().Version, tellDerived(fact)
+		return fact.After().Version, tellDerived(fact)
 	case events.AliasFact:
-		alias := fact.AliasState()
+		alias := fact.After()
 		before := t.aliases[alias.Alias]
 		t.aliases[alias.Alias] = alias.Version
 		return orElse(alias.Version, before), tellAlias(alias, before)
@@ -82,7 +82,7 @@ func (t *teller) tell(event events.Event) (version, text string) {
 }
 
 func tellUpload(fact events.UploadFact) string {
-	u := fact.UploadState()
+	u := fact.After()
 	switch fact := fact.(type) {
 	case events.UploadInitiated:
 		return "opened upload session " + u.ID + " for " + declared(u)
@@ -128,7 +128,7 @@ func called(f events.FileRef) string {
 // tellJob tells of a step when it has ended; of its beginning only if it begins again, or if that is all that
 // is known.
 func tellJob(fact events.JobFact, latest bool) string {
-	j := fact.JobState()
+	j := fact.After()
 	switch fact := fact.(type) {
 	case events.JobQueued:
 		return "job " + j.ID + " is queued"

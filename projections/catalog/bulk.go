@@ -20,9 +20,6 @@ func (Projector) Kinds() []string {
 // LastOnly implements projections.Bulk: an image keeps the time of its first fact.
 func (Projector) LastOnly() bool { return false }
 
-// Finish implements projections.Bulk: nothing waits for it.
-func (Projector) Finish(context.Context, pgx.Tx) error { return nil }
-
 // Load implements projections.Bulk: the rows that the batch replaces are removed, and all go in by COPY.
 func (Projector) Load(ctx context.Context, tx pgx.Tx, batch []events.Event) error {
 	c, err := fold(batch)

@@ -55,7 +55,7 @@ func fold(batch []events.Event) (changes, error) {
 				return c, err
 			}
 		case events.DerivedFact:
-			if err := c.derive(event, fact.DerivedState()); err != nil {
+			if err := c.derive(event, fact.After()); err != nil {
 				return c, err
 			}
 		case events.VersionWithdrawn:

@@ -18,9 +18,6 @@ func (Projector) Kinds() []string { return []string{events.KindUpload, events.Ki
 // LastOnly implements projections.Bulk: each fact carries its whole session or job, and each makes the whole row.
 func (Projector) LastOnly() bool { return true }
 
-// Finish implements projections.Bulk: nothing waits for it.
-func (Projector) Finish(context.Context, pgx.Tx) error { return nil }
-
 // Load implements projections.Bulk: the rows that the batch replaces are removed, and all go in by COPY.
 func (Projector) Load(ctx context.Context, tx pgx.Tx, batch []events.Event) error {
 	c := fold(batch)

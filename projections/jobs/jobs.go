@@ -41,10 +41,10 @@ func fold(batch []events.Event) changes {
 	for _, event := range batch {
 		switch fact := event.Fact.(type) {
 		case events.UploadFact:
-			u := fact.UploadState()
+			u := fact.After()
 			c.uploads[u.ID] = upload{Upload: u, updatedAt: event.Time, sequence: event.Sequence}
 		case events.JobFact:
-			j := fact.JobState()
+			j := fact.After()
 			c.jobs[j.ID] = job{Job: j, updatedAt: event.Time, sequence: event.Sequence}
 		}
 	}

@@ -66,6 +66,3 @@ func condense(batch []events.Event) []events.Event {
 	}
 	return out
 }
-
-// Finish implements projections.Bulk: all is in the rows.
-func (*Projector) Finish(context.Context, pgx.Tx) error { return nil }

@@ -222,7 +222,7 @@ func (h *history) makeDelta(image, base, target string, kind events.VariantType)
 	name := events.Variant{Architecture: "amd64", Type: kind, Flavour: "default"}.Name()
 	root := map[events.VariantType]string{vm: "disk.qcow2", container: "rootfs.squashfs"}[kind]
 	version := func(v string) events.Current[events.Version] {
-		return last(h, events.VersionEntity(image, v), events.FoldVersion)
+		return last[events.Version](h, events.VersionEntity(image, v))
 	}
 	from, _ := version(target).State.Manifest.Format(name, root)
 	baseRoot, _ := version(base).State.Manifest.Format(name, root)
@@ -231,12 +231,12 @@ func (h *history) makeDelta(image, base, target string, kind events.VariantType)
 		Digest: events.Digest("sha256:" + digest(image+base+target)), Size: 500, MediaType: "application/x-vcdiff",
 		From: &events.DerivedSource{Format: root, Digest: from.Digest}, BaseVersion: base, BaseDigest: baseRoot.Digest,
 		How: &events.DerivedHow{Tool: "xdelta3"}, MadeAt: h.now}, version(target),
-		last(h, events.DerivedEntity(image, target, name, format), events.FoldDerived)))
+		last[events.Derived](h, events.DerivedEntity(image, target, name, format))))
 }
 
 func (h *history) removeDelta(image, base, target string, kind events.VariantType) {
 	h.t.Helper()
 	root := map[events.VariantType]string{vm: "disk.qcow2", container: "rootfs.squashfs"}[kind]
 	name := events.Variant{Architecture: "amd64", Type: kind, Flavour: "default"}.Name()
-	h.add(events.RemoveDerived(last(h, events.DerivedEntity(image, target, name, root+".from-"+base+".vcdiff"), events.FoldDerived), "admin", h.now))
+	h.add(events.RemoveDerived(last[events.Derived](h, events.DerivedEntity(image, target, name, root+".from-"+base+".vcdiff")), "admin", h.now))
 }

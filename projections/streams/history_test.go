@@ -21,11 +21,11 @@ type history struct {
 func newHistory(t testing.TB) *history { return &history{t: t, now: noon(0)} }
 
 // last is the state of an entity; of no facts, the zero value.
-func last[S any](h *history, of events.Entity, fold func(S, events.Fact) S) events.Current[S] {
+func last[S any](h *history, of events.Entity) events.Current[S] {
 	var current events.Current[S]
 	for _, e := range h.events {
 		if e.Subject == of.Subject() {
-			current = events.Current[S]{State: fold(current.State, e.Fact), Sequence: e.Sequence, Event: e}
+			current = events.Current[S]{State: events.Fold(current.State, e.Fact), Sequence: e.Sequence, Event: e}
 		}
 	}
 	return current
@@ -76,30 +76,30 @@ func (h *history) publish(u events.Upload) {
 	if u.Visibility == "" {
 		u.Visibility = events.Public
 	}
-	if image := last(h, events.ImageEntity(u.Image), events.FoldImage); image.Sequence != 0 && image.State.Visibility != u.Visibility {
+	if image := last[events.Image](h, events.ImageEntity(u.Image)); image.Sequence != 0 && image.State.Visibility != u.Visibility {
 		h.add(events.ChangeVisibility(image, u.Visibility))
 	}
 	version := func() events.Current[events.Version] {
-		return last(h, events.VersionEntity(u.Image, u.Version), events.FoldVersion)
+		return last[events.Version](h, events.VersionEntity(u.Image, u.Version))
 	}
 	aliases := map[string]events.Current[events.Alias]{}
 	for _, name := range u.Aliases {
-		aliases[name] = last(h, events.AliasEntity(u.Image, name), events.FoldAlias)
+		aliases[name] = last[events.Alias](h, events.AliasEntity(u.Image, name))
 	}
 	present := map[events.Digest]events.Current[events.Blob]{}
 	for _, f := range u.Files() {
 		if f.State == events.FilePresent {
-			blob := last(h, events.BlobEntity(f.Digest), events.FoldBlob)
+			blob := last[events.Blob](h, events.BlobEntity(f.Digest))
 			h.add(events.PromoteBlob(events.Blob{Digest: f.Digest, Size: f.Size}, blob), nil)
-			present[f.Digest] = last(h, events.BlobEntity(f.Digest), events.FoldBlob)
+			present[f.Digest] = last[events.Blob](h, events.BlobEntity(f.Digest))
 		}
 	}
-	h.add(events.Initiate(events.InitiateUpload{Session: u, Present: present, Version: version(), Image: last(h, events.ImageEntity(u.Image), events.FoldImage),
+	h.add(events.Initiate(events.InitiateUpload{Session: u, Present: present, Version: version(), Image: last[events.Image](h, events.ImageEntity(u.Image)),
 		IsArchitecture: func(string) bool { return false }}))
-	h.add(events.CompleteUpload(last(h, events.UploadEntity(u.ID), events.FoldUpload), h.now))
-	session := last(h, events.UploadEntity(u.ID), events.FoldUpload)
+	h.add(events.CompleteUpload(last[events.Upload](h, events.UploadEntity(u.ID)), h.now))
+	session := last[events.Upload](h, events.UploadEntity(u.ID))
 	job := func() events.Current[events.Job] {
-		return last(h, events.JobEntity(session.State.JobID), events.FoldJob)
+		return last[events.Job](h, events.JobEntity(session.State.JobID))
 	}
 	for _, step := range events.Steps() {
 		h.add(events.StartStep(job(), step, h.now))
@@ -109,19 +109,19 @@ func (h *history) publish(u events.Upload) {
 		h.add(events.CompleteStep(job(), step, job().State.Files, h.now))
 	}
 	h.add(events.Publish(events.PublishVersion{Job: job(), Upload: session.State, Version: version(),
-		Image: last(h, events.ImageEntity(u.Image), events.FoldImage), Aliases: aliases, At: h.now}))
+		Image: last[events.Image](h, events.ImageEntity(u.Image)), Aliases: aliases, At: h.now}))
 }
 
 func (h *history) moveAlias(image, alias, version string) {
 	h.t.Helper()
-	h.add(events.MoveAlias(image, alias, version, last(h, events.VersionEntity(image, version), events.FoldVersion),
-		last(h, events.ImageEntity(image), events.FoldImage), last(h, events.VersionEntity(image, alias), events.FoldVersion),
-		false, last(h, events.AliasEntity(image, alias), events.FoldAlias)))
+	h.add(events.MoveAlias(image, alias, version, last[events.Version](h, events.VersionEntity(image, version)),
+		last[events.Image](h, events.ImageEntity(image)), last[events.Version](h, events.VersionEntity(image, alias)),
+		false, last[events.Alias](h, events.AliasEntity(image, alias))))
 }
 
 func (h *history) removeAlias(image, alias string) {
 	h.t.Helper()
-	h.add(events.RemoveAlias(last(h, events.AliasEntity(image, alias), events.FoldAlias), image, alias))
+	h.add(events.RemoveAlias(last[events.Alias](h, events.AliasEntity(image, alias)), image, alias))
 }
 
 // tick lets time pass, so that what follows happens in another second.
@@ -138,13 +138,13 @@ func (h *history) String() string {
 // withdrawOrRestore withdraws a published version, its aliases go; a withdrawn one it restores.
 func (h *history) withdrawOrRestore(image, version string) {
 	h.t.Helper()
-	current := last(h, events.VersionEntity(image, version), events.FoldVersion)
+	current := last[events.Version](h, events.VersionEntity(image, version))
 	if current.State.State == events.StateWithdrawn {
 		h.add(events.Restore(current, "admin", h.now))
 		return
 	}
 	h.add(events.Withdraw(events.WithdrawVersion{Withdrawal: events.Withdrawal{Reason: "bad", By: "admin", At: h.now}, Version: current, RemoveAliases: true,
-		Aliases: []events.Current[events.Alias]{last(h, events.AliasEntity(image, latestAlias), events.FoldAlias)}}))
+		Aliases: []events.Current[events.Alias]{last[events.Alias](h, events.AliasEntity(image, latestAlias))}}))
 }
 
 const latestAlias = "latest"

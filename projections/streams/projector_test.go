@@ -310,7 +310,7 @@ func TestAPublicationDoesNotUndoAChangeOfVisibility(t *testing.T) {
 		h.publish(events.Upload{Image: "deb", Version: "2", Visibility: from, Variants: []events.UploadVariant{variant(vm, "default", "two")}})
 		for i, e := range h.events { // as if the visibility had been changed between decision and append
 			if fact, ok := e.Fact.(events.VersionPublished); ok && fact.Version.Version == "2" {
-				image := last(h, events.ImageEntity("deb"), events.FoldImage).State
+				image := last[events.Image](h, events.ImageEntity("deb")).State
 				image.Visibility = to
 				change := events.Event{Meta: e.Meta, Sequence: e.Sequence, Fact: events.ImageVisibilityChanged{Image: image}}
 				h.events = append(append(append([]events.Event(nil), h.events[:i]...), change), h.events[i:]...)
@@ -406,11 +406,11 @@ func randomHistory(t testing.TB, rt *rapid.T) *history {
 			continue
 		}
 		if len(published[image]) > 0 && rapid.Bool().Draw(rt, "alias") {
-			if last(h, events.AliasEntity(image, "latest"), events.FoldAlias).State.Version != "" && rapid.Bool().Draw(rt, "remove") {
+			if last[events.Alias](h, events.AliasEntity(image, "latest")).State.Version != "" && rapid.Bool().Draw(rt, "remove") {
 				h.removeAlias(image, "latest")
 			} else {
 				to := rapid.SampledFrom(published[image]).Draw(rt, "to")
-				if last(h, events.VersionEntity(image, to), events.FoldVersion).State.State == events.StatePublished {
+				if last[events.Version](h, events.VersionEntity(image, to)).State.State == events.StatePublished {
 					h.moveAlias(image, "latest", to)
 				}
 			}
@@ -418,7 +418,7 @@ func randomHistory(t testing.TB, rt *rapid.T) *history {
 		}
 		if versions := published[image]; len(versions) > 1 && rapid.Bool().Draw(rt, "delta") {
 			base, target := versions[0], versions[len(versions)-1]
-			if last(h, events.VersionEntity(image, target), events.FoldVersion).State.State != events.StatePublished {
+			if last[events.Version](h, events.VersionEntity(image, target)).State.State != events.StatePublished {
 				continue // withdrawn; the base may be
 			}
 			h.makeDelta(image, base, target, vm)

@@ -78,18 +78,18 @@ func (f *Files) Apply(event events.Event) {
 		f.forget("a newer release has written an event that this one can't read")
 	case events.ImagePolicySet: // says nothing about who may read
 	case events.ImageFact:
-		f.images[fact.ImageState().Name] = fact.ImageState().Visibility
+		f.images[fact.After().Name] = fact.After().Visibility
 	case events.VersionFact:
-		f.version(fact.VersionState())
+		f.version(fact.After())
 	case events.AliasFact:
-		a := fact.AliasState()
+		a := fact.After()
 		if a.Version == "" {
 			delete(f.aliases, name{a.Image, a.Alias})
 			return
 		}
 		f.aliases[name{a.Image, a.Alias}] = a.Version
 	case events.DerivedFact:
-		f.derived(fact.DerivedState())
+		f.derived(fact.After())
 	}
 	if f.files > MaxFiles {
 		f.forget("there are more files than are kept in memory")

@@ -121,7 +121,7 @@ func digests(history []events.Event) []events.Digest {
 				add(a.Digest)
 			}
 		case events.DerivedFact:
-			add(fact.DerivedState().Digest)
+			add(fact.After().Digest)
 		}
 	}
 	return all
@@ -151,7 +151,7 @@ func formats(history []events.Event) [][4]string {
 				add(fact.Image, fact.Version.Version, events.AttachmentVariant, a.Name)
 			}
 		case events.DerivedFact:
-			d := fact.DerivedState()
+			d := fact.After()
 			add(d.Image, d.Version, d.Variant, d.Format)
 		}
 	}

@@ -48,11 +48,11 @@ func (c *Catalog) Apply(event events.Event) error {
 	switch fact := event.Fact.(type) {
 	case events.ImagePolicySet: // what is to come, not what there is
 	case events.ImageFact:
-		i := c.image(fact.ImageState().Name)
+		i := c.image(fact.After().Name)
 		if i.described == nil {
 			i.createdAt = stored(event.Time)
 		}
-		state := fact.ImageState()
+		state := fact.After()
 		i.described, i.updatedAt = &state, stored(event.Time)
 	case events.VersionPublished:
 		if fact.Manifest == nil {
@@ -60,7 +60,7 @@ func (c *Catalog) Apply(event events.Event) error {
 		}
 		c.image(fact.Image).versions[fact.Version.Version] = version{manifest: fact.Manifest, sequence: event.Sequence}
 	case events.DerivedFact:
-		d := fact.DerivedState()
+		d := fact.After()
 		if d.State == events.DerivedIsRemoved {
 			delete(c.image(d.Image).derived, d.Entity())
 			return nil
@@ -71,7 +71,7 @@ func (c *Catalog) Apply(event events.Event) error {
 	case events.VersionRestored:
 		c.withdraw(fact.Version)
 	case events.AliasFact:
-		alias := fact.AliasState()
+		alias := fact.After()
 		if alias.Version == "" {
 			delete(c.image(alias.Image).aliases, alias.Alias)
 			return nil

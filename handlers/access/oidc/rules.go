@@ -61,8 +61,8 @@ func (r *Rules) apply(e events.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f, ok := e.Fact.(events.TrustFact)
-	if ok && !f.TrustState().Removed {
-		r.rules[e.Subject] = f.TrustState()
+	if ok && !f.After().Removed {
+		r.rules[e.Subject] = f.After()
 	} else {
 		delete(r.rules, e.Subject)
 	}

@@ -40,7 +40,7 @@ func TestTheRulesThatThereAreFollowTheirFacts(t *testing.T) {
 	log, nc := natstest.LogAndConn(t)
 	trust := func(id, name string) events.Trust {
 		return events.Trust{ID: id, Name: name, Issuer: "https://issuer.example.org", Audience: "a", Claims: map[string]string{"sub": "x"},
-			Grants: []events.Grant{{Role: events.RoleReader}}, AddedAt: time.Now().UTC()}
+			Grants: []events.Grant{{Role: events.RoleReader}}, Lifetime: events.Lifetime{AddedAt: time.Now().UTC()}}
 	}
 	add := func(id, name string) events.Sequence {
 		t.Helper()
