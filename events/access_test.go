@@ -127,6 +127,7 @@ func TestRulesOfTokens(t *testing.T) {
 		"the token itself":  {Token{Principal: "ci", Hash: "imgsrv_secret"}, owner, CodeInvalid},
 		"expired":           {Token{Principal: "ci", Hash: hash, ExpiresAt: now}, owner, CodeInvalid},
 		"with a long name":  {Token{Principal: "ci", Hash: hash, Name: strings.Repeat("x", 101)}, owner, CodeInvalid},
+		"with many roles":   {Token{Principal: "ci", Hash: hash, Grants: slices.Repeat([]Grant{{RoleReader, "a-*"}}, maxGrants+1)}, owner, CodeInvalid},
 		"with a wrong role": {Token{Principal: "ci", Hash: hash, Grants: []Grant{{Role: "x"}}}, owner, CodeInvalid},
 	} {
 		if changes, err := IssueToken(test.token, test.owner, now); test.code != "" && !IsCode(err, test.code) || (err == nil) != (len(changes) == 1) || test.code == "" && err != nil {
@@ -157,6 +158,11 @@ func TestRulesOfTokens(t *testing.T) {
 		if !IsCode(err, CodeNotFound) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	exchanged := current
+	exchanged.State.Trust = "2"
+	if changes, err := RotateToken(exchanged, owner, "1", "3", hash, "x", now); !IsCode(err, CodeInvalid) {
+		t.Errorf("a token of an OIDC token outlives it by %d facts, %v", len(changes), err)
 	}
 	if changes := UseToken(current, now); len(changes) != 1 || !Fold(token, changes[0].Fact).LastUsed.Equal(now.Truncate(24*time.Hour)) {
 		t.Errorf("use: %+v", changes)

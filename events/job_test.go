@@ -98,6 +98,20 @@ func TestAPublicationNeedsItsReservation(t *testing.T) {
 	}
 }
 
+// An image may become public while a private version of it is on its way.
+func TestWhatWasDeclaredPrivateIsNotPublishedForAll(t *testing.T) {
+	t.Parallel()
+	session := testSession()
+	session.Visibility = Private
+	job, version, upload := publishing(t, session)
+	for visibility, refused := range map[Visibility]bool{Public: true, Private: false} {
+		image := Current[Image]{State: Image{Name: upload.Image, Visibility: visibility}, Sequence: 3}
+		if _, err := Publish(PublishVersion{Job: job, Upload: upload, Version: version, Image: image}); IsCode(err, CodeVisibility) != refused {
+			t.Errorf("a private version of a %s image: %v", visibility, err)
+		}
+	}
+}
+
 func TestAliasesMoveForwardOnlyAtPublication(t *testing.T) {
 	t.Parallel()
 	job, version, upload := publishing(t, testSession())

@@ -3,6 +3,8 @@ package events
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,6 +44,14 @@ func manyAttached(n int) (files []UploadFile) {
 		files = append(files, attached(fmt.Sprint("a", i))...)
 	}
 	return files
+}
+
+// names are n different ones.
+func names(n int) (names []string) {
+	for i := range n {
+		names = append(names, fmt.Sprint("n", i))
+	}
+	return names
 }
 
 func noArchitecture(string) bool { return false }
@@ -121,6 +131,9 @@ func TestNamesAreCheckedAllAtOnce(t *testing.T) {
 		"checksums attached":      {func(u *Upload) { u.Attachments = attached("sha256sums.minisig") }, []string{"attachments[0].name"}},
 		"empty attachment":        {func(u *Upload) { u.Attachments = []UploadFile{{Format: "a"}} }, []string{"attachments[0].size"}},
 		"too many attachments":    {func(u *Upload) { u.Attachments = manyAttached(MaxFiles - 1) }, []string{"variants"}},
+		"too many aliases":        {func(u *Upload) { u.Aliases = names(MaxAliases + 1) }, []string{"aliases"}},
+		"too much to derive":      {func(u *Upload) { u.Derive = names(MaxDerive + 1) }, []string{"derive"}},
+		"derived twice":           {func(u *Upload) { u.Derive = []string{"disk.vmdk", "disk.vmdk"} }, []string{"derive[1]"}},
 		"several rules at a time": {func(u *Upload) { u.Image, u.Version = "", "" }, []string{"image", "version"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -143,6 +156,17 @@ func TestNamesAreCheckedAllAtOnce(t *testing.T) {
 				t.Errorf("fields (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestARefusalIsBounded(t *testing.T) {
+	t.Parallel()
+	u := testSession().clone()
+	u.Attachments = attached(slices.Repeat([]string{".."}, MaxFiles)...)
+	_, err := initiate(u)
+	var refusal *Error
+	if !errors.As(err, &refusal) || len(refusal.Fields) != MaxFieldErrors || !strings.Contains(refusal.Text, "rules") {
+		t.Errorf("%d rules are named by %v", len(refusal.Fields), err)
 	}
 }
 

@@ -95,25 +95,33 @@ func TestStoppingWaitsForWorkersAndGivesBackWhatTheyHeld(t *testing.T) {
 	t.Parallel()
 	log := natstest.Log(t)
 	mustAppend(t, log, events.Change{Fact: moved("a", "1")})
-	begun, running := make(chan struct{}), atomic.Bool{}
-	stop := consume(t, log, "c", 1, func(ctx context.Context, _ jetstream.Delivery) error {
-		running.Store(true)
-		close(begun)
-		<-ctx.Done()
-		running.Store(false)
-		return ctx.Err()
-	})
-	receive(t, begun)
-	stop()
-	if running.Load() {
-		t.Fatal("stopped while a worker runs")
+	// A worker that kept what it held would have it given to another after 5 s each time; a busy machine is not that slow each time.
+	var took []time.Duration
+	for _, name := range []string{"c", "d", "e"} {
+		begun, running := make(chan struct{}), atomic.Bool{}
+		stop := consume(t, log, name, 1, func(ctx context.Context, _ jetstream.Delivery) error {
+			running.Store(true)
+			close(begun)
+			<-ctx.Done()
+			running.Store(false)
+			return ctx.Err()
+		})
+		receive(t, begun)
+		stop()
+		if running.Load() {
+			t.Fatal("stopped while a worker runs")
+		}
+		again := make(chan jetstream.Delivery, 1)
+		started := time.Now()
+		consume(t, log, name, 1, func(_ context.Context, d jetstream.Delivery) error { again <- d; return nil })
+		if d := receive(t, again); d.Sequence != 1 {
+			t.Fatalf("event %d came, want 1", d.Sequence)
+		}
+		if took = append(took, time.Since(started)); took[len(took)-1] < 4*time.Second {
+			return
+		}
 	}
-	again := make(chan jetstream.Delivery, 1)
-	started := time.Now()
-	consume(t, log, "c", 1, func(_ context.Context, d jetstream.Delivery) error { again <- d; return nil })
-	if d := receive(t, again); d.Sequence != 1 || time.Since(started) > 4*time.Second {
-		t.Errorf("event %d came after %s, want 1 at once", d.Sequence, time.Since(started))
-	}
+	t.Errorf("the event came again after %v, want at once", took)
 }
 
 func TestLongWorkIsNotGivenToAnother(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -117,6 +118,52 @@ func TestARevocationCountsOnEveryNode(t *testing.T) {
 	// And on one that starts later.
 	if p, err := running(t, access.DirectoryConfig{Log: log}).Guard(nil).Authenticate(bearer(token)); err == nil {
 		t.Errorf("a new node lets in %+v", p)
+	}
+}
+
+func TestATokenEndsAtItsTime(t *testing.T) {
+	t.Parallel()
+	log, now := natstest.Log(t), time.Now().UTC()
+	token, hash := access.NewToken()
+	appended(t, log, []events.Change{{Fact: events.TokenIssued{Token: events.Token{ID: uuid.NewString(), Principal: events.AdminPrincipal, Hash: hash, IssuedAt: now, ExpiresAt: now.Add(time.Hour)}}}}, nil)
+	var later atomic.Int64
+	guard := running(t, access.DirectoryConfig{Log: log, Clock: func() time.Time { return now.Add(time.Duration(later.Load())) }}).Guard(nil)
+	later.Store(int64(time.Hour - 1))
+	p, err := guard.Authenticate(bearer(token))
+	if err != nil || !p.Alive() {
+		t.Fatalf("a moment before: %+v, %v", p, err)
+	}
+	later.Store(int64(time.Hour))
+	if p, err := guard.Authenticate(bearer(token)); err == nil || problem.From(err).Status != http.StatusUnauthorized {
+		t.Errorf("at its time: %+v, %v", p, err)
+	}
+	if p.Alive() {
+		t.Error("what began before goes on")
+	}
+}
+
+// A token may be narrower than its principal, and one in a path, which is easily seen by others, counts only if it does no more than read.
+func TestATokenMayNoMoreThanItSays(t *testing.T) {
+	t.Parallel()
+	log, now := natstest.Log(t), time.Now().UTC()
+	tokens := map[string]string{}
+	for name, grants := range map[string][]events.Grant{"whole": nil, "narrow": {{Role: events.RoleReader, Images: "team-a-*"}}} {
+		token, hash := access.NewToken()
+		tokens[name] = token
+		appended(t, log, []events.Change{{Fact: events.TokenIssued{Token: events.Token{ID: uuid.NewString(), Principal: events.AdminPrincipal, Hash: hash, Grants: grants, IssuedAt: now}}}}, nil)
+	}
+	guard := running(t, access.DirectoryConfig{Log: log}).Guard(nil)
+	for name, narrow := range map[string]bool{"whole": false, "narrow": true} {
+		p, err := guard.Authenticate(bearer(tokens[name]))
+		if err != nil || !p.May(events.RoleReader, "team-a-1") || p.May(events.RoleReader, "team-b-1") == narrow || p.May(events.RolePublisher, "team-a-1") == narrow || p.MayServer(events.RoleReader) == narrow {
+			t.Errorf("%s: %+v, %v", name, p, err)
+		}
+		access.PathToken(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			p, err := guard.Authenticate(r)
+			if narrow && (err != nil || !p.May(events.RoleReader, "team-a-1")) || !narrow && (err == nil || problem.From(err).Status != http.StatusNotFound) {
+				t.Errorf("%s in a path: %+v, %v", name, p, err)
+			}
+		})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "https://host"+access.PathTokenBase+tokens[name]+"/streams/v1/index.json", nil))
 	}
 }
 

@@ -24,7 +24,7 @@ func TestARestoreHasTheSameEventsUnderTheSameSequencesAndTheSameBytes(t *testing
 	s.publish("1", "one", "shared")
 	s.publish("2", "two", "shared")
 	withdrawn := version("3", s.keep("disk.raw", "withdrawn"))
-	withdrawn.State = events.StateWithdrawn
+	withdrawn.State, withdrawn.Withdrawal = events.StateWithdrawn, &events.Withdrawal{Reason: "bad", By: "admin", At: time.Now().UTC()} // can be restored
 	s.Append(events.VersionWithdrawn{Version: withdrawn})
 	made := s.keep("disk.vmdk", "derived")
 	derived := events.Derived{Image: "debian", Version: "1", Variant: "amd64.virtual-machine.default", Format: "disk.vmdk", Kind: events.DerivedFormat, State: events.DerivedIsMade, Digest: made.Digest, Size: made.Size}

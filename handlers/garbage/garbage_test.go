@@ -128,8 +128,8 @@ func TestWhatAWithdrawnVersionAloneNamedGoesAfterATime(t *testing.T) {
 	y.wantStored("published again", eventstest.Digest(workstest.Metadata), eventstest.Digest(both), eventstest.Digest(old))
 }
 
-// What an open session was told of stays for it, however old it is; and so does what a failed job waits with.
-func TestSessionsAndJobsHoldTheirBlobs(t *testing.T) {
+// What an open session was told of stays for it, however old it is.
+func TestASessionHoldsTheBlobsThatItWasToldOf(t *testing.T) {
 	t.Parallel()
 	y := newYard(t)
 	y.publications()
@@ -178,6 +178,66 @@ func TestSessionsAndJobsHoldTheirBlobs(t *testing.T) {
 	}
 	y.collect(c, false)
 	y.wantStored("after it has ended")
+}
+
+// have makes bytes a blob that nothing needs but what the test says.
+func (y *yard) have(data []byte) events.Blob {
+	y.T.Helper()
+	b := events.Blob{Digest: y.Put(data), Size: int64(len(data)), MediaType: "text/plain"}
+	y.Append(events.BlobPromoted{Blob: b})
+	return b
+}
+
+// A job needs its blobs as long as it may go on: one that failed for now for a day, one that failed for good not at all.
+func TestAJobHoldsItsBlobs(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	held := map[string]events.Blob{}
+	start := time.Now().UTC()
+	for name, job := range map[string]events.Job{
+		"waits":       {State: events.JobStateQueued},
+		"runs":        {State: events.JobStateRunning},
+		"failed":      {State: events.JobStateFailed, Problem: &events.Problem{Code: "x"}, EndedAt: start},
+		"was refused": {State: events.JobStateFailed, Problem: &events.Problem{Code: "x", Final: true}, EndedAt: start},
+		"cancelled":   {State: events.JobStateCancelled, Problem: &events.Problem{Code: "x", Final: true}, EndedAt: start},
+	} {
+		b := y.have([]byte("of a job that " + name))
+		held[name] = b
+		job.ID = "019aba40-0000-7000-8000-" + b.Digest.Hex()[:12]
+		job.Files = []events.JobFile{{Variant: workstest.Container.Name(), Format: "rootfs.squashfs", Size: b.Size, Digest: b.Digest, Origin: events.OriginUploaded}}
+		y.Append(events.JobStepStarted{Job: job})
+	}
+	c := y.collector(nil)
+	for _, at := range []struct {
+		after time.Duration
+		holds []string
+	}{
+		{0, []string{"waits", "runs", "failed", "was refused", "cancelled"}}, // nothing goes as soon as that
+		{23 * time.Hour, []string{"waits", "runs", "failed"}},
+		{25 * time.Hour, []string{"waits", "runs"}},
+	} {
+		y.now = start.Add(at.after)
+		y.collect(c, false)
+		var want []events.Digest
+		for _, name := range at.holds {
+			want = append(want, held[name].Digest)
+		}
+		y.wantStored(at.after.String()+" later", want...)
+	}
+}
+
+// All files of a version hold their blobs, also those that are of no variant.
+func TestAVersionHoldsItsAttachments(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	format, attachment := y.have([]byte("format")), y.have([]byte("attachment"))
+	version := events.Version{Image: image, Version: "1", State: events.StatePublished, Manifest: &events.Manifest{Image: image, Version: "1", Visibility: events.Public,
+		Variants:    []events.ManifestVariant{{Variant: workstest.Container, Formats: []events.ManifestFormat{{Format: "rootfs.squashfs", Digest: format.Digest, Size: format.Size}}}},
+		Attachments: []events.ManifestAttachment{{Name: "SHA256SUMS", Digest: attachment.Digest, Size: attachment.Size}}}}
+	y.Append(events.VersionPublished{Version: version})
+	y.now = time.Now().Add(30 * 24 * time.Hour)
+	y.collect(y.collector(nil), false)
+	y.wantStored("a month later", format.Digest, attachment.Digest)
 }
 
 // Files without a fact, sessions that are over and the ingress of jobs that have ended are what crashes leave.

@@ -115,8 +115,7 @@ func TestAStepThatHangsIsGivenUpAndTriedAgain(t *testing.T) {
 	defer close(hang)
 	var times atomic.Int32
 	w.run(func(c *publication.Config) {
-		c.StepTimeout, c.AbandonAfter = 50*time.Millisecond, time.Millisecond
-		c.Attempts = 1000 // on a busy machine other steps take longer, too
+		c.StepTimeout, c.AbandonAfter = time.Second, time.Millisecond // that the other steps have, too
 		c.StepStarted = func(_ string, step events.Step) {
 			if step == events.StepInspect && times.Add(1) == 1 {
 				<-hang
@@ -124,7 +123,7 @@ func TestAStepThatHangsIsGivenUpAndTriedAgain(t *testing.T) {
 		}
 	})
 	failed := w.await(upload, "failed at inspect", func(j events.Job) bool { return j.Step(events.StepInspect).State == events.StepFailed })
-	if s := failed.Step(events.StepInspect); s.Error != "the step took longer than it may, 50ms" {
+	if s := failed.Step(events.StepInspect); s.Error != "the step took longer than it may, 1s" {
 		t.Errorf("step %+v", s)
 	}
 	w.await(upload, "succeeded", ended(events.JobStateSucceeded))

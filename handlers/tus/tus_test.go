@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/handlers/tus"
 	"github.com/imgsrv/imgsrv/internal/tusname"
 )
@@ -118,6 +121,43 @@ func TestANewRequestEndsTheOldOneOfItsUpload(t *testing.T) {
 		t.Errorf("going on at %d: %d %s", offset, a.status, a.detail)
 	}
 	_ = pipeW.Close()
+}
+
+// Who publishes other images finds nothing of an upload, whatever is done to it.
+func TestAnUploadIsNothingToWhoMayNotPublishItsImage(t *testing.T) {
+	t.Parallel()
+	in := newIntake(t, nil)
+	tokens := map[string]string{}
+	for name, images := range map[string]string{"publishes-it": "im*", "publishes-others": "other-*"} {
+		issued, hash := access.NewToken()
+		tokens[name] = "Bearer " + issued
+		principal := events.Principal{Name: name, Kind: events.Service, Grants: []events.Grant{{Role: events.RolePublisher, Images: images}}}
+		_, err := in.log.Append(t.Context(), jetstream.Cause{Actor: "admin"}, events.Change{Fact: events.PrincipalCreated{Principal: principal}})
+		if err == nil {
+			_, err = in.log.Append(t.Context(), jetstream.Cause{Actor: "admin"}, events.Change{Fact: events.TokenIssued{Token: events.Token{ID: name, Principal: name, Hash: hash, IssuedAt: in.now}}})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	directory := access.NewDirectory(access.DirectoryConfig{Log: in.log, Logger: slog.New(slog.DiscardHandler)})
+	if err := directory.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	directory.AddBuiltIn(token)
+	in.restart(func(c *tus.Config) { c.Guard = directory.Guard(nil) })
+	session := in.session(nil, events.UploadFile{Format: "a", Size: 10})
+	in.create(session, "a", 10)
+	url := in.url(session, 0)
+	patch := []string{"Content-Type", "application/offset+octet-stream", "Upload-Offset", "0"}
+	for method, header := range map[string][]string{"HEAD": nil, "PATCH": patch, "DELETE": nil} {
+		if a := in.do(method, url, strings.NewReader("0123"), append([]string{"Authorization", tokens["publishes-others"]}, header...)...); a.status != 404 {
+			t.Errorf("%s by another: %d %s", method, a.status, a.code)
+		}
+	}
+	if a := in.do("PATCH", url, strings.NewReader("0123"), append([]string{"Authorization", tokens["publishes-it"]}, patch...)...); a.status != 204 || a.header.Get("Upload-Offset") != "4" {
+		t.Errorf("by its publisher: %d %s", a.status, a.detail)
+	}
 }
 
 func TestCreatingAgainGivesTheSameUpload(t *testing.T) {

@@ -15,11 +15,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/imgsrv/imgsrv/internal/client"
+	"github.com/imgsrv/imgsrv/internal/pipetest"
 )
 
 // origin serves one file the way imgsrv does, by net/http's ServeContent.
@@ -34,8 +36,15 @@ type origin struct {
 
 func newOrigin(t *testing.T, data []byte) *origin {
 	t.Helper()
+	o := unstartedOrigin(t, data)
+	o.Start()
+	return o
+}
+
+func unstartedOrigin(t *testing.T, data []byte) *origin {
+	t.Helper()
 	o := &origin{data: data}
-	o.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	o.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o.mu.Lock()
 		data, before := o.data, o.before
 		if r.Method == http.MethodGet {
@@ -329,10 +338,13 @@ func TestDownloadToAWriterGoesOnAfterABrokenConnection(t *testing.T) {
 
 func TestStalledDownloadIsResumed(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, stalledDownloadIsResumed)
+}
+
+func stalledDownloadIsResumed(t *testing.T) {
 	want := content(100_000)
-	o := newOrigin(t, want)
+	o := unstartedOrigin(t, want)
 	release := make(chan struct{})
-	t.Cleanup(func() { close(release) })
 	var stalled atomic.Bool
 	o.before = func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodGet || !stalled.CompareAndSwap(false, true) {
@@ -346,7 +358,9 @@ func TestStalledDownloadIsResumed(t *testing.T) {
 		return true
 	}
 	target := filepath.Join(t.TempDir(), "disk")
-	if _, err := newClient(t, o.URL, client.Options{StallTimeout: 200 * time.Millisecond}).Download(t.Context(), target, client.Fetch{URL: "/disk"}); err != nil {
+	c := newClient(t, "http://origin.test", client.Options{Transport: pipetest.Serve(t, o.Config.Handler)})
+	t.Cleanup(func() { close(release) }) // before the server ends
+	if _, err := c.Download(t.Context(), target, client.Fetch{URL: "/disk"}); err != nil {
 		t.Fatal(err)
 	}
 	expectFile(t, target, want)

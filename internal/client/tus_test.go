@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -23,6 +24,7 @@ import (
 	"github.com/tus/tusd/v2/pkg/memorylocker"
 
 	"github.com/imgsrv/imgsrv/internal/client"
+	"github.com/imgsrv/imgsrv/internal/pipetest"
 	"github.com/imgsrv/imgsrv/internal/tusname"
 )
 
@@ -54,6 +56,13 @@ func (l patientLock) Unlock() error                            { return l.held.U
 
 func newPeer(t *testing.T) *peer {
 	t.Helper()
+	p := unstartedPeer(t)
+	p.Start()
+	return p
+}
+
+func unstartedPeer(t *testing.T) *peer {
+	t.Helper()
 	p := &peer{dir: t.TempDir()}
 	composer := handler.NewStoreComposer()
 	filestore.New(p.dir).UseIn(composer)
@@ -62,7 +71,7 @@ func newPeer(t *testing.T) *peer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	p.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.mu.Lock()
 		if r.Method == http.MethodPatch {
 			offset, _ := strconv.ParseInt(r.Header.Get("Upload-Offset"), 10, 64)
@@ -309,8 +318,12 @@ func TestUploadOfAnotherFileIsNotContinued(t *testing.T) {
 
 func TestStalledUploadIsResumed(t *testing.T) {
 	t.Parallel()
-	want := content(8 << 20) // more than the sockets' buffers take
-	p := newPeer(t)
+	synctest.Test(t, stalledUploadIsResumed)
+}
+
+func stalledUploadIsResumed(t *testing.T) {
+	want := content(1 << 20) // more than the client's buffers take
+	p := unstartedPeer(t)
 	release := make(chan struct{})
 	var stalled atomic.Bool
 	p.before = func(_ http.ResponseWriter, r *http.Request) bool {
@@ -320,8 +333,9 @@ func TestStalledUploadIsResumed(t *testing.T) {
 		}
 		return false
 	}
-	t.Cleanup(func() { close(release) })
-	c := newClient(t, p.URL, client.Options{StallTimeout: 300 * time.Millisecond})
+	t.Cleanup(func() { time.Sleep(time.Minute) }) // last: tusd's contexts end some seconds after their requests
+	c := newClient(t, "http://peer.test", client.Options{Transport: pipetest.Serve(t, p.Config.Handler)})
+	t.Cleanup(func() { close(release) }) // before the server ends
 	if err := c.UploadFile(t.Context(), client.TusFile{Target: p.target(), Content: bytes.NewReader(want), Size: int64(len(want))}); err != nil {
 		t.Fatal(err)
 	}

@@ -286,6 +286,21 @@ func (w *world) admit(job, name string, data []byte) {
 	}
 }
 
+// make makes a blob of a file that another program has written, which syncs nothing, in a scratch folder.
+func (w *world) make(data []byte) {
+	scratch, err := w.store.NewScratch()
+	if err != nil {
+		return
+	}
+	defer scratch.Close() //nolint:errcheck // with all of the world, later
+	if os.WriteFile(filepath.Join(scratch.Dir(), "made"), data, 0o600) != nil {
+		return
+	}
+	if scratch.Admit(context.Background(), "made", digestOf(data), int64(len(data))) == nil {
+		w.acknowledged("blob "+digestOf(data), inCAS(data))
+	}
+}
+
 // collect takes a blob out of the store, and puts it back or removes it for good. Until that is decided it can be put back.
 func (w *world) collect(data []byte, forGood bool) {
 	key, digest := "blob "+digestOf(data), digestOf(data)
@@ -353,6 +368,7 @@ func (w *world) oneOfEach() {
 	w.createIntake("c", 1)
 	w.receive("c", 1, 3, false)
 	w.removeSession("c")
+	w.make([]byte("delta"))
 }
 
 func TestAPublicationSurvivesAPowerFailureAtAnyOperation(t *testing.T) {
