@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// allocs counts what the servers' processes allocate for one request with few bytes and for one with many, by their own metrics
+// (go_memstats_mallocs_total), less what they allocate anyhow: downloads beside http.ServeContent, PATCHes beside tusd.
+func allocs(ctx context.Context, b *bench) error {
+	small, large := int64(mib), either[int64](b, 256*mib, 32*mib)
+	s, t, f, err := b.intakes(ctx, formatContainer, large, b.memoryFolder)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // read and changed only
+	content, err := b.serveContent(ctx, f.Name(), small)
+	if err != nil {
+		return err
+	}
+	var paths []string
+	for _, size := range []int64{small, large} {
+		version := fmt.Sprint("v", size)
+		if err := s.put(ctx, "allocs", version, "container", formatContainer, f, size); err != nil {
+			return err
+		}
+		digest, err := s.digest(ctx, "allocs", version, formatContainer)
+		if err != nil {
+			return err
+		}
+		paths = append(paths, casPath(digest))
+	}
+	times := either(b, 100, 20)
+	ours := counted{url: s.metrics}
+	peer := counted{url: content + "/metrics"}
+	tus := counted{url: "http://" + t.host + "/metrics"}
+	begin := func(url, token, metadata string) func() (string, error) {
+		return func() (string, error) { return createUpload(ctx, s.client, url, token, metadata, 2*large) }
+	}
+	opened := 0
+	down := func(base string, paths ...string) func(int) func() error {
+		return func(i int) func() error {
+			return func() error { return fetch(base+paths[i], []int64{small, large}[i]) }
+		}
+	}
+	patch := func(begin func() (string, error), token string) func(int) func() error {
+		return func(i int) func() error {
+			return func() error {
+				url, err := begin()
+				if err != nil {
+					return err
+				}
+				// The upload is longer: no file is complete, and no publication allocates beside it.
+				return patchAll(url, token, f, []int64{small, large}[i], large)
+			}
+		}
+	}
+	for _, row := range []struct {
+		name, what, peer string
+		ours, theirs     counted
+		our, their       func(int) func() error
+	}{
+		{"allocs-download", "allocations of a download", "http.ServeContent", ours, peer, down(s.http, paths...), down(content, "/small", "/large")},
+		{"allocs-patch", "allocations of an upload's creation and PATCH", "tusd", ours, tus, patch(func() (string, error) {
+			opened++
+			up, err := s.open(ctx, "allocs", fmt.Sprint("open-", opened), "container", formatContainer, 2*large)
+			if err != nil {
+				return "", err
+			}
+			return begin(up.create, s.token, up.metadata)()
+		}, s.token), patch(begin(t.url, "", ""), "")},
+	} {
+		var counts [4]float64
+		for i, side := range []struct {
+			of  counted
+			run func() error
+		}{{row.ours, row.our(0)}, {row.ours, row.our(1)}, {row.theirs, row.their(0)}, {row.theirs, row.their(1)}} {
+			if counts[i], err = side.of.each(ctx, times, side.run); err != nil {
+				return fmt.Errorf("%s: %w", row.name, err)
+			}
+		}
+		what := fmt.Sprintf("%s of %d MiB over one of %d MiB", row.what, large/mib, small/mib)
+		r := alone(row.name, what, "x", counts[1]/counts[0]).atMost(1.2)
+		r.Note = fmt.Sprintf("%.0f and %.0f allocations; %s: %.0f and %.0f", counts[0], counts[1], row.peer, counts[2], counts[3])
+		b.report(r)
+	}
+	return nil
+}
+
+// counted is a process whose metrics are at a URL.
+type counted struct{ url string }
+
+// each gives the allocations of one call of f.
+func (c counted) each(ctx context.Context, times int, f func() error) (float64, error) {
+	if err := f(); err != nil { // what is made once
+		return 0, err
+	}
+	began := time.Now()
+	before, err := c.now(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for range times {
+		if err := errors.Join(f(), ctx.Err()); err != nil {
+			return 0, err
+		}
+	}
+	after, err := c.now(ctx)
+	if err != nil {
+		return 0, err
+	}
+	took := time.Since(began)
+	time.Sleep(took)
+	anyhow, err := c.now(ctx)
+	return max(after-before-(anyhow-after), 1) / float64(times), err
+}
+
+func (c counted) now(ctx context.Context) (float64, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url, nil)
+	if err != nil {
+		return 0, err
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close() //nolint:errcheck // only read
+	lines := bufio.NewScanner(answer.Body)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), "go_memstats_mallocs_total "); ok {
+			return strconv.ParseFloat(value, 64)
+		}
+	}
+	return 0, fmt.Errorf("%s doesn't say go_memstats_mallocs_total (%d)", c.url, answer.StatusCode)
+}
+
+// contentVariable makes this program the peer that serves a file by http.ServeContent, in a process of its own.
+const contentVariable = "IMGSRV_BENCH_CONTENT"
+
+// serveContent starts that peer. /large is the file, /small its first bytes.
+func (b *bench) serveContent(ctx context.Context, file string, small int64) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	port, err := freePort()
+	if err != nil {
+		return "", err
+	}
+	head := filepath.Join(filepath.Dir(file), "small")
+	text, err := os.ReadFile(file) //nolint:gosec // G304: our own
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(head, text[:small], 0o600); err != nil {
+		return "", err
+	}
+	host := fmt.Sprintf("127.0.0.1:%d", port)
+	cmd := exec.Command(self) //nolint:noctx,gosec // G204: ourselves; it is stopped in order
+	cmd.Env = append(os.Environ(), contentVariable+"="+strings.Join([]string{host, head, file}, "\n"))
+	p, err := b.start(cmd, syscall.SIGTERM)
+	if err != nil {
+		return "", err
+	}
+	return "http://" + host, p.await(ctx, func() error {
+		c, err := net.Dial("tcp", host) //nolint:noctx // loopback
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+}
+
+// contentServer is what the peer does.
+func contentServer(spec string) error {
+	parts := strings.Split(spec, "\n")
+	mux := http.NewServeMux()
+	for name, path := range map[string]string{"/small": parts[1], "/large": parts[2]} {
+		mux.HandleFunc(name, func(w http.ResponseWriter, r *http.Request) {
+			f, err := os.Open(path) //nolint:gosec // G304: the harness's own
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
+			defer f.Close() //nolint:errcheck // only read
+			w.Header().Set("Content-Type", "application/octet-stream")
+			http.ServeContent(w, r, "", time.Time{}, f)
+		})
+	}
+	mux.HandleFunc("/metrics", func(w http.ResponseWriter, _ *http.Request) {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		fmt.Fprintf(w, "go_memstats_mallocs_total %d\n", m.Mallocs) //nolint:errcheck // the asker sees it
+	})
+	return http.ListenAndServe(parts[0], mux) //nolint:gosec // G114: a peer for a minute, on the loopback
+}
