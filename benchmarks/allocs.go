@@ -5,15 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -45,7 +41,7 @@ func allocs(ctx context.Context, b *bench) error {
 	times := either(b, 100, 20)
 	ours := counted{url: s.metrics}
 	peer := counted{url: content + "/metrics"}
-	tus := counted{url: "http://" + t.host + "/metrics"}
+	tus := counted{url: t.metrics}
 	begin := func(url, token, metadata string) func() (string, error) {
 		return func() (string, error) { return createUpload(ctx, s.client, url, token, metadata, 2*large) }
 	}
@@ -146,50 +142,24 @@ func (c counted) now(ctx context.Context) (float64, error) {
 	return 0, fmt.Errorf("%s doesn't say go_memstats_mallocs_total (%d)", c.url, answer.StatusCode)
 }
 
-// contentVariable makes this program the peer that serves a file by http.ServeContent, in a process of its own.
-const contentVariable = "IMGSRV_BENCH_CONTENT"
-
-// serveContent starts that peer. /large is the file, /small its first bytes.
+// serveContent starts a peer that serves a file by http.ServeContent. /large is the file, /small its first bytes.
 func (b *bench) serveContent(ctx context.Context, file string, small int64) (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	port, err := freePort()
-	if err != nil {
-		return "", err
-	}
 	head := filepath.Join(filepath.Dir(file), "small")
-	text, err := os.ReadFile(file) //nolint:gosec // G304: our own
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return "", err
 	}
 	if err := os.WriteFile(head, text[:small], 0o600); err != nil {
 		return "", err
 	}
-	host := fmt.Sprintf("127.0.0.1:%d", port)
-	cmd := exec.Command(self) //nolint:noctx,gosec // G204: ourselves; it is stopped in order
-	cmd.Env = append(os.Environ(), contentVariable+"="+strings.Join([]string{host, head, file}, "\n"))
-	p, err := b.start(cmd, syscall.SIGTERM)
-	if err != nil {
-		return "", err
-	}
-	return "http://" + host, p.await(ctx, func() error {
-		c, err := net.Dial("tcp", host) //nolint:noctx // loopback
-		if err != nil {
-			return err
-		}
-		return c.Close()
-	})
+	_, base, err := b.peer(ctx, "content", head, file)
+	return base, err
 }
 
-// contentServer is what the peer does.
-func contentServer(spec string) error {
-	parts := strings.Split(spec, "\n")
-	mux := http.NewServeMux()
-	for name, path := range map[string]string{"/small": parts[1], "/large": parts[2]} {
+func contentRoutes(mux *http.ServeMux, small, large string) {
+	for name, path := range map[string]string{"/small": small, "/large": large} {
 		mux.HandleFunc(name, func(w http.ResponseWriter, r *http.Request) {
-			f, err := os.Open(path) //nolint:gosec // G304: the harness's own
+			f, err := os.Open(path)
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusInternalServerError)
 				return
@@ -199,10 +169,4 @@ func contentServer(spec string) error {
 			http.ServeContent(w, r, "", time.Time{}, f)
 		})
 	}
-	mux.HandleFunc("/metrics", func(w http.ResponseWriter, _ *http.Request) {
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		fmt.Fprintf(w, "go_memstats_mallocs_total %d\n", m.Mallocs) //nolint:errcheck // the asker sees it
-	})
-	return http.ListenAndServe(parts[0], mux) //nolint:gosec // G114: a peer for a minute, on the loopback
 }

@@ -108,7 +108,7 @@ func (b *bench) folderIn(parent, name string) (string, error) {
 	b.folders++
 	path := filepath.Join(parent, fmt.Sprintf("imgsrv-bench-%d-%02d-%s", os.Getpid(), b.folders, name))
 	b.mu.Unlock()
-	if err := os.Mkdir(path, 0o711); err != nil { //nolint:gosec // G301: PostgreSQL's user has to pass
+	if err := os.Mkdir(path, 0o711); err != nil {
 		return "", err
 	}
 	b.after(func() { _ = os.RemoveAll(path) }) // what is left in a temporary folder is the system's to remove

@@ -44,7 +44,7 @@ func growth(ctx context.Context, b *bench) error {
 		r.Note = fmt.Sprintf("%.4g ms with %.0f versions", g.times, counts)
 		b.report(r)
 	}
-	return os.WriteFile(b.plotFile, plot(counts, all), 0o644) //nolint:gosec // G306: a plot is no secret
+	return os.WriteFile(b.plotFile, plot(counts, all), 0o644)
 }
 
 // grown takes the times with n versions.

@@ -33,7 +33,7 @@ func (b *bench) build(ctx context.Context) error {
 		args = append(args, "-overlay", overlay)
 	}
 	b.logf("building imgsrv")
-	if out, err := exec.CommandContext(ctx, "go", append(args, "github.com/imgsrv/imgsrv/cmd/imgsrv")...).CombinedOutput(); err != nil { //nolint:gosec // G204: our own
+	if out, err := exec.CommandContext(ctx, "go", append(args, "github.com/imgsrv/imgsrv/cmd/imgsrv")...).CombinedOutput(); err != nil {
 		return fmt.Errorf("go build ./cmd/imgsrv: %w: %s", err, out)
 	}
 	return nil
@@ -41,7 +41,7 @@ func (b *bench) build(ctx context.Context) error {
 
 // profiling is a file more for cmd/imgsrv, for this build alone: it writes a CPU profile until SIGUSR1 says that it is enough.
 func (b *bench) profiling() (overlay string, err error) {
-	if err := os.MkdirAll(b.profiles, 0o755); err != nil { //nolint:gosec // G301: profiles are no secret
+	if err := os.MkdirAll(b.profiles, 0o755); err != nil {
 		return "", err
 	}
 	const source = `package main
@@ -70,7 +70,7 @@ func init() {
 	}()
 }
 `
-	out, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/imgsrv/imgsrv/cmd/imgsrv").Output() //nolint:noctx // a moment
+	out, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/imgsrv/imgsrv/cmd/imgsrv").Output()
 	if err != nil {
 		return "", fmt.Errorf("find cmd/imgsrv: %w", err)
 	}
@@ -100,7 +100,7 @@ func (b *bench) imgsrv(ctx context.Context, data, storage string, flags ...strin
 	s := &server{data: data, storage: storage}
 	args := append([]string{"start", "--data-dir", data, "--storage-dir", storage, "--listen=127.0.0.1:0", "--tls-listen=127.0.0.1:0",
 		"--metrics-listen=127.0.0.1:0", "--nats-listen=127.0.0.1:0"}, noLimits...)
-	cmd := exec.Command(b.program, append(args, flags...)...) //nolint:gosec,noctx // our own; it is stopped in order
+	cmd := exec.Command(b.program, append(args, flags...)...)
 	if b.profiles != "" {
 		name := fmt.Sprintf("%s-%d.pprof", filepath.Base(data), time.Now().UnixNano())
 		path, err := filepath.Abs(filepath.Join(b.profiles, name))

@@ -38,8 +38,8 @@ func groups() []group {
 }
 
 func main() {
-	if spec := os.Getenv(contentVariable); spec != "" {
-		fmt.Fprintln(os.Stderr, "benchmarks:", contentServer(spec)) //nolint:errcheck // as below
+	if spec := os.Getenv(peerVariable); spec != "" {
+		fmt.Fprintln(os.Stderr, "benchmarks:", runPeer(spec)) //nolint:errcheck // as below
 		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -86,7 +86,7 @@ func run(ctx context.Context) (code int, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
 	// Where root runs this, PostgreSQL runs as a user who has to get to its folder.
-	if err := os.Chmod(b.dir, 0o711); err != nil { //nolint:gosec // G302: others may pass, not look
+	if err := os.Chmod(b.dir, 0o711); err != nil {
 		return 1, err
 	}
 	if err := b.build(ctx); err != nil {

@@ -20,7 +20,7 @@ func memory(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	b.report(alone("memory-idle", "imgsrv, idle", "MiB", idle).atMost(80))
+	b.report(alone("memory-idle", "imgsrv, idle", "MB", idle).atMost(80))
 	if err := b.loaded(ctx, s); err != nil {
 		return err
 	}
@@ -35,8 +35,8 @@ func memory(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	r := alone("memory-log", fmt.Sprintf("imgsrv at most, from its start over %d events until they are derived", n), "MiB", peak).atMost(500)
-	r.Note = fmt.Sprintf("%.0f MiB when that was done", now)
+	r := alone("memory-log", fmt.Sprintf("imgsrv at most, from its start over %d events until they are derived", n), "MB", peak).atMost(500)
+	r.Note = fmt.Sprintf("%.0f MB when that was done", now)
 	b.report(r)
 	return nil
 }
@@ -83,6 +83,6 @@ func (b *bench) loaded(ctx context.Context, s *server) error {
 		return err
 	}
 	_, peak, err := memoryOf(s.cmd.Process.Pid)
-	b.report(alone("memory-load", fmt.Sprintf("imgsrv at most, %d uploads and %d downloads at once", uploads, downloads), "MiB", peak).atMost(300))
+	b.report(alone("memory-load", fmt.Sprintf("imgsrv at most, %d uploads and %d downloads at once", uploads, downloads), "MB", peak).atMost(300))
 	return err
 }

@@ -59,7 +59,7 @@ func (b *bench) natsServer(ctx context.Context, folder string) (*process, string
 	if err := errors.Join(err, conf.Close()); err != nil {
 		return nil, "", err
 	}
-	p, err := b.start(exec.Command(program, "-c", conf.Name()), syscall.SIGTERM) //nolint:gosec,noctx // it is stopped in order
+	p, err := b.start(exec.Command(program, "-c", conf.Name()), syscall.SIGTERM)
 	if err != nil {
 		return nil, "", err
 	}
@@ -113,7 +113,7 @@ func (b *bench) initdb(ctx context.Context, cluster string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "--pgdata="+cluster, "--username=imgsrv", "--encoding=UTF8", "--locale=C", "--no-instructions", "--auth-local=trust", "--auth-host=reject") //nolint:gosec // G204: PostgreSQL's
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "--pgdata="+cluster, "--username=imgsrv", "--encoding=UTF8", "--locale=C", "--no-instructions", "--auth-local=trust", "--auth-host=reject")
 	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: who}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, out)
@@ -135,7 +135,7 @@ func (b *bench) postgres(ctx context.Context, cluster, sockets string) (*process
 	for _, s := range postgresSettings {
 		args = append(args, "-c", s)
 	}
-	cmd := exec.Command(filepath.Join(bin, "postgres"), args...) //nolint:gosec,noctx // it is stopped in order
+	cmd := exec.Command(filepath.Join(bin, "postgres"), args...)
 	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: who}
 	p, err := b.start(cmd, syscall.SIGINT)
 	if err != nil {

@@ -98,14 +98,8 @@ func (b *bench) nginx(ctx context.Context, root, certFile, keyFile string) (*ngi
 		return nil, err
 	}
 	n := &nginx{http: fmt.Sprintf("http://127.0.0.1:%d", plain), https: fmt.Sprintf("https://127.0.0.1:%d", secure)}
-	if n.process, err = b.start(exec.Command(program, "-p", folder, "-c", conf, "-g", "daemon off;"), syscall.SIGTERM); err != nil { //nolint:gosec,noctx // it is stopped in order
+	if n.process, err = b.start(exec.Command(program, "-p", folder, "-c", conf, "-g", "daemon off;"), syscall.SIGTERM); err != nil {
 		return nil, err
 	}
-	return n, n.await(ctx, func() error {
-		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", secure)) //nolint:noctx // loopback
-		if err != nil {
-			return err
-		}
-		return c.Close()
-	})
+	return n, n.await(ctx, func() error { return answers(fmt.Sprintf("127.0.0.1:%d", secure)) })
 }

@@ -103,7 +103,7 @@ func tail(path string) string {
 
 // freePort is a port of the loopback that nobody has now.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback: it takes no time
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}
@@ -117,7 +117,7 @@ func (b *bench) fromApt(ctx context.Context, program, pkg string) (string, error
 	}
 	if os.Geteuid() == 0 {
 		b.logf("  installing %s", pkg)
-		cmd := exec.CommandContext(ctx, "apt-get", "-q", "install", "-y", "--no-install-recommends", pkg) //nolint:gosec // G204: names of this file's
+		cmd := exec.CommandContext(ctx, "apt-get", "-q", "install", "-y", "--no-install-recommends", pkg)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("apt-get install %s: %w: %s", pkg, err, out[max(0, len(out)-1000):])
@@ -146,7 +146,7 @@ func (b *bench) fromGo(ctx context.Context, module, pkg, version string) (string
 		return program, nil
 	}
 	b.logf("  building %s@%s", pkg, version)
-	cmd := exec.CommandContext(ctx, "go", "install", pkg+"@"+version) //nolint:gosec // G204: as in fromApt
+	cmd := exec.CommandContext(ctx, "go", "install", pkg+"@"+version)
 	cmd.Env, cmd.Dir = append(os.Environ(), "GOBIN="+folder, "GOFLAGS="), b.dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go install %s@%s: %w: %s", pkg, version, err, out[max(0, len(out)-1000):])
@@ -168,7 +168,7 @@ func account() (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, errors.Join(err, gidErr)
 }
 
-// memoryOf is what a process takes now and took at most, MiB (proc_pid_status(5)).
+// memoryOf is what a process takes now and took at most, MB (proc_pid_status(5)).
 func memoryOf(pid int) (now, peak float64, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -182,9 +182,9 @@ func memoryOf(pid int) (now, peak float64, err error) {
 		kib, _ := strconv.ParseFloat(fields[1], 64)
 		switch fields[0] {
 		case "VmRSS:":
-			now = kib / 1024
+			now = kib * 1024 / 1e6
 		case "VmHWM:":
-			peak = kib / 1024
+			peak = kib * 1024 / 1e6
 		}
 	}
 	return now, peak, nil

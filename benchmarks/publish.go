@@ -80,7 +80,7 @@ type tree struct {
 
 func newTree(parent string, n int) (*tree, error) {
 	t := &tree{folder: filepath.Join(parent, fmt.Sprint(n)), products: map[string]any{}}
-	return t, errors.Join(os.MkdirAll(filepath.Join(t.folder, "images"), 0o755), os.MkdirAll(filepath.Join(t.folder, "streams", "v1"), 0o755)) //nolint:gosec // G301: a tree is for everybody
+	return t, errors.Join(os.MkdirAll(filepath.Join(t.folder, "images"), 0o755), os.MkdirAll(filepath.Join(t.folder, "streams", "v1"), 0o755))
 }
 
 func (t *tree) add(ctx context.Context, name, file string) error {
@@ -89,14 +89,14 @@ func (t *tree) add(ctx context.Context, name, file string) error {
 		return err
 	}
 	tarball := filepath.Join(t.folder, "incus.tar.xz")
-	if out, err := exec.CommandContext(ctx, "tar", "-cJf", tarball, "-C", t.folder, "metadata.yaml").CombinedOutput(); err != nil { //nolint:gosec // G204: paths of the harness
+	if out, err := exec.CommandContext(ctx, "tar", "-cJf", tarball, "-C", t.folder, "metadata.yaml").CombinedOutput(); err != nil {
 		return fmt.Errorf("tar: %w: %s", err, out)
 	}
-	meta, err := os.ReadFile(tarball) //nolint:gosec // G304: our own
+	meta, err := os.ReadFile(tarball)
 	if err != nil {
 		return err
 	}
-	root, err := os.ReadFile(file) //nolint:gosec // G304: our own
+	root, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (t *tree) add(ctx context.Context, name, file string) error {
 
 // writeSynced puts a file in its place, whole and on disk.
 func writeSynced(path string, data []byte) error {
-	if err := os.WriteFile(path+".new", data, 0o644); err != nil { //nolint:gosec // G306: a tree is for everybody
+	if err := os.WriteFile(path+".new", data, 0o644); err != nil {
 		return err
 	}
 	return errors.Join(syncPath(path+".new"), os.Rename(path+".new", path), syncPath(filepath.Dir(path)))

@@ -96,11 +96,11 @@ func streams(ctx context.Context, b *bench) error {
 	if header.Get("Content-Encoding") != "gzip" {
 		return errors.New("imgsrv's document isn't compressed")
 	}
-	if err := os.MkdirAll(filepath.Join(root, filepath.Dir(path)), 0o755); err != nil { //nolint:gosec // G301: nginx reads it
+	if err := os.MkdirAll(filepath.Join(root, filepath.Dir(path)), 0o755); err != nil {
 		return err
 	}
 	file := filepath.Join(root, path)
-	if err := errors.Join(os.WriteFile(file, plain, 0o644), os.WriteFile(file+".gz", packed, 0o644)); err != nil { //nolint:gosec // G306: as above
+	if err := errors.Join(os.WriteFile(file, plain, 0o644), os.WriteFile(file+".gz", packed, 0o644)); err != nil {
 		return err
 	}
 	n, err := b.nginx(ctx, root, certFile, keyFile)

@@ -117,10 +117,10 @@ func writeResults(path string, d document) error {
 	if err != nil {
 		return fmt.Errorf("write the results: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // G301: results are no secret
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(text, '\n'), 0o644) //nolint:gosec // G306: as above
+	return os.WriteFile(path, append(text, '\n'), 0o644)
 }
 
 func readResults(path string) ([]result, error) {

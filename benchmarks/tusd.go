@@ -4,46 +4,44 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/tus/tusd/v2/pkg/filestore"
+	"github.com/tus/tusd/v2/pkg/handler"
+	"github.com/tus/tusd/v2/pkg/memorylocker"
+	"golang.org/x/exp/slog" // as tusd's configuration has it
 )
 
-// tusd is one that keeps uploads in a folder.
+// tusd is one that keeps uploads in a folder: its handler, file store and lock in memory, in a process of its own, as its program
+// puts them together, without the clouds that this can store to.
 type tusd struct {
 	*process
-	url    string // where uploads are created
-	host   string
-	folder string
+	url, metrics string // where uploads are created
+	folder       string
 }
 
 func (b *bench) tusd(ctx context.Context, folder string) (*tusd, error) {
-	program, err := b.fromGo(ctx, "github.com/tus/tusd/v2", "github.com/tus/tusd/v2/cmd/tusd", "latest")
+	p, base, err := b.peer(ctx, "tusd", folder)
+	return &tusd{process: p, url: base + "/files/", metrics: base + "/metrics", folder: folder}, err
+}
+
+// tusdRoutes are what the peer serves.
+func tusdRoutes(mux *http.ServeMux, folder string) error {
+	composer := handler.NewStoreComposer()
+	filestore.New(folder).UseIn(composer)
+	memorylocker.New().UseIn(composer)
+	h, err := handler.NewHandler(handler.Config{BasePath: "/files/", StoreComposer: composer, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	port, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	t := &tusd{host: fmt.Sprintf("127.0.0.1:%d", port), folder: folder}
-	t.url = "http://" + t.host + "/files/"
-	t.process, err = b.start(exec.Command(program, "-host=127.0.0.1", fmt.Sprintf("-port=%d", port), "-upload-dir="+folder, "-base-path=/files/", "-verbose=false", "-show-greeting=false"), syscall.SIGTERM) //nolint:gosec,noctx // it is stopped in order
-	if err != nil {
-		return nil, err
-	}
-	return t, t.await(ctx, func() error {
-		c, err := net.Dial("tcp", t.host) //nolint:noctx // loopback
-		if err != nil {
-			return err
-		}
-		return c.Close()
-	})
+	mux.Handle("/files/", http.StripPrefix("/files/", h))
+	return nil
 }
 
 // send uploads a file, and gives the path that it has then.
@@ -57,7 +55,7 @@ func (t *tusd) send(ctx context.Context, f *os.File, size, chunk int64) (string,
 
 // publish is what scripts do with a file that tusd has taken: its digest, then its place; on disk when it returns.
 func (t *tusd) publish(ctx context.Context, path string) (placed string, err error) {
-	sum, err := exec.CommandContext(ctx, "sha256sum", path).Output() //nolint:gosec // G204: a path of the harness
+	sum, err := exec.CommandContext(ctx, "sha256sum", path).Output()
 	if err != nil {
 		return "", fmt.Errorf("sha256sum: %w", err)
 	}
