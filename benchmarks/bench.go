@@ -149,5 +149,5 @@ func wrap(who string, err error) error {
 func (b *bench) report(r result) {
 	r.judge()
 	b.results = append(b.results, r)
-	b.logf("  %s", r.line())
+	b.logf("  %s  %s", r.line(), r.Note)
 }

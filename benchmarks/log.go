@@ -105,7 +105,7 @@ func lag(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer nc.Close()
-	js, err := natsjs.New(nc, natsjs.WithPublishAsyncMaxPending(rate))
+	js, err := natsjs.New(nc, natsjs.WithPublishAsyncMaxPending(either(b, 30, 5)*rate))
 	if err != nil {
 		return err
 	}
