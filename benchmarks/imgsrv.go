@@ -227,6 +227,12 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("%s: %d %s", e.request, e.status, e.text) }
 
+// putOff says whether a server has told a client to come back.
+func putOff(err error) bool {
+	var status *statusError
+	return errors.As(err, &status) && status.status == http.StatusServiceUnavailable
+}
+
 // session is an upload session of one file.
 type session struct {
 	image, version string
@@ -248,9 +254,14 @@ func (s *server) open(ctx context.Context, image, version, kind, format string, 
 		} `json:"files"`
 	}
 	file := map[string]any{"format": format, "size": size}
-	_, err := s.call(ctx, http.MethodPost, "/api/images", map[string]any{"image": image, "version": version, "os": "debian", "release": "bookworm",
+	request := map[string]any{"image": image, "version": version, "os": "debian", "release": "bookworm",
 		"description": "a benchmark", "visibility": "public", "aliases": []string{"latest"},
-		"variants": []any{map[string]any{"architecture": "x86_64", "type": kind, "flavour": "default", "files": []any{file}}}}, &answer)
+		"variants": []any{map[string]any{"architecture": "x86_64", "type": kind, "flavour": "default", "files": []any{file}}}}
+	_, err := s.call(ctx, http.MethodPost, "/api/images", request, &answer)
+	for putOff(err) && ctx.Err() == nil {
+		time.Sleep(100 * time.Millisecond) // come back, as clients are told to; the time counts
+		_, err = s.call(ctx, http.MethodPost, "/api/images", request, &answer)
+	}
 	if err != nil {
 		return session{}, err
 	}

@@ -142,7 +142,7 @@ func lag(ctx context.Context, b *bench) error {
 				return
 			}
 			acknowledged := time.Now()
-			err := s.get(ctx, "/api/images?limit=1", nil, "Imgsrv-Min-Sequence", fmt.Sprint(sequence))
+			err := s.asNewAs(ctx, "/api/images?limit=1", sequence)
 			mu.Lock()
 			defer mu.Unlock()
 			took, errs = append(took, time.Since(acknowledged)), append(errs, err)

@@ -33,19 +33,21 @@ func (b *bench) madeServer(ctx context.Context, n, perImage int, flags ...string
 // caughtUp waits until what is read is of an event and later ones.
 func (s *server) caughtUp(ctx context.Context, head uint64) error {
 	for _, path := range []string{"/api/images?limit=1", "/streams/v1/index.json", "/api/jobs?limit=1"} {
-		for {
-			err := s.get(ctx, path, nil, "Imgsrv-Min-Sequence", fmt.Sprint(head))
-			var status *statusError
-			if errors.As(err, &status) && status.status >= 500 {
-				continue // it has waited for a while
-			}
-			if err != nil {
-				return err
-			}
-			break
+		if err := s.asNewAs(ctx, path, head); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// asNewAs asks for a path until the answer has an event in it. imgsrv waits for a while itself, and then answers 503.
+func (s *server) asNewAs(ctx context.Context, path string, sequence uint64) error {
+	for {
+		err := s.get(ctx, path, nil, "Imgsrv-Min-Sequence", fmt.Sprint(sequence))
+		if !putOff(err) {
+			return err
+		}
+	}
 }
 
 // download reads an answer as it comes, by any client's rules.
