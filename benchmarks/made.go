@@ -136,7 +136,7 @@ func (b *bench) fill(ctx context.Context, folder string, n, perImage int) (int, 
 		}
 		err := kinds[kind].as(i, madeName(i/perImage), fmt.Sprintf("v%06d", i%perImage), func(e madeEvent) error {
 			count++
-			_, err := js.PublishMsgAsync(e.message(fmt.Sprintf("made-%d", count)))
+			_, err := js.PublishMsgAsync(e.message(fmt.Sprintf("made-%d", count)), natsjs.WithStallWait(time.Minute))
 			return err
 		})
 		if err := errors.Join(err, ctx.Err()); err != nil {
