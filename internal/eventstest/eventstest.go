@@ -1,5 +1,5 @@
 // Package eventstest makes histories: facts as the rules of package events decide them, numbered and dated as
-// a log would. Only tests import it; it knows neither the log's storage nor what is derived from it.
+// a log would. Only tests and benchmarks import it; it knows neither the log's storage nor what is derived from it.
 package eventstest
 
 import (

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/events/jetstream"
+)
+
+// appends measures commands (load the entity, decide, append, synced), one after the other, beside publishing the same bytes to the same
+// stream, synced too.
+func appends(ctx context.Context, b *bench) error {
+	folder, err := b.folder("nats")
+	if err != nil {
+		return err
+	}
+	log, nc, stop, err := b.openLog(ctx, folder, true)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	js, err := natsjs.New(nc)
+	if err != nil {
+		return err
+	}
+	n, done := either(b, 5000, 300), 0
+	pairs, err := b.pair(ctx, func(ctx context.Context) (float64, error) {
+		began := time.Now()
+		for range n {
+			done++
+			alias := fmt.Sprint("a", done%100)
+			_, err := log.Decide(ctx, jetstream.Cause{Actor: "bench"}, func(ctx context.Context) ([]events.Change, error) {
+				current, err := log.Alias(ctx, "debian", alias)
+				if err != nil {
+					return nil, err
+				}
+				return []events.Change{{Fact: aliasMoved("debian", alias, fmt.Sprint("v", done)), Expect: current.Sequence}}, nil
+			})
+			if err != nil {
+				return 0, err
+			}
+		}
+		return float64(n) / seconds(began), nil
+	}, func(ctx context.Context) (float64, error) {
+		msg, err := factMessage(aliasMoved("floor", "a", "v1"), "")
+		if err != nil {
+			return 0, err
+		}
+		began := time.Now()
+		for range n {
+			if _, err := js.PublishMsg(ctx, msg); err != nil {
+				return 0, err
+			}
+		}
+		return float64(n) / seconds(began), nil
+	})
+	if err != nil {
+		return err
+	}
+	b.report(beside("append", "commands: load, decide, append, synced", "JetStream publish, synced", "appends/s", pairs).atLeast(0.5))
+	return nil
+}
+
+func aliasMoved(image, alias, version string) events.AliasMoved {
+	return events.AliasMoved{Alias: events.Alias{Image: image, Alias: alias, Version: version}}
+}
+
+func factMessage(fact events.Fact, id string) (*nats.Msg, error) {
+	data, err := json.Marshal(fact)
+	e := madeEvent{fact.Entity().Subject(), string(fact.Type()), time.Now().UTC().Format(time.RFC3339Nano), string(data)}
+	return e.message(id), err
+}
+
+// lag has 2,000 facts a second appended, to a NATS server beside imgsrv, and asks the catalog for every fiftieth of them, from its
+// acknowledgement to the answer that has it in it.
+func lag(ctx context.Context, b *bench) error {
+	const rate, every = 2000, 50
+	store, err := b.folder("nats")
+	if err != nil {
+		return err
+	}
+	images := either(b, 1000, 100)
+	if _, err := b.fill(ctx, store, images, 1); err != nil {
+		return err
+	}
+	_, address, err := b.natsServer(ctx, store)
+	if err != nil {
+		return err
+	}
+	s, err := b.fresh(ctx, "--nats-url="+address, "--deltas=0")
+	if err != nil {
+		return err
+	}
+	nc, err := nats.Connect(address)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := natsjs.New(nc, natsjs.WithPublishAsyncMaxPending(either(b, 30, 5)*rate))
+	if err != nil {
+		return err
+	}
+	n := either(b, 30, 5) * rate
+	var took []time.Duration
+	var errs []error
+	var mu sync.Mutex
+	var asked sync.WaitGroup
+	began := time.Now()
+	for i := range n {
+		if wait := time.Until(began.Add(time.Duration(i) * time.Second / rate)); wait > 0 {
+			time.Sleep(wait)
+		}
+		msg, err := factMessage(aliasMoved(madeName(i%images), fmt.Sprint("lag-", i/images%2), "v000000"), fmt.Sprint("lag-", i))
+		if err != nil {
+			return err
+		}
+		ack, err := js.PublishMsgAsync(msg)
+		if err != nil {
+			return err
+		}
+		if i%every != 0 {
+			continue
+		}
+		asked.Go(func() {
+			var sequence uint64
+			select {
+			case stored := <-ack.Ok():
+				sequence = stored.Sequence
+			case err := <-ack.Err():
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+				return
+			}
+			acknowledged := time.Now()
+			err := s.asNewAs(ctx, "/api/images?limit=1", sequence)
+			mu.Lock()
+			defer mu.Unlock()
+			took, errs = append(took, time.Since(acknowledged)), append(errs, err)
+		})
+	}
+	achieved := float64(n) / seconds(began)
+	asked.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	r := alone("lag", "acknowledged to visible in the catalog, at 2,000 events/s", "ms p99", milliseconds(percentile(took, 99))).atMost(100)
+	r.latencies(took, nil)
+	r.Note = fmt.Sprintf("%.0f events/s were appended", achieved)
+	b.report(r)
+	return nil
+}
+
+// natsFolder is where an imgsrv keeps its events.
+func natsFolder(data string) string { return filepath.Join(data, "nats") }
