@@ -27,16 +27,16 @@ type meters struct {
 func newMeters(m metric.Meter, projection string) (meters, error) {
 	out := meters{meter: m, with: metric.WithAttributeSet(attribute.NewSet(attribute.String("projection", projection)))}
 	var errs [9]error
-	out.events, errs[0] = m.Int64Counter("imgsrv.projection.applied", metric.WithDescription("Events applied by this node"))
-	out.errors, errs[1] = m.Int64Counter("imgsrv.projection.errors", metric.WithDescription("Times that the projection could not go on"))
-	out.duration, errs[2] = m.Float64Histogram("imgsrv.projection.batch.duration", metric.WithUnit("s"), metric.WithDescription("Time for one transaction, commit included"),
+	out.events, errs[0] = m.Int64Counter("imgsrv.projections.applied", metric.WithDescription("Events applied by this node"))
+	out.errors, errs[1] = m.Int64Counter("imgsrv.projections.errors", metric.WithDescription("Times that the projection could not go on"))
+	out.duration, errs[2] = m.Float64Histogram("imgsrv.projections.batch.duration", metric.WithUnit("s"), metric.WithDescription("Time for one transaction, commit included"),
 		metric.WithExplicitBucketBoundaries(.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5))
-	out.position, errs[3] = m.Int64ObservableGauge("imgsrv.projection.position", metric.WithDescription("Sequence of the last event applied"))
-	out.lag, errs[4] = m.Int64ObservableGauge("imgsrv.projection.lag", metric.WithDescription("Events of the log that are not applied yet"))
-	out.lagTime, errs[5] = m.Float64ObservableGauge("imgsrv.projection.lag.duration", metric.WithUnit("s"), metric.WithDescription("Age of the oldest event known not to be applied"))
-	out.active, errs[6] = m.Int64ObservableGauge("imgsrv.projection.active", metric.WithDescription("1 where this node does the work"))
+	out.position, errs[3] = m.Int64ObservableGauge("imgsrv.projections.position", metric.WithDescription("Sequence of the last event applied"))
+	out.lag, errs[4] = m.Int64ObservableGauge("imgsrv.projections.lag_events", metric.WithDescription("Events of the log that are not applied yet"))
+	out.lagTime, errs[5] = m.Float64ObservableGauge("imgsrv.projections.lag", metric.WithUnit("s"), metric.WithDescription("Age of the oldest event known not to be applied"))
+	out.active, errs[6] = m.Int64ObservableGauge("imgsrv.projections.active", metric.WithDescription("1 where this node does the work"))
 	out.skipped, errs[7] = m.Int64Counter("imgsrv.projection.skipped", metric.WithDescription("Events that this node moved over because an operator said so"))
-	out.stuck, errs[8] = m.Int64ObservableGauge("imgsrv.projection.error.sequence", metric.WithDescription("Sequence of the event that can't be applied; 0 when there is none"))
+	out.stuck, errs[8] = m.Int64ObservableGauge("imgsrv.projections.error.sequence", metric.WithDescription("Sequence of the event that can't be applied; 0 when there is none"))
 	if err := errors.Join(errs[:]...); err != nil {
 		return out, fmt.Errorf("make meters: %w", err)
 	}

@@ -62,7 +62,7 @@ func TestFiguresAreMeasuredWhileTheRunnerRuns(t *testing.T) {
 	// The counter moves a moment after the position does.
 	eventually(t, "all events are counted", func() (bool, string) {
 		got := figures(t, reader, catalog.Name)
-		want := map[string]int64{"imgsrv.projection.position": int64(head), "imgsrv.projection.error.sequence": 0, "imgsrv.projection.lag": 0, "imgsrv.projection.active": 1, "imgsrv.projection.applied": int64(head)}
+		want := map[string]int64{"imgsrv.projections.position": int64(head), "imgsrv.projections.error.sequence": 0, "imgsrv.projections.lag_events": 0, "imgsrv.projections.active": 1, "imgsrv.projections.applied": int64(head)}
 		diff := cmp.Diff(want, got)
 		return diff == "", diff
 	})
@@ -70,7 +70,7 @@ func TestFiguresAreMeasuredWhileTheRunnerRuns(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]int64{"imgsrv.projection.applied": int64(head)}, figures(t, reader, catalog.Name)); diff != "" {
+	if diff := cmp.Diff(map[string]int64{"imgsrv.projections.applied": int64(head)}, figures(t, reader, catalog.Name)); diff != "" {
 		t.Errorf("a runner that has ended is still observed (-want +got):\n%s", diff)
 	}
 }

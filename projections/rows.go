@@ -12,7 +12,7 @@ import (
 // ObserveRows shows the rows of each table, as [Operator.Report] counts them, until the returned function is called.
 // While PostgreSQL is away there is no figure.
 func (o *Operator) ObserveRows(m metric.Meter) (stop func() error, err error) {
-	rows, err := m.Int64ObservableGauge("imgsrv.projection.rows", metric.WithDescription("Rows of a projection's table; of a large one an estimate"))
+	rows, err := m.Int64ObservableGauge("imgsrv.projections.rows", metric.WithDescription("Rows of a projection's table; of a large one an estimate"))
 	if err != nil {
 		return nil, fmt.Errorf("make meters: %w", err)
 	}

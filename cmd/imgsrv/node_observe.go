@@ -30,7 +30,7 @@ func (n *Node) observe(tele *telemetry.Telemetry, blobs *blob.Store, tables *cat
 	free := gauge(0, "imgsrv.storage.free", "By", "What may still be written, on the fullest of the storage's file systems")
 	size := gauge(1, "imgsrv.storage.size", "By", "Size of that file system")
 	jobs := gauge(2, "imgsrv.jobs", "", "Publication jobs by state; each node tells the same")
-	oldest := gauge(3, "imgsrv.jobs.oldest", "s", "Time since the oldest of the jobs that have not ended was queued; 0 without one; each node tells the same")
+	oldest := gauge(3, "imgsrv.jobs.oldest.age", "s", "Time since the oldest of the jobs that have not ended was queued; 0 without one; each node tells the same")
 	formats := gauge(4, "imgsrv.derive.given_up", "", "Further formats that could not be made and are not tried again; each node tells the same")
 	space, err := m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		left, total, err := blobs.Space()

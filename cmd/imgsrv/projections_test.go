@@ -190,7 +190,7 @@ func TestAnEventThatCantBeAppliedStopsAProjectionUntilItIsSkipped(t *testing.T) 
 		Projections []struct {
 			Name, Remedy string
 			Error        string
-			ErrorAt      uint64 `json:"error_at"`
+			ErrorAt      uint64 `json:"error_sequence"`
 		}
 	}
 	pub := o.node.publisher(t)

@@ -262,7 +262,7 @@ func TestEveryRouteAsksForItsRights(t *testing.T) {
 		{route: "GET /api/operations/{id}", path: "/api/operations/none", rule: operates, ok: 404},
 		{route: "GET /api/operations/{id}/events", path: "/api/operations/none/events", rule: operates, ok: 404},
 		{route: "POST /api/backups", body: map[string]any{"place": "nowhere"}, rule: administer, ok: 422},
-		{route: "DELETE /api/operations/{id}", path: "/api/operations/none", rule: operates, ok: 404},
+		{route: "POST /api/operations/{id}/cancel", path: "/api/operations/none/cancel", rule: operates, ok: 404},
 		{route: "GET /api/projections", rule: operates, ok: 200},
 		{route: "POST /api/projections/{name}/rebuild", path: "/api/projections/none/rebuild", rule: operates, ok: 404},
 		{route: "GET /api/projections/{name}/rebuild", path: "/api/projections/none/rebuild", rule: operates, ok: 404},

@@ -82,7 +82,7 @@ func TestAKilledServerStartsAgainOverWhatItLeft(t *testing.T) {
 		if resp := p.call("GET", node.MetricsURL, nil, &metrics); resp.StatusCode != 200 {
 			t.Errorf("metrics: %d", resp.StatusCode)
 		}
-		if want := `imgsrv_projection_rows{projection="catalog",table="versions"} ` + version; !strings.Contains(string(metrics), want) {
+		if want := `imgsrv_projections_rows{projection="catalog",table="versions"} ` + version; !strings.Contains(string(metrics), want) {
 			t.Errorf("the metrics lack %s", want)
 		}
 		node.kill()

@@ -136,8 +136,11 @@ func TestWebhookCommands(t *testing.T) {
 	down.Store(false)
 	sequence := failed.header.Get("Imgsrv-Sequence")
 	d := decode[client.Delivery](t, must("webhooks", "redeliver", hook.ID, sequence, "--wait", "--json"))
-	again := nextHook(t, requests)
-	if d.State != client.DeliveryDelivered || d.Attempts != 2 || again.header.Get("webhook-id") != failed.header.Get("webhook-id") || again.header.Get("Imgsrv-Sequence") != sequence {
+	again := failed
+	for range d.Attempts - 1 { // on a busy machine its next attempts may have come by themselves
+		again = nextHook(t, requests)
+	}
+	if d.State != client.DeliveryDelivered || d.Attempts < 2 || again.header.Get("webhook-id") != failed.header.Get("webhook-id") || again.header.Get("Imgsrv-Sequence") != sequence {
 		t.Errorf("delivery %+v, headers %v", d, again.header)
 	}
 
@@ -154,7 +157,7 @@ func TestWebhookCommands(t *testing.T) {
 		t.Errorf("dead letters:\n%s", out)
 	}
 	metrics := scrape(t, node.MetricsURL)
-	for _, want := range []string{`imgsrv_webhooks_deliveries_total{result="delivered"} 2`, `imgsrv_webhooks_deliveries_total{result="failed"} 1`,
+	for _, want := range []string{`imgsrv_webhooks_deliveries_total{result="delivered"} 2`, fmt.Sprintf(`imgsrv_webhooks_deliveries_total{result="failed"} %d`, d.Attempts-1),
 		`imgsrv_webhooks_deliveries_total{result="dead"} 1`, "imgsrv_webhooks_dead_letters 1", "imgsrv_webhooks_retrying 0"} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("metrics lack %s", want)

@@ -61,11 +61,7 @@ func (l *Log) ReadAfter(ctx context.Context, after, upTo events.Sequence, subjec
 	})
 }
 
-// scan is Read for messages as they are stored.
-func (l *Log) scan(ctx context.Context, upTo events.Sequence, subjects []string, each func(natsjs.Msg, *natsjs.MsgMetadata) error) error {
-	return l.scanAfter(ctx, 0, upTo, subjects, each)
-}
-
+// scanAfter is ReadAfter for messages as they are stored.
 func (l *Log) scanAfter(ctx context.Context, after, upTo events.Sequence, subjects []string, each func(natsjs.Msg, *natsjs.MsgMetadata) error) error {
 	if upTo <= after {
 		return nil

@@ -83,7 +83,7 @@ type deriveInput struct {
 	}
 }
 
-type deriveAnswer struct {
+type derivedFormat struct {
 	Image   string `json:"image" example:"debian-bookworm"`
 	Version string `json:"version" example:"12.5.0"`
 	Variant string `json:"variant" example:"amd64.virtual-machine.default"`
@@ -104,7 +104,7 @@ func (s *server) derived() {
 	}, s.deriveFormat)
 }
 
-func (s *server) deriveFormat(ctx context.Context, in *deriveInput) (*locatedOutput[deriveAnswer], error) {
+func (s *server) deriveFormat(ctx context.Context, in *deriveInput) (*locatedOutput[derivedFormat], error) {
 	format := in.Body.Format
 	if events.CheckImageName(in.Image) != nil || events.CheckVersionName(in.Version) != nil {
 		return nil, missing("image %q has no version %q", in.Image, in.Version)
@@ -135,7 +135,7 @@ func (s *server) deriveFormat(ctx context.Context, in *deriveInput) (*locatedOut
 	if err != nil {
 		return nil, err
 	}
-	return locatedAnswer(versionURL(ctx, in.Image, in.Version), after, deriveAnswer{Image: in.Image, Version: in.Version, Variant: in.Variant,
+	return locatedAnswer(versionURL(ctx, in.Image, in.Version), after, derivedFormat{Image: in.Image, Version: in.Version, Variant: in.Variant,
 		Format: format, State: string(after.State.State), URL: formatURL(ctx, in.Image, in.Version, in.Variant, format)}), nil
 }
 

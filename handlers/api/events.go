@@ -23,8 +23,8 @@ const (
 	defaultPatience  = 10 * time.Second
 )
 
-// eventView is an event as the API gives it.
-type eventView struct {
+// storedEvent is an event as the API gives it.
+type storedEvent struct {
 	Sequence    uint64    `json:"sequence" doc:"Place in the stream, from 1" example:"42"`
 	ID          string    `json:"id" doc:"CloudEvents id"`
 	Source      string    `json:"source,omitempty" doc:"CloudEvents source"`
@@ -39,8 +39,8 @@ type eventView struct {
 	Data        any       `json:"data" doc:"The fact, as it was stored; a JSON Schema for each type"`
 }
 
-func eventViewOf(e events.Event) eventView {
-	view := eventView{Sequence: uint64(e.Sequence), ID: e.ID, Type: string(e.Type), Time: e.Time, Actor: e.Actor,
+func eventViewOf(e events.Event) storedEvent {
+	view := storedEvent{Sequence: uint64(e.Sequence), ID: e.ID, Type: string(e.Type), Time: e.Time, Actor: e.Actor,
 		Correlation: e.Correlation, Causation: e.Causation, Data: e.Data}
 	if e.Fact != nil {
 		view.Subject = e.Fact.Entity().ID
@@ -55,7 +55,7 @@ type eventInput struct {
 	Sequence uint64 `path:"sequence" minimum:"1" example:"42"`
 }
 
-type eventOutput struct{ Body eventView }
+type eventOutput struct{ Body storedEvent }
 
 // events registers GET /api/events: the stream of server-sent events, see follow;
 // GET /api/events/{sequence}: 200, 401, 404 none, or none that the caller may see, 422, 503;

@@ -27,11 +27,11 @@ type fsckRequest struct {
 	Repair         bool   `json:"repair,omitempty" doc:"Ask the servers that mirrors follow for what is damaged"`
 }
 
-// fsck registers POST /api/fsck: 202 with the operation, whose result is a scrub.Report; 401, 403, 409 one runs, 503.
+// fsck registers POST /api/fsck: 202 with the operation, whose result is a scrub.FsckReport; 401, 403, 409 one runs, 503.
 func (s *server) fsck() {
-	s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[scrub.Report](), true, "")
+	s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[scrub.FsckReport](), true, "")
 	operate(s, events.RoleOperator, huma.Operation{
-		OperationID: "fsck", Method: http.MethodPost, Path: "/api/fsck", DefaultStatus: http.StatusAccepted, Summary: "Check all files in the storage",
+		OperationID: "check-blobs", Method: http.MethodPost, Path: "/api/fsck", DefaultStatus: http.StatusAccepted, Summary: "Check all files in the storage",
 		Description: "Reads each blob again and compares it with its digest, and looks for all that published versions name. What is damaged is put aside, and nobody is given its bytes until it is repaired. " +
 			"The operation's `result` is what was found (Report).",
 		Errors: []int{http.StatusConflict},

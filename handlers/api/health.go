@@ -64,16 +64,16 @@ type storageStatus struct {
 }
 
 type projectionStatus struct {
-	Name       string  `json:"name" example:"catalog"`
-	Position   uint64  `json:"position" doc:"Sequence of the last event applied"`
-	Head       uint64  `json:"head" doc:"Sequence of the last event there is"`
-	Lag        uint64  `json:"lag" doc:"Events not applied yet"`
-	LagSeconds float64 `json:"lag_seconds" doc:"Age of the oldest of them"`
-	Active     bool    `json:"active" doc:"This node applies them; else another one"`
-	Error      string  `json:"error,omitempty" doc:"What holds it up"`
-	ErrorAt    uint64  `json:"error_at,omitempty" doc:"Sequence of the event that can't be applied"`
-	ErrorType  string  `json:"error_type,omitempty" doc:"Type of that event"`
-	Remedy     string  `json:"remedy,omitempty" doc:"What an operator can do about it"`
+	Name          string  `json:"name" example:"catalog"`
+	Position      uint64  `json:"position" doc:"Sequence of the last event applied"`
+	Head          uint64  `json:"head" doc:"Sequence of the last event there is"`
+	Lag           uint64  `json:"lag_events" doc:"Events not applied yet"`
+	LagSeconds    float64 `json:"lag_seconds" doc:"Age of the oldest of them"`
+	Active        bool    `json:"active" doc:"This node applies them; else another one"`
+	Error         string  `json:"error,omitempty" doc:"What holds it up"`
+	ErrorSequence uint64  `json:"error_sequence,omitempty" doc:"Sequence of the event that can't be applied"`
+	ErrorType     string  `json:"error_type,omitempty" doc:"Type of that event"`
+	Remedy        string  `json:"remedy,omitempty" doc:"What an operator can do about it"`
 }
 
 // health registers GET /healthz: 200 as long as the process answers; and GET /readyz: 200, or 503 with the same
@@ -81,7 +81,7 @@ type projectionStatus struct {
 // the node unready: another node would have the same trouble, and uploads and downloads go on.
 func (s *server) health() {
 	register(s, huma.Operation{
-		OperationID: "health", Method: http.MethodGet, Path: pathHealth, Tags: []string{tagOperate}, Summary: "Is the process alive?",
+		OperationID: "get-health", Method: http.MethodGet, Path: pathHealth, Tags: []string{tagOperate}, Summary: "Is the process alive?",
 		Security: []map[string][]string{{}},
 	}, func(context.Context, *struct{}) (*healthOutput, error) {
 		out := &healthOutput{CacheControl: "no-store"}
@@ -89,7 +89,7 @@ func (s *server) health() {
 		return out, nil
 	})
 	register(s, huma.Operation{
-		OperationID: "readiness", Method: http.MethodGet, Path: pathReady, Tags: []string{tagOperate}, Summary: "Can this node serve?",
+		OperationID: "get-readiness", Method: http.MethodGet, Path: pathReady, Tags: []string{tagOperate}, Summary: "Can this node serve?",
 		Description: "Looks at the event log, the database and the storage, a second at most. A projection that lags is shown and is no reason to be unready. What exactly is wrong is told to operators of the whole server only.",
 		Security:    []map[string][]string{{}, {securityBearer: {}}},
 		Middlewares: huma.Middlewares{lift(s.whoever)},
@@ -146,7 +146,7 @@ func (s *server) readiness(ctx context.Context) readiness {
 		checks.Go(func() {
 			status := runner.Status(ctx)
 			out.Projections[i] = projectionStatus{Name: status.Name, Position: uint64(status.Position), Head: uint64(status.Head), Lag: status.LagEvents,
-				LagSeconds: status.LagSeconds, Active: status.Active, Error: status.LastError, ErrorAt: uint64(status.LastErrorSequence),
+				LagSeconds: status.LagSeconds, Active: status.Active, Error: status.LastError, ErrorSequence: uint64(status.LastErrorSequence),
 				ErrorType: string(status.LastErrorType), Remedy: status.Remedy()}
 		})
 	}

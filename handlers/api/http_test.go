@@ -335,7 +335,7 @@ func TestTheDocumentDescribesEveryRoute(t *testing.T) {
 		GET/api/status GET/api/jobs GET/api/jobs/{id} POST/api/jobs/{id}/cancel POST/api/jobs/{id}/retry GET/cas/sha256/{prefix}/{hex} HEAD/cas/sha256/{prefix}/{hex}
 		GET/streams/v1/index.json GET/streams/v1/images.json GET/streams/v1/images/{image}.json GET/healthz GET/readyz
 		GET/api/events GET/api/events/{sequence} GET/api/events/export POST/api/events/import GET/api/images/{image}/history
-		GET/api/operations GET/api/operations/{id} GET/api/operations/{id}/events DELETE/api/operations/{id} POST/api/backups POST/api/fsck POST/api/gc
+		GET/api/operations GET/api/operations/{id} GET/api/operations/{id}/events POST/api/operations/{id}/cancel POST/api/backups POST/api/fsck POST/api/gc
 		GET/api/projections GET/api/projections/{name}/replay POST/api/projections/{name}/verify POST/api/projections/{name}/skip
 		GET/api/projections/{name}/rebuild POST/api/projections/{name}/rebuild DELETE/api/projections/{name}/rebuild
 		GET/api/whoami GET/api/principals POST/api/principals GET/api/principals/{name} DELETE/api/principals/{name}

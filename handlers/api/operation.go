@@ -19,6 +19,7 @@ const (
 	pathOperations      = "/api/operations"
 	pathOperation       = pathOperations + "/{id}"
 	pathOperationEvents = pathOperation + "/events"
+	pathOperationCancel = pathOperation + "/cancel"
 
 	// operationPace is how often a follower is told at most: works may report each blob.
 	operationPace = 200 * time.Millisecond
@@ -42,7 +43,7 @@ type operationOutput struct {
 }
 
 // operations registers GET /api/operations: those that run or ran on this node, the latest first; GET …/{id}: 200, 404;
-// GET …/{id}/events: see followOperation; DELETE …/{id}: 200, cancels. All 401, 403, 503.
+// GET …/{id}/events: see followOperation; POST …/{id}/cancel: 200. All 401, 403, 503.
 func (s *server) operations(router chi.Router) {
 	operate(s, events.RoleOperator, huma.Operation{
 		OperationID: "list-operations", Method: http.MethodGet, Path: pathOperations, Summary: "List the long operations",
@@ -62,7 +63,7 @@ func (s *server) operations(router chi.Router) {
 		return &operationOutput{CacheControl: "no-store", Body: o}, nil
 	})
 	operate(s, events.RoleOperator, huma.Operation{
-		OperationID: "cancel-operation", Method: http.MethodDelete, Path: pathOperation, DefaultStatus: http.StatusOK, Summary: "Cancel an operation",
+		OperationID: "cancel-operation", Method: http.MethodPost, Path: pathOperationCancel, DefaultStatus: http.StatusOK, Summary: "Cancel an operation",
 		Description: "What it has done stays done. It may take a moment to end; of one that has ended nothing changes.",
 	}, func(_ context.Context, in *operationInput) (*operationOutput, error) {
 		o, ok := s.Operations.Cancel(in.ID)

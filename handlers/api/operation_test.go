@@ -63,7 +63,7 @@ func TestAnOperationIsFollowedToItsEnd(t *testing.T) {
 	for _, path := range []string{"/none", "/none/events"} {
 		n.problem(n.do(http.MethodGet, "/api/operations"+path, nil), 404, "not-found")
 	}
-	n.problem(n.do(http.MethodDelete, "/api/operations/none", nil), 404, "not-found")
+	n.problem(n.do(http.MethodPost, "/api/operations/none/cancel", nil), 404, "not-found")
 }
 
 // TestOperationsEndInOtherWaysToo: by an error, a panic, a cancellation, and the server's stop.

@@ -83,7 +83,7 @@ type rebuildProgress struct {
 	Total           uint64     `json:"total" doc:"The last event there is"`
 	EventsPerSecond float64    `json:"events_per_second"`
 	ETASeconds      float64    `json:"eta_seconds"`
-	ResumedAt       uint64     `json:"resumed_at,omitempty" doc:"Where an earlier one had been stopped"`
+	ResumedAt       uint64     `json:"resumed_from,omitempty" doc:"Where an earlier one had been stopped"`
 	StartedAt       *time.Time `json:"started_at,omitempty"`
 	EndedAt         *time.Time `json:"ended_at,omitempty"`
 	Error           string     `json:"error,omitempty"`
@@ -101,15 +101,15 @@ type verifyOutput struct {
 }
 
 type verification struct {
-	Projection  string       `json:"projection"`
-	Position    uint64       `json:"position" doc:"Event up to which both were compared"`
-	Rows        int64        `json:"rows" doc:"Rows compared"`
-	Total       int64        `json:"total" doc:"Rows that differ"`
-	Differences []difference `json:"differences" nullable:"false"`
-	TookSeconds float64      `json:"took_seconds"`
+	Projection  string          `json:"projection"`
+	Position    uint64          `json:"position" doc:"Event up to which both were compared"`
+	Rows        int64           `json:"rows" doc:"Rows compared"`
+	Total       int64           `json:"total" doc:"Rows that differ"`
+	Differences []rowDifference `json:"differences" nullable:"false"`
+	TookSeconds float64         `json:"took_seconds"`
 }
 
-type difference struct {
+type rowDifference struct {
 	Table   string          `json:"table"`
 	Key     json.RawMessage `json:"key"`
 	Live    json.RawMessage `json:"live,omitempty" doc:"The row that is there; absent for none"`
@@ -288,9 +288,9 @@ func (s *server) verifyProjection(ctx context.Context, in *verifyInput) (*verify
 		return nil, busy(err)
 	}
 	out := &verifyOutput{CacheControl: "no-store", Body: verification{Projection: p.Name(), Position: uint64(found.Position), Rows: found.Rows,
-		Total: found.Total, Differences: []difference{}, TookSeconds: found.Took.Seconds()}}
+		Total: found.Total, Differences: []rowDifference{}, TookSeconds: found.Took.Seconds()}}
 	for _, d := range found.Differences {
-		out.Body.Differences = append(out.Body.Differences, difference{Table: d.Table, Key: json.RawMessage(d.Key), Live: json.RawMessage(d.Live), Derived: json.RawMessage(d.Derived)})
+		out.Body.Differences = append(out.Body.Differences, rowDifference{Table: d.Table, Key: json.RawMessage(d.Key), Live: json.RawMessage(d.Live), Derived: json.RawMessage(d.Derived)})
 	}
 	return out, nil
 }

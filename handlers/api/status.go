@@ -35,7 +35,7 @@ type serverStatus struct {
 type jobCount struct {
 	State  string    `json:"state" enum:"queued,running,succeeded,failed,cancelled"`
 	Jobs   int64     `json:"jobs"`
-	Oldest time.Time `json:"oldest" doc:"When the first of them was queued"`
+	Oldest time.Time `json:"oldest_queued_at" doc:"When the first of them was queued"`
 }
 
 // givenUp is one kind of what failed.
@@ -50,7 +50,7 @@ type givenUp struct {
 // status registers GET /api/status: 200, 401, 403, 503.
 func (s *server) status() {
 	operate(s, events.RoleOperator, huma.Operation{
-		OperationID: "status", Method: http.MethodGet, Path: pathStatus, Summary: "How the server is doing, and all that was given up",
+		OperationID: "get-status", Method: http.MethodGet, Path: pathStatus, Summary: "How the server is doing, and all that was given up",
 		Description: "What a part that is away would know is left out, and `error` says so. Events that consumers can't handle are those of this node.",
 	}, func(ctx context.Context, _ *struct{}) (*statusOutput, error) {
 		out := &statusOutput{CacheControl: "no-store", Body: serverStatus{Readiness: s.readiness(ctx), Jobs: []jobCount{}, GivenUp: []givenUp{}}}
@@ -187,9 +187,9 @@ func (s *server) stuckEvents() givenUp {
 func stuckProjections(r readiness) givenUp {
 	g := givenUp{What: "projections", Look: "imgsrv projections"}
 	for _, p := range r.Projections {
-		if p.ErrorAt != 0 {
+		if p.ErrorSequence != 0 {
 			g.Count++
-			g.Examples = append(g.Examples, shorten(fmt.Sprintf("%s at event %d (%s): %s", p.Name, p.ErrorAt, p.ErrorType, p.Error)))
+			g.Examples = append(g.Examples, shorten(fmt.Sprintf("%s at event %d (%s): %s", p.Name, p.ErrorSequence, p.ErrorType, p.Error)))
 		}
 	}
 	return g

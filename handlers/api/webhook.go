@@ -97,7 +97,7 @@ func (s *server) webhooks() {
 	operate(s, events.RoleOperator, huma.Operation{OperationID: "get-delivery", Method: http.MethodGet, Path: pathDelivery, Summary: "Look at the delivery of an event",
 		Description: "There is something to see once an attempt has failed or an operator has asked for the event.",
 		Errors:      []int{http.StatusUnprocessableEntity}}, s.getDelivery)
-	operate(s, events.RoleOperator, huma.Operation{OperationID: "redeliver", Method: http.MethodPost, Path: pathRedeliver, DefaultStatus: http.StatusAccepted,
+	operate(s, events.RoleOperator, huma.Operation{OperationID: "redeliver-event", Method: http.MethodPost, Path: pathRedeliver, DefaultStatus: http.StatusAccepted,
 		Summary:     "Send a past event (again)",
 		Description: "An event that is being retried is tried at once, and its order kept; any other is sent out of order, once, and becomes a dead letter where that fails."}, s.redeliver)
 }

@@ -27,7 +27,7 @@ func newMeters(m metric.Meter) (*meters, error) {
 	out.items, errs[2] = m.Int64Counter("imgsrv.gc.items", metric.WithDescription("What was collected by kind: blob, version, derived, upload, ingress; kept: blobs that were needed again meanwhile"))
 	out.duration, errs[3] = m.Float64Histogram("imgsrv.gc.duration", metric.WithUnit("s"), metric.WithDescription("How long a collection of garbage took"),
 		metric.WithExplicitBucketBoundaries(0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600))
-	_, errs[4] = m.Int64ObservableGauge("imgsrv.gc.last_success", metric.WithUnit("s"), metric.WithDescription("When the last collection of garbage on this node succeeded, seconds since 1970"),
+	_, errs[4] = m.Int64ObservableGauge("imgsrv.gc.last_success.timestamp", metric.WithUnit("s"), metric.WithDescription("When the last collection of garbage on this node succeeded, seconds since 1970"),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			if at := out.last.Load(); at != 0 {
 				o.Observe(at)

@@ -17,17 +17,17 @@ type Options struct {
 	Repair         bool  // ask the sources for what is damaged
 }
 
-// Report is what a check of all blobs has found.
-type Report struct {
-	StartedAt time.Time `json:"started_at"`
-	EndedAt   time.Time `json:"ended_at"`
-	Versions  int       `json:"versions" doc:"That were ever published; all that they name was looked for"`
-	Blobs     int       `json:"blobs" doc:"That were compared with their digests"`
-	Bytes     int64     `json:"bytes" doc:"That were read"`
-	Found     int       `json:"found" doc:"Damaged blobs that weren't known before"`
-	Damaged   []Finding `json:"damaged" nullable:"false" doc:"What is damaged now; nobody is given its bytes"`
-	Repaired  []Finding `json:"repaired" nullable:"false" doc:"What was damaged and is whole again"`
-	Strays    []Stray   `json:"strays" nullable:"false" doc:"Files among the blobs that no event speaks of; 1000 at most"`
+// FsckReport is what a check of all blobs has found.
+type FsckReport struct {
+	StartedAt time.Time     `json:"started_at"`
+	EndedAt   time.Time     `json:"ended_at"`
+	Versions  int           `json:"versions" doc:"That were ever published; all that they name was looked for"`
+	Blobs     int           `json:"blobs" doc:"That were compared with their digests"`
+	Bytes     int64         `json:"bytes" doc:"That were read"`
+	Found     int           `json:"found" doc:"Damaged blobs that weren't known before"`
+	Damaged   []DamagedBlob `json:"damaged" nullable:"false" doc:"What is damaged now; nobody is given its bytes"`
+	Repaired  []DamagedBlob `json:"repaired" nullable:"false" doc:"What was damaged and is whole again"`
+	Strays    []StrayFile   `json:"strays" nullable:"false" doc:"Files among the blobs that no event speaks of; 1000 at most"`
 	// StrayCount and StrayBytes are about all of them.
 	StrayCount int   `json:"stray_count"`
 	StrayBytes int64 `json:"stray_bytes"`
@@ -35,8 +35,8 @@ type Report struct {
 	Errors []string `json:"errors" nullable:"false" doc:"Blobs that couldn't be looked at, and why; 100 at most"`
 }
 
-// Finding is a blob that is, or was, damaged.
-type Finding struct {
+// DamagedBlob is a blob that is, or was, damaged.
+type DamagedBlob struct {
 	Digest      events.Digest `json:"digest"`
 	Size        int64         `json:"size" doc:"Length in bytes"`
 	Reason      string        `json:"reason" enum:"digest,size,missing,unreadable" doc:"What was wrong"`
@@ -47,8 +47,8 @@ type Finding struct {
 	From        string        `json:"from,omitempty" doc:"Where the bytes that repaired it are from"`
 }
 
-// Stray is a file among the blobs that no event speaks of. Garbage collection removes it.
-type Stray struct {
+// StrayFile is a file among the blobs that no event speaks of. Garbage collection removes it.
+type StrayFile struct {
 	Digest events.Digest `json:"digest" doc:"As its name says; it isn't read"`
 	Size   int64         `json:"size" doc:"Length in bytes"`
 }
@@ -60,8 +60,8 @@ const (
 
 // Fsck looks at all blobs that there should be, and at all files that lie among them. progress is told how many bytes of how
 // many are done.
-func (s *Scrubber) Fsck(ctx context.Context, opt Options, progress func(done, total int64)) (*Report, error) {
-	report := &Report{StartedAt: s.Clock().UTC(), Damaged: []Finding{}, Repaired: []Finding{}, Strays: []Stray{}, Errors: []string{}}
+func (s *Scrubber) Fsck(ctx context.Context, opt Options, progress func(done, total int64)) (*FsckReport, error) {
+	report := &FsckReport{StartedAt: s.Clock().UTC(), Damaged: []DamagedBlob{}, Repaired: []DamagedBlob{}, Strays: []StrayFile{}, Errors: []string{}}
 	named, versions, err := s.references(ctx, func(events.Digest) bool { return true })
 	if err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func (s *Scrubber) Fsck(ctx context.Context, opt Options, progress func(done, to
 }
 
 // expected are the blobs that the log speaks of, apart by the first byte of their digests, by hex digits.
-func (s *Scrubber) expected(named map[events.Digest]*reference, report *Report) (out [256]map[string]events.Blob) {
+func (s *Scrubber) expected(named map[events.Digest]*reference, report *FsckReport) (out [256]map[string]events.Blob) {
 	for first := range out {
 		out[first] = map[string]events.Blob{}
 		for hexed, size := range s.index.under(byte(first)) {
@@ -140,7 +140,7 @@ func (s *Scrubber) expected(named map[events.Digest]*reference, report *Report) 
 	return out
 }
 
-func (s *Scrubber) checkFor(ctx context.Context, report *Report, b events.Blob, named *reference, pace func(context.Context, int) error) error {
+func (s *Scrubber) checkFor(ctx context.Context, report *FsckReport, b events.Blob, named *reference, pace func(context.Context, int) error) error {
 	if gone, err := s.collected(ctx, b.Digest); gone {
 		return nil
 	} else if err != nil && ctx.Err() == nil {
@@ -184,7 +184,7 @@ func (s *Scrubber) collected(ctx context.Context, digest events.Digest) (bool, e
 	return current.State.State == events.BlobIsCollected, err
 }
 
-func (s *Scrubber) stray(report *Report, f blob.File) {
+func (s *Scrubber) stray(report *FsckReport, f blob.File) {
 	if s.Clock().Sub(f.Changed) < s.StrayAge {
 		return
 	}
@@ -194,11 +194,11 @@ func (s *Scrubber) stray(report *Report, f blob.File) {
 	report.StrayCount++
 	report.StrayBytes += f.Size
 	if len(report.Strays) < maxStrays {
-		report.Strays = append(report.Strays, Stray{digestOf(f.SHA256), f.Size})
+		report.Strays = append(report.Strays, StrayFile{digestOf(f.SHA256), f.Size})
 	}
 }
 
-func (s *Scrubber) repairFor(ctx context.Context, report *Report) error {
+func (s *Scrubber) repairFor(ctx context.Context, report *FsckReport) error {
 	from, err := s.Repair(ctx)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -206,7 +206,7 @@ func (s *Scrubber) repairFor(ctx context.Context, report *Report) error {
 	if err != nil {
 		report.fail(err)
 	}
-	var left []Finding
+	var left []DamagedBlob
 	for _, f := range report.Damaged {
 		if s.index.isDamaged(f.Digest.Hex()) {
 			left = append(left, f)
@@ -217,18 +217,18 @@ func (s *Scrubber) repairFor(ctx context.Context, report *Report) error {
 		}
 		report.Repaired = append(report.Repaired, f)
 	}
-	report.Damaged = append([]Finding{}, left...)
+	report.Damaged = append([]DamagedBlob{}, left...)
 	return nil
 }
 
-func (r *Report) fail(err error) {
+func (r *FsckReport) fail(err error) {
 	if len(r.Errors) < maxErrors {
 		r.Errors = append(r.Errors, err.Error())
 	}
 }
 
-func finding(b events.Blob, d events.Damage, named *reference) Finding {
-	f := Finding{Digest: b.Digest, Size: b.Size, Reason: string(d.Reason), Detail: d.Detail, FoundAt: d.FoundAt, Quarantined: d.Quarantined, NamedBy: []string{}}
+func finding(b events.Blob, d events.Damage, named *reference) DamagedBlob {
+	f := DamagedBlob{Digest: b.Digest, Size: b.Size, Reason: string(d.Reason), Detail: d.Detail, FoundAt: d.FoundAt, Quarantined: d.Quarantined, NamedBy: []string{}}
 	if named != nil {
 		f.NamedBy = append(f.NamedBy, named.names...)
 	}

@@ -78,7 +78,7 @@ func TestFsckFindsWhatIsDamagedAndNobodyIsGivenIt(t *testing.T) {
 			t.Errorf("%s, %s: opened with %v", f.Digest, f.Reason, err)
 		}
 	}
-	if diff := cmp.Diff([]scrub.Stray{{Digest: stray, Size: 5}}, report.Strays); diff != "" || report.StrayCount != 1 || report.StrayBytes != 5 {
+	if diff := cmp.Diff([]scrub.StrayFile{{Digest: stray, Size: 5}}, report.Strays); diff != "" || report.StrayCount != 1 || report.StrayBytes != 5 {
 		t.Errorf("strays (%d, %d bytes): %s", report.StrayCount, report.StrayBytes, diff)
 	}
 	if !w.served(store, good) || !w.served(store, unnamed) {

@@ -24,7 +24,7 @@ func newMeters(m metric.Meter, s *Scrubber) (meters, error) {
 	out.errors, errs[4] = m.Int64Counter("imgsrv.scrub.errors", metric.WithDescription("Blobs that couldn't be looked at, because the storage or the event log didn't answer"))
 	damaged, err := m.Int64ObservableGauge("imgsrv.blobs.damaged", metric.WithDescription("Blobs whose bytes are lost and not repaired yet; each node tells the same"))
 	errs[5] = err
-	lastPass, err := m.Float64ObservableGauge("imgsrv.scrub.last_pass", metric.WithUnit("s"), metric.WithDescription("When this node's last pass over all blobs ended, in seconds since 1970; 0: none has yet"))
+	lastPass, err := m.Float64ObservableGauge("imgsrv.scrub.last_pass.timestamp", metric.WithUnit("s"), metric.WithDescription("When this node's last pass over all blobs ended, in seconds since 1970; 0: none has yet"))
 	errs[6] = err
 	if err := errors.Join(errs[:]...); err != nil {
 		return out, fmt.Errorf("make meters: %w", err)

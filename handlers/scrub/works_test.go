@@ -157,7 +157,7 @@ func (w *works) await(d events.Digest, typ events.Type) {
 	}
 }
 
-func (w *works) fsck(s *scrub.Scrubber, opt scrub.Options) *scrub.Report {
+func (w *works) fsck(s *scrub.Scrubber, opt scrub.Options) *scrub.FsckReport {
 	w.T.Helper()
 	var last int64
 	report, err := s.Fsck(w.T.Context(), opt, func(done, total int64) {

@@ -68,7 +68,7 @@ func (c *Client) Operations(ctx context.Context) ([]Operation, error) {
 
 // CancelOperation cancels an operation. It may run a little longer.
 func (c *Client) CancelOperation(ctx context.Context, id string) (*Operation, error) {
-	return ask[Operation](ctx, c, http.MethodDelete, route("api", "operations", id), nil)
+	return ask[Operation](ctx, c, http.MethodPost, route("api", "operations", id, "cancel"), nil)
 }
 
 // RunOperation asks for an operation by a POST of input to path, follows it to its end and reads its result into result (nil to ignore

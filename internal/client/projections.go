@@ -69,7 +69,7 @@ type Rebuild struct {
 	Total           uint64    `json:"total"`
 	EventsPerSecond float64   `json:"events_per_second"`
 	ETASeconds      float64   `json:"eta_seconds"`
-	ResumedAt       uint64    `json:"resumed_at,omitempty"`
+	ResumedAt       uint64    `json:"resumed_from,omitempty"`
 	StartedAt       time.Time `json:"started_at,omitzero"`
 	EndedAt         time.Time `json:"ended_at,omitzero"`
 	Error           string    `json:"error,omitempty"`

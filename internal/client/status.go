@@ -25,7 +25,7 @@ type Readiness struct {
 	Postgres    Part `json:"postgres"`
 	Projections []struct {
 		Name       string  `json:"name"`
-		Lag        uint64  `json:"lag"` // events
+		Lag        uint64  `json:"lag_events"` // events
 		LagSeconds float64 `json:"lag_seconds"`
 		Error      string  `json:"error,omitempty"`
 	} `json:"projections"`
@@ -41,7 +41,7 @@ type Part struct {
 type JobCount struct {
 	State  string    `json:"state"`
 	Jobs   int64     `json:"jobs"`
-	Oldest time.Time `json:"oldest"`
+	Oldest time.Time `json:"oldest_queued_at"`
 }
 
 // GivenUp is one kind of what nobody tries again by itself, or what goes on failing.
