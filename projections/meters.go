@@ -35,7 +35,7 @@ func newMeters(m metric.Meter, projection string) (meters, error) {
 	out.lag, errs[4] = m.Int64ObservableGauge("imgsrv.projections.lag_events", metric.WithDescription("Events of the log that are not applied yet"))
 	out.lagTime, errs[5] = m.Float64ObservableGauge("imgsrv.projections.lag", metric.WithUnit("s"), metric.WithDescription("Age of the oldest event known not to be applied"))
 	out.active, errs[6] = m.Int64ObservableGauge("imgsrv.projections.active", metric.WithDescription("1 where this node does the work"))
-	out.skipped, errs[7] = m.Int64Counter("imgsrv.projection.skipped", metric.WithDescription("Events that this node moved over because an operator said so"))
+	out.skipped, errs[7] = m.Int64Counter("imgsrv.projections.skipped", metric.WithDescription("Events that this node moved over because an operator said so"))
 	out.stuck, errs[8] = m.Int64ObservableGauge("imgsrv.projections.error.sequence", metric.WithDescription("Sequence of the event that can't be applied; 0 when there is none"))
 	if err := errors.Join(errs[:]...); err != nil {
 		return out, fmt.Errorf("make meters: %w", err)
@@ -55,7 +55,7 @@ func (m *meters) observe(r *Runner) (unregister func(), err error) {
 			active = 1
 		}
 		o.ObserveInt64(m.active, active, m.with)
-		o.ObserveInt64(m.stuck, int64(status.LastErrorSequence), m.with)
+		o.ObserveInt64(m.stuck, int64(status.ErrorSequence), m.with)
 		return nil
 	}, m.position, m.lag, m.lagTime, m.active, m.stuck)
 	if err != nil {

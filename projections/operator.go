@@ -77,7 +77,7 @@ func (o *Operator) stored(ctx context.Context) (Status, error) {
 		return out, err
 	}
 	if stream != "" && stream != o.events.Identity() || position > head {
-		out.LastError, position = ErrOtherStream.Error(), 0
+		out.Error, position = ErrOtherStream.Error(), 0
 	}
 	out.Position, out.Head = position, head
 	if out.LagEvents = uint64(head - position); out.LagEvents > 0 {
@@ -147,10 +147,10 @@ func (o *Operator) Replay(ctx context.Context, from, to events.Sequence, each fu
 // refusal is an [*events.Error].
 func (o *Operator) Skip(ctx context.Context, sequence events.Sequence, reason, by string) (events.Sequence, error) {
 	if o.runner != nil {
-		if s := o.runner.Status(ctx); s.LastErrorSequence != sequence || sequence == 0 {
+		if s := o.runner.Status(ctx); s.ErrorSequence != sequence || sequence == 0 {
 			at := "it does not stand at any event"
-			if s.LastErrorSequence != 0 {
-				at = fmt.Sprintf("it stands at event %d", s.LastErrorSequence)
+			if s.ErrorSequence != 0 {
+				at = fmt.Sprintf("it stands at event %d", s.ErrorSequence)
 			}
 			return 0, events.Refuse(events.CodeNotStuck, "projection %s can't skip event %d: %s, and only what can't be applied may be skipped", o.Name(), sequence, at)
 		}

@@ -57,15 +57,15 @@ const (
 
 // RebuildProgress is how far a rebuild is.
 type RebuildProgress struct {
-	State     RebuildState
-	Applied   events.Sequence // last event in the new tables
-	Total     events.Sequence // the log's head, when it was looked at last
-	PerSecond float64         // events of the log, since this run began
-	Left      time.Duration   // at that rate; 0 when unknown
-	ResumedAt events.Sequence // where an earlier run had been stopped; 0: from the first event
-	StartedAt time.Time
-	EndedAt   time.Time // zero while it runs
-	Err       error     // of RebuildFailed; about an event it is an *EventError
+	State       RebuildState
+	Applied     events.Sequence // last event in the new tables
+	Total       events.Sequence // the log's head, when it was looked at last
+	PerSecond   float64         // events of the log, since this run began
+	Left        time.Duration   // at that rate; 0 when unknown
+	ResumedFrom events.Sequence // where an earlier run had been stopped; 0: from the first event
+	StartedAt   time.Time
+	EndedAt     time.Time // zero while it runs
+	Err         error     // of RebuildFailed; about an event it is an *EventError
 }
 
 // NewRebuilder makes a rebuilder of one projection.
@@ -195,7 +195,7 @@ func (b *Rebuilder) rebuild(ctx context.Context, work *bench) error {
 		return err
 	}
 	b.mu.Lock()
-	b.begin, b.progress.Applied, b.progress.ResumedAt = position, position, position
+	b.begin, b.progress.Applied, b.progress.ResumedFrom = position, position, position
 	b.mu.Unlock()
 	d := &derivation{conn: work.conn, events: b.events, projector: b.projector, log: b.log, skipped: skipped.State, batch: b.cfg.Batch, progress: b.applied}
 	for {

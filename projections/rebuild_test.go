@@ -193,7 +193,7 @@ func TestAStoppedRebuildGoesOnWhereItWas(t *testing.T) {
 	if err := again.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := again.Progress(); got.ResumedAt != at.Applied || got.State != projections.RebuildDone {
+	if got := again.Progress(); got.ResumedFrom != at.Applied || got.State != projections.RebuildDone {
 		t.Errorf("the second run %+v, want it to go on at %d", got, at.Applied)
 	}
 	if diff := cmp.Diff(want, rows(t, pool, catalog.Name)); diff != "" {
@@ -226,7 +226,7 @@ func TestAFailedRebuildNamesTheEventAndLeavesTheLiveTablesAlone(t *testing.T) {
 			if diff := cmp.Diff(want, rows(t, pool, catalog.Name)); diff != "" {
 				t.Errorf("live tables (-before +after):\n%s", diff)
 			}
-			if s := live.Status(t.Context()); !s.Active || s.LastError != "" {
+			if s := live.Status(t.Context()); !s.Active || s.Error != "" {
 				t.Errorf("the live projection is %+v", s)
 			}
 			// With the fault repaired the same command goes on.
@@ -234,8 +234,8 @@ func TestAFailedRebuildNamesTheEventAndLeavesTheLiveTablesAlone(t *testing.T) {
 			if err := r.Run(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if got := r.Progress(); got.ResumedAt != head-6 {
-				t.Errorf("it went on at %d, want %d", got.ResumedAt, head-6)
+			if got := r.Progress(); got.ResumedFrom != head-6 {
+				t.Errorf("it went on at %d, want %d", got.ResumedFrom, head-6)
 			}
 		})
 	}
@@ -400,7 +400,7 @@ func TestASkippedEventIsMovedOverByTheRunnerAndByRebuilds(t *testing.T) {
 		head - 2: func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, `SELECT 1/0`); return err },
 	}}
 	r, other := run(t, pool, log, poison, 0), run(t, pool, log, jobs.New(), 0)
-	stuck := r.until(t, "it stands at the event", func(s projections.Status) bool { return s.LastErrorSequence == head-2 })
+	stuck := r.until(t, "it stands at the event", func(s projections.Status) bool { return s.ErrorSequence == head-2 })
 	if stuck.Position != head-3 || !strings.Contains(stuck.Remedy(), fmt.Sprintf("imgsrv projections skip catalog %d", head-2)) {
 		t.Errorf("status %+v, remedy %q", stuck, stuck.Remedy())
 	}
@@ -408,7 +408,7 @@ func TestASkippedEventIsMovedOverByTheRunnerAndByRebuilds(t *testing.T) {
 	skip(t, log, catalog.Name, head-2)
 	r.Retry()
 	r.reach(t, head)
-	r.until(t, "the error is gone", func(s projections.Status) bool { return s.LastError == "" })
+	r.until(t, "the error is gone", func(s projections.Status) bool { return s.Error == "" })
 	want := rows(t, pool, catalog.Name)
 	if err := rebuilder(pool, log, poison, 0).Run(t.Context()); err != nil {
 		t.Fatal(err)

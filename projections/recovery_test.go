@@ -43,14 +43,14 @@ func TestPostgresGoesAwayAndComesBack(t *testing.T) {
 	r.until(t, "it is active", func(s projections.Status) bool { return s.Active })
 
 	network.close(t)
-	r.until(t, "it notices, though nothing happens", func(s projections.Status) bool { return s.LastError != "" && !s.Active })
+	r.until(t, "it notices, though nothing happens", func(s projections.Status) bool { return s.Error != "" && !s.Active })
 	head := record(t, log, h.Batches[half:])
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if err := r.WaitFor(ctx, head); !errors.Is(err, projections.ErrNotYet) {
 		t.Errorf("waiting without a database gives %v, want ErrNotYet", err)
 	}
-	if s := r.Status(t.Context()); s.LagEvents == 0 || s.LastErrorSequence != 0 {
+	if s := r.Status(t.Context()); s.LagEvents == 0 || s.ErrorSequence != 0 {
 		t.Errorf("status is %+v, want a lag and no event to blame", s)
 	}
 	waited := make(chan error, 1)
@@ -62,7 +62,7 @@ func TestPostgresGoesAwayAndComesBack(t *testing.T) {
 	if err := <-waited; err != nil {
 		t.Fatal(err)
 	}
-	r.until(t, "the error is gone", func(s projections.Status) bool { return s.LastError == "" && s.Active })
+	r.until(t, "the error is gone", func(s projections.Status) bool { return s.Error == "" && s.Active })
 }
 
 func TestALostConnectionLosesNoEventAndDoublesNone(t *testing.T) {
@@ -138,7 +138,7 @@ func TestAMissingSchemaIsShownAndUsedOnceItIsThere(t *testing.T) {
 	pool, log := database(t), natstest.Log(t)
 	head := record(t, log, publications(t, 1).Batches)
 	r := run(t, pool, log, catalog.New(), 0)
-	r.until(t, "the trouble shows", func(s projections.Status) bool { return s.LastError != "" })
+	r.until(t, "the trouble shows", func(s projections.Status) bool { return s.Error != "" })
 	migrate(t, pool, catalog.New())
 	r.reach(t, head)
 }
@@ -150,7 +150,7 @@ func TestALostLogIsShownAndDoesNotKeepTheRunnerFromEnding(t *testing.T) {
 	r := run(t, pool, log, catalog.New(), 0)
 	r.reach(t, record(t, log, publications(t, 1).Batches))
 	nc.Close()
-	r.until(t, "the lock is given up", func(s projections.Status) bool { return s.LastError != "" && !s.Active && s.Attempts > 1 })
+	r.until(t, "the lock is given up", func(s projections.Status) bool { return s.Error != "" && !s.Active && s.Attempts > 1 })
 	r.stop(t)
 }
 

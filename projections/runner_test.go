@@ -46,7 +46,7 @@ func TestAnEventIsAppliedWhileTheRunnerFollows(t *testing.T) {
 		r.reach(t, record(t, log, [][]events.Change{batch}))
 	}
 	status := r.Status(t.Context())
-	if status.Position != h.Head() || status.LagEvents != 0 || status.LagSeconds != 0 || !status.Active || status.LastError != "" {
+	if status.Position != h.Head() || status.LagEvents != 0 || status.LagSeconds != 0 || !status.Active || status.Error != "" {
 		t.Errorf("status is %+v, want one that has caught up with %d", status, h.Head())
 	}
 }
@@ -170,8 +170,8 @@ func TestAnEventThatCannotBeAppliedStopsOnlyItsProjection(t *testing.T) {
 			record(t, log, h.Batches)
 			stuck, well := run(t, pool, log, bad, 0), run(t, pool, log, jobs.New(), 0)
 			well.reach(t, h.Head())
-			status := stuck.until(t, "the event is named, twice", func(s projections.Status) bool { return s.LastErrorSequence == poison && s.Attempts > 1 })
-			if status.Position != poison-1 || status.LagEvents != 4 || status.LagSeconds <= 0 || status.LastError == "" || status.LastErrorSince.IsZero() {
+			status := stuck.until(t, "the event is named, twice", func(s projections.Status) bool { return s.ErrorSequence == poison && s.Attempts > 1 })
+			if status.Position != poison-1 || status.LagEvents != 4 || status.LagSeconds <= 0 || status.Error == "" || status.ErrorSince.IsZero() {
 				t.Errorf("status is %+v, want everything before %d applied and an error", status, poison)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -181,7 +181,7 @@ func TestAnEventThatCannotBeAppliedStopsOnlyItsProjection(t *testing.T) {
 			}
 			bad.repair()
 			stuck.reach(t, h.Head())
-			stuck.until(t, "the error is gone", func(s projections.Status) bool { return s.LastError == "" && s.LastErrorSequence == 0 })
+			stuck.until(t, "the error is gone", func(s projections.Status) bool { return s.Error == "" && s.ErrorSequence == 0 })
 		})
 	}
 }
@@ -196,10 +196,10 @@ func TestANodeOfANewerReleaseGoesOnWhereAnOlderOneIsStuck(t *testing.T) {
 	}}
 	record(t, log, h.Batches)
 	stuck := run(t, pool, log, older, 0)
-	stuck.until(t, "it is stuck", func(s projections.Status) bool { return s.LastErrorSequence == poison })
+	stuck.until(t, "it is stuck", func(s projections.Status) bool { return s.ErrorSequence == poison })
 	run(t, pool, log, catalog.New(), 0).reach(t, h.Head())
 	stuck.until(t, "its error is overcome by the other node", func(s projections.Status) bool {
-		return s.LastError == "" && s.Position == h.Head() && s.LagSeconds == 0
+		return s.Error == "" && s.Position == h.Head() && s.LagSeconds == 0
 	})
 }
 
@@ -212,8 +212,8 @@ func TestAnUnknownTypeStopsTheProjectionBeforeIt(t *testing.T) {
 	alien := events.AliasMoved{Alias: events.Alias{Image: "debian", Alias: "next", Version: "1"}}
 	publishRaw(t, nc, alien.Entity().Subject(), "imgsrv.alias.moved.v9", `{}`)
 	r := run(t, pool, log, catalog.New(), 0)
-	status := r.until(t, "the event is named", func(s projections.Status) bool { return s.LastErrorSequence == head+1 })
-	if status.Position != head || !strings.Contains(status.LastError, "imgsrv.alias.moved.v9") {
+	status := r.until(t, "the event is named", func(s projections.Status) bool { return s.ErrorSequence == head+1 })
+	if status.Position != head || !strings.Contains(status.Error, "imgsrv.alias.moved.v9") {
 		t.Errorf("status is %+v, want position %d and the unknown type", status, head)
 	}
 }

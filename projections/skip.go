@@ -58,11 +58,11 @@ func (r *Runner) Retry() {
 
 // Remedy says what an operator can do about an event that can't be applied; "" when there is none.
 func (s Status) Remedy() string {
-	if s.LastErrorSequence == 0 {
+	if s.ErrorSequence == 0 {
 		return ""
 	}
 	return fmt.Sprintf("start a release that can apply event %d, and the projection goes on by itself; or leave the event out for good: imgsrv projections skip %s %d --reason TEXT",
-		s.LastErrorSequence, s.Name, s.LastErrorSequence)
+		s.ErrorSequence, s.Name, s.ErrorSequence)
 }
 
 // nodeName tells nodes apart, in PostgreSQL's list of connections: host and process id.

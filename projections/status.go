@@ -46,14 +46,14 @@ type Status struct {
 	// there is none.
 	LagEvents  uint64
 	LagSeconds float64
-	Active     bool // this node does the work; else another one, or, with a LastError, maybe none
-	// LastError is what holds the projection up now; "" when it goes on. LastErrorSequence is the event that
-	// can't be applied, 0 when it isn't about one; LastErrorSince is when it came first.
-	LastError         string
-	LastErrorSequence events.Sequence
-	LastErrorType     events.Type // of that event
-	LastErrorSince    time.Time
-	Attempts          int // how often it was tried with that error
+	Active     bool // this node does the work; else another one, or, with an Error, maybe none
+	// Error is what holds the projection up now; "" when it goes on. ErrorSequence is the event that
+	// can't be applied, 0 when it isn't about one; ErrorSince is when it came first.
+	Error         string
+	ErrorSequence events.Sequence
+	ErrorType     events.Type // of that event
+	ErrorSince    time.Time
+	Attempts      int // how often it was tried with that error
 }
 
 // Position is the last event applied, as far as this node knows: exact where it is active, up to a second
@@ -76,7 +76,7 @@ func (r *Runner) Reached(ctx context.Context) events.Sequence {
 }
 
 // Status asks the log for its head and no database: it takes at most half a second, usually far less than
-// a millisecond. A log that is away shows as LastError unless there is a worse one.
+// a millisecond. A log that is away shows as Error unless there is a worse one.
 func (r *Runner) Status(ctx context.Context) Status {
 	ctx, cancel := context.WithTimeout(ctx, headTimeout)
 	defer cancel()
@@ -106,10 +106,10 @@ func (r *Runner) Status(ctx context.Context) Status {
 	}
 	switch {
 	case s.err != nil:
-		out.LastError, out.LastErrorSequence, out.LastErrorSince, out.Attempts = s.err.Error(), s.errSeq, s.errSince, s.attempted
-		out.LastErrorType = s.errType
+		out.Error, out.ErrorSequence, out.ErrorSince, out.Attempts = s.err.Error(), s.errSeq, s.errSince, s.attempted
+		out.ErrorType = s.errType
 	case headErr != nil:
-		out.LastError, out.LastErrorSince, out.Attempts = headErr.Error(), now, 1
+		out.Error, out.ErrorSince, out.Attempts = headErr.Error(), now, 1
 	}
 	return out
 }

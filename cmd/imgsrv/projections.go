@@ -149,14 +149,14 @@ func printProjections(w io.Writer, all []client.Projection) error {
 	}
 	t = newTable(w)
 	for _, p := range all {
-		if p.LastError != "" {
+		if p.Error != "" {
 			t.row("\n%s can't go on:", p.Name)
-			if p.LastErrorSequence != 0 {
-				t.row("  event\t%d  %s", p.LastErrorSequence, p.LastErrorType)
+			if p.ErrorSequence != 0 {
+				t.row("  event\t%d  %s", p.ErrorSequence, p.ErrorType)
 			}
-			t.row("  error\t%s", p.LastError)
-			if !p.LastErrorSince.IsZero() {
-				t.row("  since\t%s", localTime(p.LastErrorSince))
+			t.row("  error\t%s", p.Error)
+			if !p.ErrorSince.IsZero() {
+				t.row("  since\t%s", localTime(p.ErrorSince))
 			}
 			if p.Remedy != "" {
 				t.row("  remedy\t%s", p.Remedy)
@@ -205,8 +205,8 @@ func (cmd *ProjectionsRebuildCmd) Run(ctx context.Context, t Terminal) error {
 			return writeJSON(t.Out, r)
 		}
 		resumed := ""
-		if r.ResumedAt > 0 {
-			resumed = fmt.Sprintf(", going on after event %d", r.ResumedAt)
+		if r.ResumedFrom > 0 {
+			resumed = fmt.Sprintf(", going on after event %d", r.ResumedFrom)
 		}
 		_, err = fmt.Fprintf(t.Out, "%s is rebuilt up to event %d in %s (%.0f events/s%s)\n", cmd.Name, r.Applied, shortDuration(r.EndedAt.Sub(r.StartedAt)), r.EventsPerSecond, resumed)
 		return err

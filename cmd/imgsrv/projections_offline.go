@@ -51,7 +51,7 @@ func (o *offline) Projections(ctx context.Context) ([]client.Projection, error) 
 	for _, p := range o.all {
 		r := p.Report(ctx)
 		entry := client.Projection{Name: r.Name, Position: uint64(r.Position), Head: uint64(r.Head), LagEvents: r.LagEvents, LagSeconds: r.LagSeconds,
-			ActiveNode: r.ActiveNode, Tables: []client.TableRows{}, LastError: r.LastError, Remedy: r.Remedy(), Trouble: r.Trouble}
+			ActiveNode: r.ActiveNode, Tables: []client.TableRows{}, Error: r.Error, Remedy: r.Remedy(), Trouble: r.Trouble}
 		for _, t := range r.Tables {
 			entry.Tables = append(entry.Tables, client.TableRows(t))
 		}
@@ -90,7 +90,7 @@ func (o *offline) Rebuild(ctx context.Context, name string, told func(*client.Re
 func rebuildOf(p *projections.Operator) *client.Rebuild {
 	progress := p.Progress()
 	out := &client.Rebuild{Projection: p.Name(), State: string(progress.State), Applied: uint64(progress.Applied), Total: uint64(progress.Total),
-		EventsPerSecond: progress.PerSecond, ETASeconds: progress.Left.Seconds(), ResumedAt: uint64(progress.ResumedAt), StartedAt: progress.StartedAt, EndedAt: progress.EndedAt}
+		EventsPerSecond: progress.PerSecond, ETASeconds: progress.Left.Seconds(), ResumedFrom: uint64(progress.ResumedFrom), StartedAt: progress.StartedAt, EndedAt: progress.EndedAt}
 	if progress.Err != nil {
 		out.Error = progress.Err.Error()
 	}

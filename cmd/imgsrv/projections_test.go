@@ -177,10 +177,10 @@ func TestAnEventThatCantBeAppliedStopsAProjectionUntilItIsSkipped(t *testing.T) 
 	poison := before + 1
 	o.append("imgsrv.events.job.poison", "imgsrv.job.queued.v1", "{")
 	stuck := o.eventually("jobs, and only that, stands at the event", func(all []client.Projection) bool {
-		return all[1].LastErrorSequence == poison && all[0].LagEvents+all[2].LagEvents == 0
+		return all[1].ErrorSequence == poison && all[0].LagEvents+all[2].LagEvents == 0
 	})
 	p := stuck[1]
-	if p.Name != "jobs" || p.Position != before || p.LastErrorType != "imgsrv.job.queued.v1" || !strings.Contains(p.Remedy, fmt.Sprintf("projections skip jobs %d", poison)) {
+	if p.Name != "jobs" || p.Position != before || p.ErrorType != "imgsrv.job.queued.v1" || !strings.Contains(p.Remedy, fmt.Sprintf("projections skip jobs %d", poison)) {
 		t.Errorf("stuck: %+v", p)
 	}
 	if code, out, _ := o.cli(false, "status"); code != 0 || !strings.Contains(out, "jobs can't go on") || !strings.Contains(out, "remedy") {
@@ -188,13 +188,13 @@ func TestAnEventThatCantBeAppliedStopsAProjectionUntilItIsSkipped(t *testing.T) 
 	}
 	var ready struct {
 		Projections []struct {
-			Name, Remedy string
-			Error        string
-			ErrorAt      uint64 `json:"error_sequence"`
+			Name, Remedy  string
+			Error         string
+			ErrorSequence uint64 `json:"error_sequence"`
 		}
 	}
 	pub := o.node.publisher(t)
-	if resp := pub.call(http.MethodGet, "/readyz", nil, &ready); resp.StatusCode != http.StatusOK || ready.Projections[1].ErrorAt != poison || ready.Projections[1].Remedy == "" || ready.Projections[1].Error == "" {
+	if resp := pub.call(http.MethodGet, "/readyz", nil, &ready); resp.StatusCode != http.StatusOK || ready.Projections[1].ErrorSequence != poison || ready.Projections[1].Remedy == "" || ready.Projections[1].Error == "" {
 		t.Errorf("/readyz: %d %+v", resp.StatusCode, ready)
 	}
 	// A rebuild stops there too, and says so.
@@ -215,7 +215,7 @@ func TestAnEventThatCantBeAppliedStopsAProjectionUntilItIsSkipped(t *testing.T) 
 		}
 	}
 	for _, i := range []int{0, 2} {
-		if p := stuck[i]; p.LastError != "" || p.Position < poison {
+		if p := stuck[i]; p.Error != "" || p.Position < poison {
 			t.Errorf("%s has nothing to do with that event, and is %+v", p.Name, p)
 		}
 	}
@@ -223,7 +223,7 @@ func TestAnEventThatCantBeAppliedStopsAProjectionUntilItIsSkipped(t *testing.T) 
 		t.Fatalf("skip: exit code %d, %s%s", code, out, errs)
 	}
 	all := o.eventually("all go on", func(all []client.Projection) bool {
-		return all[0].LagEvents+all[1].LagEvents+all[2].LagEvents == 0 && all[1].LastError == ""
+		return all[0].LagEvents+all[1].LagEvents+all[2].LagEvents == 0 && all[1].Error == ""
 	})
 	if got := all[1].Skipped; len(got) != 1 || got[0].Sequence != poison || got[0].Reason != "half a fact" || got[0].By != "admin" || got[0].Type != "imgsrv.job.queued.v1" {
 		t.Errorf("skipped: %+v", got)

@@ -50,8 +50,8 @@ func printStatus(w io.Writer, s *client.Status) error {
 	t.row("storage\t%s, %s free", word(s.Readiness.Storage.Writable, s.Readiness.Storage.Error), humanize.IBytes(uint64(max(s.Readiness.Storage.FreeBytes, 0))))
 	for _, p := range s.Readiness.Projections {
 		text := "up to date"
-		if p.Lag > 0 {
-			text = fmt.Sprintf("%d events behind, for %.0f s", p.Lag, p.LagSeconds)
+		if p.LagEvents > 0 {
+			text = fmt.Sprintf("%d events behind, for %.0f s", p.LagEvents, p.LagSeconds)
 		}
 		if p.Error != "" {
 			text += "; " + p.Error

@@ -33,7 +33,7 @@ func (s *server) fsck() {
 	operate(s, events.RoleOperator, huma.Operation{
 		OperationID: "check-blobs", Method: http.MethodPost, Path: "/api/fsck", DefaultStatus: http.StatusAccepted, Summary: "Check all files in the storage",
 		Description: "Reads each blob again and compares it with its digest, and looks for all that published versions name. What is damaged is put aside, and nobody is given its bytes until it is repaired. " +
-			"The operation's `result` is what was found (Report).",
+			"The operation's `result` is what was found (FsckReport).",
 		Errors: []int{http.StatusConflict},
 	}, func(ctx context.Context, in *fsckInput) (*operationOutput, error) {
 		opt := scrub.Options{BytesPerSecond: fsckRate, Repair: in.Body.Repair}

@@ -67,7 +67,7 @@ type projectionStatus struct {
 	Name          string  `json:"name" example:"catalog"`
 	Position      uint64  `json:"position" doc:"Sequence of the last event applied"`
 	Head          uint64  `json:"head" doc:"Sequence of the last event there is"`
-	Lag           uint64  `json:"lag_events" doc:"Events not applied yet"`
+	LagEvents     uint64  `json:"lag_events" doc:"Events not applied yet"`
 	LagSeconds    float64 `json:"lag_seconds" doc:"Age of the oldest of them"`
 	Active        bool    `json:"active" doc:"This node applies them; else another one"`
 	Error         string  `json:"error,omitempty" doc:"What holds it up"`
@@ -145,9 +145,9 @@ func (s *server) readiness(ctx context.Context) readiness {
 	for i, runner := range runners {
 		checks.Go(func() {
 			status := runner.Status(ctx)
-			out.Projections[i] = projectionStatus{Name: status.Name, Position: uint64(status.Position), Head: uint64(status.Head), Lag: status.LagEvents,
-				LagSeconds: status.LagSeconds, Active: status.Active, Error: status.LastError, ErrorSequence: uint64(status.LastErrorSequence),
-				ErrorType: string(status.LastErrorType), Remedy: status.Remedy()}
+			out.Projections[i] = projectionStatus{Name: status.Name, Position: uint64(status.Position), Head: uint64(status.Head), LagEvents: status.LagEvents,
+				LagSeconds: status.LagSeconds, Active: status.Active, Error: status.Error, ErrorSequence: uint64(status.ErrorSequence),
+				ErrorType: string(status.ErrorType), Remedy: status.Remedy()}
 		})
 	}
 	if s.Scrub != nil {

@@ -40,21 +40,21 @@ type projectionsOutput struct {
 
 // projectionReport is how a projection is doing.
 type projectionReport struct {
-	Name              string         `json:"name" example:"catalog"`
-	Position          uint64         `json:"position" doc:"Sequence of the last event applied"`
-	Head              uint64         `json:"head" doc:"Sequence of the last event there is"`
-	LagEvents         uint64         `json:"lag_events"`
-	LagSeconds        float64        `json:"lag_seconds" doc:"Age of the oldest event that isn't applied"`
-	Active            bool           `json:"active" doc:"This node applies the events"`
-	ActiveNode        string         `json:"active_node,omitempty" doc:"Host and process id of the node that does" example:"images-1/4711"`
-	Tables            []tableRows    `json:"tables" nullable:"false"`
-	LastError         string         `json:"last_error,omitempty" doc:"What holds it up now"`
-	LastErrorSequence uint64         `json:"last_error_sequence,omitempty" doc:"Event that can't be applied"`
-	LastErrorType     string         `json:"last_error_type,omitempty" doc:"Type of that event"`
-	LastErrorSince    *time.Time     `json:"last_error_since,omitempty"`
-	Remedy            string         `json:"remedy,omitempty" doc:"What can be done about it"`
-	Skipped           []skippedEvent `json:"skipped,omitempty" doc:"Events that an operator told it to leave out"`
-	Trouble           string         `json:"trouble,omitempty" doc:"What kept some of this from being found out"`
+	Name          string         `json:"name" example:"catalog"`
+	Position      uint64         `json:"position" doc:"Sequence of the last event applied"`
+	Head          uint64         `json:"head" doc:"Sequence of the last event there is"`
+	LagEvents     uint64         `json:"lag_events"`
+	LagSeconds    float64        `json:"lag_seconds" doc:"Age of the oldest event that isn't applied"`
+	Active        bool           `json:"active" doc:"This node applies the events"`
+	ActiveNode    string         `json:"active_node,omitempty" doc:"Host and process id of the node that does" example:"images-1/4711"`
+	Tables        []tableRows    `json:"tables" nullable:"false"`
+	Error         string         `json:"error,omitempty" doc:"What holds it up now"`
+	ErrorSequence uint64         `json:"error_sequence,omitempty" doc:"Event that can't be applied"`
+	ErrorType     string         `json:"error_type,omitempty" doc:"Type of that event"`
+	ErrorSince    *time.Time     `json:"error_since,omitempty"`
+	Remedy        string         `json:"remedy,omitempty" doc:"What can be done about it"`
+	Skipped       []skippedEvent `json:"skipped,omitempty" doc:"Events that an operator told it to leave out"`
+	Trouble       string         `json:"trouble,omitempty" doc:"What kept some of this from being found out"`
 }
 
 type tableRows struct {
@@ -83,7 +83,7 @@ type rebuildProgress struct {
 	Total           uint64     `json:"total" doc:"The last event there is"`
 	EventsPerSecond float64    `json:"events_per_second"`
 	ETASeconds      float64    `json:"eta_seconds"`
-	ResumedAt       uint64     `json:"resumed_from,omitempty" doc:"Where an earlier one had been stopped"`
+	ResumedFrom     uint64     `json:"resumed_from,omitempty" doc:"Where an earlier one had been stopped"`
 	StartedAt       *time.Time `json:"started_at,omitempty"`
 	EndedAt         *time.Time `json:"ended_at,omitempty"`
 	Error           string     `json:"error,omitempty"`
@@ -252,8 +252,8 @@ func (s *server) listProjections(ctx context.Context, _ *struct{}) (*projections
 
 func reportOf(r projections.Report) projectionReport {
 	out := projectionReport{Name: r.Name, Position: uint64(r.Position), Head: uint64(r.Head), LagEvents: r.LagEvents, LagSeconds: r.LagSeconds,
-		Active: r.Active, ActiveNode: r.ActiveNode, Tables: []tableRows{}, LastError: r.LastError, LastErrorSequence: uint64(r.LastErrorSequence),
-		LastErrorType: string(r.LastErrorType), LastErrorSince: timeOrNone(r.LastErrorSince), Remedy: r.Remedy(), Trouble: r.Trouble}
+		Active: r.Active, ActiveNode: r.ActiveNode, Tables: []tableRows{}, Error: r.Error, ErrorSequence: uint64(r.ErrorSequence),
+		ErrorType: string(r.ErrorType), ErrorSince: timeOrNone(r.ErrorSince), Remedy: r.Remedy(), Trouble: r.Trouble}
 	for _, t := range r.Tables {
 		out.Tables = append(out.Tables, tableRows(t))
 	}
@@ -266,7 +266,7 @@ func reportOf(r projections.Report) projectionReport {
 func progressOf(p *projections.Operator) *rebuildOutput {
 	progress := p.Progress()
 	out := &rebuildOutput{CacheControl: "no-store", Body: rebuildProgress{Projection: p.Name(), State: string(progress.State), Applied: uint64(progress.Applied),
-		Total: uint64(progress.Total), EventsPerSecond: progress.PerSecond, ETASeconds: progress.Left.Seconds(), ResumedAt: uint64(progress.ResumedAt),
+		Total: uint64(progress.Total), EventsPerSecond: progress.PerSecond, ETASeconds: progress.Left.Seconds(), ResumedFrom: uint64(progress.ResumedFrom),
 		StartedAt: timeOrNone(progress.StartedAt), EndedAt: timeOrNone(progress.EndedAt)}}
 	if progress.Err != nil {
 		out.Body.Error = progress.Err.Error()

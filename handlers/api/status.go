@@ -33,9 +33,9 @@ type serverStatus struct {
 }
 
 type jobCount struct {
-	State  string    `json:"state" enum:"queued,running,succeeded,failed,cancelled"`
-	Jobs   int64     `json:"jobs"`
-	Oldest time.Time `json:"oldest_queued_at" doc:"When the first of them was queued"`
+	State          string    `json:"state" enum:"queued,running,succeeded,failed,cancelled"`
+	Jobs           int64     `json:"jobs"`
+	OldestQueuedAt time.Time `json:"oldest_queued_at" doc:"When the first of them was queued"`
 }
 
 // givenUp is one kind of what failed.
@@ -93,7 +93,7 @@ func (s *server) failedJobs(ctx context.Context, status *serverStatus) givenUp {
 	g := givenUp{What: "jobs", Look: "imgsrv jobs --state failed"}
 	counts, err := s.Catalog.JobCounts(ctx)
 	for _, c := range counts {
-		status.Jobs = append(status.Jobs, jobCount{State: string(c.State), Jobs: c.Jobs, Oldest: c.Oldest.UTC()})
+		status.Jobs = append(status.Jobs, jobCount{State: string(c.State), Jobs: c.Jobs, OldestQueuedAt: c.Oldest.UTC()})
 		if c.State == events.JobStateFailed {
 			g.Count = c.Jobs
 		}

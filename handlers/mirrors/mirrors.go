@@ -84,14 +84,14 @@ func New(cfg Config) (*Manager, error) {
 		cfg.Pause = 500 * time.Millisecond
 	}
 	m.upstream = newFetcher(cfg.Targets, cfg.Roots, cfg.UserAgent, cfg.BytesPerSecond, cfg.Stall, cfg.Pause)
-	received, err := m.meter.Int64Counter("imgsrv.mirrors.received", metric.WithUnit("By"), metric.WithDescription("Bytes of files that came from other servers"))
+	fetched, err := m.meter.Int64Counter("imgsrv.mirrors.fetched", metric.WithUnit("By"), metric.WithDescription("Bytes of files that were fetched from other servers"))
 	if err != nil {
 		return nil, fmt.Errorf("make meters: %w", err)
 	}
 	if m.savedBytes, err = m.meter.Int64Counter("imgsrv.mirrors.saved", metric.WithUnit("By"), metric.WithDescription("Bytes of files that were made of deltas and didn't have to come")); err != nil {
 		return nil, fmt.Errorf("make meters: %w", err)
 	}
-	m.upstream.count = func(n int) { received.Add(context.Background(), int64(n)) }
+	m.upstream.count = func(n int) { fetched.Add(context.Background(), int64(n)) }
 	return m, nil
 }
 

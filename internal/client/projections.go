@@ -18,21 +18,21 @@ const CodeRebuilding = "rebuild-running"
 
 // Projection is how a projection is doing.
 type Projection struct {
-	Name              string         `json:"name"`
-	Position          uint64         `json:"position"`
-	Head              uint64         `json:"head"`
-	LagEvents         uint64         `json:"lag_events"`
-	LagSeconds        float64        `json:"lag_seconds"`
-	Active            bool           `json:"active"` // on the node that answered
-	ActiveNode        string         `json:"active_node,omitempty"`
-	Tables            []TableRows    `json:"tables"`
-	LastError         string         `json:"last_error,omitempty"`
-	LastErrorSequence uint64         `json:"last_error_sequence,omitempty"`
-	LastErrorType     string         `json:"last_error_type,omitempty"`
-	LastErrorSince    time.Time      `json:"last_error_since,omitzero"`
-	Remedy            string         `json:"remedy,omitempty"`
-	Skipped           []SkippedEvent `json:"skipped,omitempty"`
-	Trouble           string         `json:"trouble,omitempty"`
+	Name          string         `json:"name"`
+	Position      uint64         `json:"position"`
+	Head          uint64         `json:"head"`
+	LagEvents     uint64         `json:"lag_events"`
+	LagSeconds    float64        `json:"lag_seconds"`
+	Active        bool           `json:"active"` // on the node that answered
+	ActiveNode    string         `json:"active_node,omitempty"`
+	Tables        []TableRows    `json:"tables"`
+	Error         string         `json:"error,omitempty"`
+	ErrorSequence uint64         `json:"error_sequence,omitempty"`
+	ErrorType     string         `json:"error_type,omitempty"`
+	ErrorSince    time.Time      `json:"error_since,omitzero"`
+	Remedy        string         `json:"remedy,omitempty"`
+	Skipped       []SkippedEvent `json:"skipped,omitempty"`
+	Trouble       string         `json:"trouble,omitempty"`
 }
 
 // TableRows is how many rows a table has.
@@ -69,7 +69,7 @@ type Rebuild struct {
 	Total           uint64    `json:"total"`
 	EventsPerSecond float64   `json:"events_per_second"`
 	ETASeconds      float64   `json:"eta_seconds"`
-	ResumedAt       uint64    `json:"resumed_from,omitempty"`
+	ResumedFrom     uint64    `json:"resumed_from,omitempty"`
 	StartedAt       time.Time `json:"started_at,omitzero"`
 	EndedAt         time.Time `json:"ended_at,omitzero"`
 	Error           string    `json:"error,omitempty"`

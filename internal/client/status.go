@@ -25,7 +25,7 @@ type Readiness struct {
 	Postgres    Part `json:"postgres"`
 	Projections []struct {
 		Name       string  `json:"name"`
-		Lag        uint64  `json:"lag_events"` // events
+		LagEvents  uint64  `json:"lag_events"`
 		LagSeconds float64 `json:"lag_seconds"`
 		Error      string  `json:"error,omitempty"`
 	} `json:"projections"`
@@ -39,9 +39,9 @@ type Part struct {
 
 // JobCount is how many publication jobs are in a state.
 type JobCount struct {
-	State  string    `json:"state"`
-	Jobs   int64     `json:"jobs"`
-	Oldest time.Time `json:"oldest_queued_at"`
+	State          string    `json:"state"`
+	Jobs           int64     `json:"jobs"`
+	OldestQueuedAt time.Time `json:"oldest_queued_at"`
 }
 
 // GivenUp is one kind of what nobody tries again by itself, or what goes on failing.
