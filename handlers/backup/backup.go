@@ -158,7 +158,7 @@ func (m *maker) make(ctx context.Context, req Request) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	point := Point{Format: formatVersion, Stream: m.Log.Identity(), Release: m.Release, Readers: readers, Segments: last.Segments, Sequence: last.Sequence}
+	point := pointDocument{Format: formatVersion, Stream: m.Log.Identity(), Release: m.Release, Readers: readers, Segments: last.Segments, Sequence: last.Sequence}
 	result := Result{Stream: point.Stream, Previous: last.Sequence}
 	there, err := m.present(ctx)
 	if err != nil {
@@ -210,7 +210,7 @@ func (m *maker) make(ctx context.Context, req Request) (Result, error) {
 }
 
 // claim says which backup to go on from, and marks a new place as this stream's.
-func (m *maker) claim(ctx context.Context) (last Point, err error) {
+func (m *maker) claim(ctx context.Context) (last pointDocument, err error) {
 	id, err := readIdentity(ctx, m.v)
 	switch {
 	case errors.Is(err, ErrNoBackup):
@@ -221,7 +221,7 @@ func (m *maker) claim(ctx context.Context) (last Point, err error) {
 		if err != nil {
 			return last, err
 		}
-		if err := writeDocument(ctx, m.v, identityName, Identity{Format: formatVersion, Stream: m.Log.Identity(), BegunAt: m.Clock().UTC()}); err != nil {
+		if err := writeDocument(ctx, m.v, identityName, identityDocument{Format: formatVersion, Stream: m.Log.Identity(), BegunAt: m.Clock().UTC()}); err != nil {
 			return last, err
 		}
 		return last, m.v.Sync(ctx)
@@ -230,7 +230,7 @@ func (m *maker) claim(ctx context.Context) (last Point, err error) {
 	case id.Stream != m.Log.Identity():
 		return last, fmt.Errorf("%w: it is a backup of the stream %s, and this server's is %s (one that was restored has a stream of its own): choose another place", ErrForeign, id.Stream, m.Log.Identity())
 	}
-	points, err := Points(ctx, m.v)
+	points, err := pointsIn(ctx, m.v)
 	if errors.Is(err, ErrNoBackup) {
 		return last, nil
 	}
@@ -246,7 +246,7 @@ func (m *maker) claim(ctx context.Context) (last Point, err error) {
 }
 
 // events writes the events that the point doesn't have yet, up to the head.
-func (m *maker) events(ctx context.Context, point *Point) error {
+func (m *maker) events(ctx context.Context, point *pointDocument) error {
 	head, err := m.Log.Head(ctx)
 	if err != nil {
 		return err
@@ -281,7 +281,7 @@ func (m *maker) events(ctx context.Context, point *Point) error {
 		return err
 	}
 	// Not into the array that the point before has.
-	point.Segments = append(append([]Segment{}, point.Segments...), w.done...)
+	point.Segments = append(append([]segmentEntry{}, point.Segments...), w.done...)
 	point.Sequence = head
 	m.report(Progress{Stage: "events", Done: int64(head - after), Total: int64(head - after), Unit: "events"})
 	return nil
@@ -400,8 +400,8 @@ func (m *maker) collectedSince(ctx context.Context, missing []Missing) (bool, er
 }
 
 // secrets copies the server's keys.
-func (m *maker) secrets(ctx context.Context, sequence events.Sequence) ([]Secret, error) {
-	var secrets []Secret
+func (m *maker) secrets(ctx context.Context, sequence events.Sequence) ([]secretEntry, error) {
+	var secrets []secretEntry
 	files, err := secretFiles(m.Secrets)
 	if err != nil {
 		return nil, fmt.Errorf("look for keys of the server: %w", err)
@@ -414,7 +414,7 @@ func (m *maker) secrets(ctx context.Context, sequence events.Sequence) ([]Secret
 		if err != nil {
 			return nil, fmt.Errorf("read a key of the server: %w", err)
 		}
-		s := Secret{Name: name, File: fmt.Sprintf("%s/%020d/%s", secretsFolder, sequence, name), SHA256: hexSum(data)}
+		s := secretEntry{Name: name, File: fmt.Sprintf("%s/%020d/%s", secretsFolder, sequence, name), SHA256: hexSum(data)}
 		if err := putBytes(ctx, m.v, s.File, data); err != nil {
 			return nil, err
 		}

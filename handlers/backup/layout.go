@@ -44,31 +44,31 @@ const (
 	maxDocument = 64 << 20 // bytes of a JSON document that is read
 )
 
-// Identity says what a backup is of.
-type Identity struct {
+// identityDocument says what a backup is of.
+type identityDocument struct {
 	Format  int       `json:"format"`
 	Stream  string    `json:"stream"` // jetstream.Log.Identity
 	BegunAt time.Time `json:"begun_at"`
 }
 
-// Point is one backup that was made: the whole of the server's truth as of one event.
-type Point struct {
+// pointDocument is one backup that was made: the whole of the server's truth as of one event.
+type pointDocument struct {
 	Format   int             `json:"format"`
 	Stream   string          `json:"stream"`
 	Sequence events.Sequence `json:"sequence"` // of the last event
 	MadeAt   time.Time       `json:"made_at"`
 	Release  string          `json:"release"` // of imgsrv, that made it
-	Segments []Segment       `json:"segments"`
+	Segments []segmentEntry  `json:"segments"`
 	Blobs    Amount          `json:"blobs"` // that the events name
 	// Missing are blobs that the events name and that the server itself didn't have, or not as they should be.
 	Missing []Missing `json:"missing,omitempty"`
 	// Readers are how far the consumers had come before the backup began: none has handled anything that isn't in it.
 	Readers []jetstream.Reader `json:"readers"`
-	Secrets []Secret           `json:"secrets,omitempty"`
+	Secrets []secretEntry      `json:"secrets,omitempty"`
 }
 
-// Segment is a file of events without gaps.
-type Segment struct {
+// segmentEntry is a file of events without gaps.
+type segmentEntry struct {
 	File   string          `json:"file"`
 	First  events.Sequence `json:"first"`
 	Last   events.Sequence `json:"last"`
@@ -88,8 +88,8 @@ type Missing struct {
 	Reason string        `json:"reason"`
 }
 
-// Secret is a file of the server's data folder.
-type Secret struct {
+// secretEntry is a file of the server's data folder.
+type secretEntry struct {
 	Name   string `json:"name"` // in the data folder
 	File   string `json:"file"`
 	SHA256 string `json:"sha256"`
@@ -145,8 +145,8 @@ func hexSum(data []byte) string {
 }
 
 // readIdentity says what the place is a backup of; ErrNoBackup where it is none.
-func readIdentity(ctx context.Context, v vault.Vault) (Identity, error) {
-	var id Identity
+func readIdentity(ctx context.Context, v vault.Vault) (identityDocument, error) {
+	var id identityDocument
 	err := readDocument(ctx, v, identityName, &id)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -159,8 +159,8 @@ func readIdentity(ctx context.Context, v vault.Vault) (Identity, error) {
 	return id, nil
 }
 
-// Points are the backups at a place, oldest first. ErrNoBackup where there is none.
-func Points(ctx context.Context, v vault.Vault) ([]Point, error) {
+// pointsIn are the backups at a place, oldest first. ErrNoBackup where there is none.
+func pointsIn(ctx context.Context, v vault.Vault) ([]pointDocument, error) {
 	id, err := readIdentity(ctx, v)
 	if err != nil {
 		return nil, err
@@ -176,7 +176,7 @@ func Points(ctx context.Context, v vault.Vault) ([]Point, error) {
 		return nil, err
 	}
 	slices.Sort(names)
-	points := make([]Point, len(names))
+	points := make([]pointDocument, len(names))
 	for i, name := range names {
 		if err := readDocument(ctx, v, name, &points[i]); err != nil {
 			return nil, err
@@ -191,7 +191,7 @@ func Points(ctx context.Context, v vault.Vault) ([]Point, error) {
 	return points, nil
 }
 
-func (p *Point) check(id Identity, name string) error {
+func (p *pointDocument) check(id identityDocument, name string) error {
 	switch {
 	case p.Format > formatVersion:
 		return fmt.Errorf("it is in form %d, and this release knows up to %d: use a newer one", p.Format, formatVersion)

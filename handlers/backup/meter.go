@@ -52,6 +52,6 @@ func sortMissing(list []Missing) {
 	slices.SortFunc(list, func(a, b Missing) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
 }
 
-func sortSecrets(list []Secret) {
-	slices.SortFunc(list, func(a, b Secret) int { return strings.Compare(a.Name, b.Name) })
+func sortSecrets(list []secretEntry) {
+	slices.SortFunc(list, func(a, b secretEntry) int { return strings.Compare(a.Name, b.Name) })
 }

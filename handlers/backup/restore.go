@@ -140,7 +140,7 @@ func (r *restorer) restore(ctx context.Context) (done Restored, err error) {
 }
 
 // events makes the log the one that the server has to find.
-func (r *restorer) events(ctx context.Context, log *jetstream.Log, point Point, last string, open *unended, readers []jetstream.Reader, done *Restored) (err error) {
+func (r *restorer) events(ctx context.Context, log *jetstream.Log, point pointDocument, last string, open *unended, readers []jetstream.Reader, done *Restored) (err error) {
 	if err := r.importEvents(ctx, log, point, last); err != nil {
 		return err
 	}
@@ -171,8 +171,8 @@ func (r *restorer) events(ctx context.Context, log *jetstream.Log, point Point, 
 
 // choose finds the backup to restore from, claims the folders, and says where consumers go on: by the newest backup that has nothing
 // beyond the sequence, since theirs alone are sure to have handled nothing beyond it.
-func (r *restorer) choose(ctx context.Context) (point Point, readers []jetstream.Reader, err error) {
-	points, err := Points(ctx, r.v)
+func (r *restorer) choose(ctx context.Context) (point pointDocument, readers []jetstream.Reader, err error) {
+	points, err := pointsIn(ctx, r.v)
 	if err != nil {
 		return point, nil, err
 	}
@@ -233,7 +233,7 @@ func (u *unended) apply(fact events.Fact) {
 }
 
 // read verifies the events up to the sequence, and says which blobs they name, what hasn't ended, and the last event's id.
-func (r *restorer) read(ctx context.Context, point Point) (wanted []reference, open *unended, last string, err error) {
+func (r *restorer) read(ctx context.Context, point pointDocument) (wanted []reference, open *unended, last string, err error) {
 	marks := newMarks()
 	open = &unended{open: map[events.Entity]bool{}}
 	for record, err := range records(ctx, r.v, point, r.To) {
@@ -330,7 +330,7 @@ func (r *restorer) blob(ctx context.Context, fill *blob.Fill, ref reference, met
 }
 
 // importEvents gives the stream its events. One that has them all, from a run that ended after it, is left as it is.
-func (r *restorer) importEvents(ctx context.Context, log *jetstream.Log, point Point, last string) error {
+func (r *restorer) importEvents(ctx context.Context, log *jetstream.Log, point pointDocument, last string) error {
 	head, err := log.Head(ctx)
 	if err != nil {
 		return err
@@ -449,7 +449,7 @@ func repaired(ctx context.Context, log *jetstream.Log, digest events.Digest) err
 }
 
 // secrets puts the keys of the backup into the data folder.
-func (r *restorer) secrets(ctx context.Context, point Point) (names []string, err error) {
+func (r *restorer) secrets(ctx context.Context, point pointDocument) (names []string, err error) {
 	for _, s := range point.Secrets {
 		if !isSecretName(s.Name) {
 			return nil, fmt.Errorf("the backup has a key of the name %q", s.Name)

@@ -1,7 +1,9 @@
 package backup_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -123,6 +126,58 @@ func TestDamageInABackupIsNoticed(t *testing.T) {
 			}
 			r.wantBlobs("one", "two")
 		})
+	}
+}
+
+// An older release that doesn't know all that is in a backup leaves it to a newer one, rather than to restore a part.
+func TestABackupOfANewerReleaseIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.publish("1", "one")
+	replaced := func(data []byte, old, with string) []byte {
+		if !bytes.Contains(data, []byte(old)) {
+			t.Fatalf("no %s in %s", old, data)
+		}
+		return bytes.ReplaceAll(data, []byte(old), []byte(with))
+	}
+	write := func(path string, data []byte) {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, newer := range map[string]struct {
+		make func(place string)
+		want string
+	}{
+		"form": {func(place string) {
+			path := filepath.Join(place, "backup.json")
+			write(path, replaced([]byte(files(t, place)["backup.json"]), `"format": 1`, `"format": 2`))
+		}, "use a newer one"},
+		"type of event": {func(place string) {
+			const segment, point = "events/00000000000000000001-00000000000000000001.jsonl.zst", "points/00000000000000000001.json"
+			packed := []byte(files(t, place)[segment])
+			unzip, _ := zstd.NewReader(nil)
+			zip, _ := zstd.NewWriter(nil)
+			plain, err := unzip.DecodeAll(packed, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again := zip.EncodeAll(replaced(plain, "imgsrv.version.published.v1", "imgsrv.version.published.v9"), nil)
+			document := replaced([]byte(files(t, place)[point]), fmt.Sprintf("%x", sha256.Sum256(packed)), fmt.Sprintf("%x", sha256.Sum256(again)))
+			write(filepath.Join(place, segment), again)
+			write(filepath.Join(place, point), replaced(document, fmt.Sprintf(`"bytes": %d`, len(packed)), fmt.Sprintf(`"bytes": %d`, len(again))))
+		}, "a newer release wrote it"},
+	} {
+		place := t.TempDir()
+		s.backUp(place)
+		newer.make(place)
+		r := newRestore(t, place, 0)
+		if err := r.run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), newer.want) {
+			t.Errorf("%s: %v, want %q", name, err, newer.want)
+		}
+		if head, err := r.Log.Head(t.Context()); err != nil || head != 0 {
+			t.Errorf("%s: %d events were restored (%v)", name, head, err)
+		}
 	}
 }
 

@@ -28,11 +28,11 @@ const (
 type segmentWriter struct {
 	v       vault.Vault
 	limit   int64 // bytes before compression
-	current Segment
+	current segmentEntry
 	plain   int64
 	packed  bytes.Buffer
 	zip     *zstd.Encoder
-	done    []Segment
+	done    []segmentEntry
 }
 
 func newSegmentWriter(v vault.Vault) (*segmentWriter, error) {
@@ -78,7 +78,7 @@ func (w *segmentWriter) flush(ctx context.Context) error {
 		return err
 	}
 	w.done = append(w.done, s)
-	w.current, w.plain = Segment{}, 0
+	w.current, w.plain = segmentEntry{}, 0
 	w.packed.Reset()
 	w.zip.Reset(&w.packed)
 	return nil
@@ -89,7 +89,7 @@ func (w *segmentWriter) close() { _ = w.zip.Close() } // what it packs goes nowh
 
 // records reads the events of a point up to a sequence, in order. A segment's digest is verified at its end; whoever has to be sure
 // before it acts reads twice.
-func records(ctx context.Context, v vault.Vault, p Point, upTo events.Sequence) iter.Seq2[jetstream.Record, error] {
+func records(ctx context.Context, v vault.Vault, p pointDocument, upTo events.Sequence) iter.Seq2[jetstream.Record, error] {
 	return func(yield func(jetstream.Record, error) bool) {
 		for _, s := range p.Segments {
 			if s.First > upTo {
@@ -115,7 +115,7 @@ func records(ctx context.Context, v vault.Vault, p Point, upTo events.Sequence) 
 }
 
 // readSegment gives the records of a segment to each, until that says no.
-func readSegment(ctx context.Context, v vault.Vault, s Segment, each func(jetstream.Record) bool) (err error) {
+func readSegment(ctx context.Context, v vault.Vault, s segmentEntry, each func(jetstream.Record) bool) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("read %s: %w", s.File, err)

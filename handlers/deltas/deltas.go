@@ -26,8 +26,8 @@ const (
 	retryPause = 10 * time.Second
 )
 
-// MediaType of a delta: RFC 3284.
-const MediaType = "application/vcdiff"
+// mediaType of a delta: RFC 3284.
+const mediaType = "application/vcdiff"
 
 // Config is what deltas are made with.
 type Config struct {

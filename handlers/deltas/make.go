@@ -136,7 +136,7 @@ func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job st
 		if err != nil {
 			return nil, err
 		}
-		b := events.Blob{Digest: result.digest, Size: result.size, MediaType: MediaType}
+		b := events.Blob{Digest: result.digest, Size: result.size, MediaType: mediaType}
 		promoted, err := promotion.Blob(ctx, d.Log, d.Store, b, func(ctx context.Context, _ events.Blob) error {
 			return d.Store.Admit(ctx, job, deltaFile, result.digest.Hex(), result.size)
 		})
@@ -145,7 +145,7 @@ func (d *Deltas) record(ctx context.Context, delivery jetstream.Delivery, job st
 		}
 		changes, err := events.RecordDerived(events.Derived{
 			Image: p.image, Version: p.version, Variant: p.variant, Format: p.format, Kind: events.DerivedDelta,
-			Digest: result.digest, Size: result.size, MediaType: MediaType,
+			Digest: result.digest, Size: result.size, MediaType: mediaType,
 			From:        &events.DerivedSource{Format: p.target.format, Digest: p.target.digest},
 			BaseVersion: p.base.version, BaseDigest: p.base.digest,
 			How: &events.DerivedHow{Tool: vcdiff.Program, ToolVersion: d.Tool.Version(ctx),

@@ -115,7 +115,7 @@ func (in *Intake) Admit(ctx context.Context, u events.Upload) (*Admission, error
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	limit, err := in.judge(u)
-	if limit == OpenSessions || limit == StorageReserve {
+	if limit == openSessions || limit == storageReserve {
 		// Before a refusal look whether an end, or an arrived file, is only not known here yet.
 		if err := in.refresh(ctx); err != nil {
 			return nil, err
@@ -134,24 +134,24 @@ func (in *Intake) Admit(ctx context.Context, u events.Upload) (*Admission, error
 }
 
 // judge compares a session with the limits. limit says which one refused it.
-func (in *Intake) judge(u events.Upload) (limit Limit, err error) {
+func (in *Intake) judge(u events.Upload) (limit limitName, err error) {
 	sessions, promised, err := in.sum(u)
 	if err != nil {
 		return "", err
 	}
 	if in.cfg.MaxSessions > 0 && sessions >= in.cfg.MaxSessions {
-		return OpenSessions, problem.New(problem.CodeTooManySessions, fmt.Sprintf("%s has %d upload sessions open and may not have more: upload their files, or abort those that aren't needed", u.InitiatedBy, sessions)).After(sessionsRetry)
+		return openSessions, problem.New(problem.CodeTooManySessions, fmt.Sprintf("%s has %d upload sessions open and may not have more: upload their files, or abort those that aren't needed", u.InitiatedBy, sessions)).After(sessionsRetry)
 	}
 	wanted := total(pending(u))
 	if err := in.judgeDay(u, wanted); err != nil {
-		return BytesPerDay, err
+		return bytesPerDay, err
 	}
 	free, reserve, err := in.space()
 	if err != nil {
 		return "", err
 	}
 	if room := free - reserve - promised; wanted > room {
-		return StorageReserve, problem.New(problem.CodeStorageFull, fmt.Sprintf("the storage has no room for %d bytes: %d are free, of which %d are promised to open upload sessions and %d stay free", wanted, free, promised, reserve))
+		return storageReserve, problem.New(problem.CodeStorageFull, fmt.Sprintf("the storage has no room for %d bytes: %d are free, of which %d are promised to open upload sessions and %d stay free", wanted, free, promised, reserve))
 	}
 	return "", nil
 }
@@ -205,7 +205,7 @@ func (in *Intake) RoomFor(ctx context.Context, bytes int64, who string) error {
 	if err != nil || bytes <= free-reserve {
 		return err
 	}
-	in.cfg.Refusals.note(ctx, StorageReserve, who)
+	in.cfg.Refusals.note(ctx, storageReserve, who)
 	return problem.New(problem.CodeStorageFull, fmt.Sprintf("the storage has no room for %d bytes: %d are free, of which %d stay free", bytes, free, reserve))
 }
 

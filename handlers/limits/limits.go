@@ -18,18 +18,18 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 )
 
-// Limit names a limit, in metrics and in the log.
-type Limit string
+// limitName names a limit, in metrics and in the log.
+type limitName string
 
 // The limits there are.
 const (
-	RequestRate     Limit = "request_rate"
-	Authentication  Limit = "authentication" // requests with credentials that aren't right
-	ParallelUploads Limit = "parallel_uploads"
-	OpenSessions    Limit = "open_sessions"
-	BytesPerDay     Limit = "bytes_per_day"
-	StorageReserve  Limit = "storage_reserve"
-	Overload        Limit = "overload" // requests at once, of all clients
+	requestRate      limitName = "request_rate"
+	wrongCredentials limitName = "authentication" // requests with credentials that aren't right
+	parallelUploads  limitName = "parallel_uploads"
+	openSessions     limitName = "open_sessions"
+	bytesPerDay      limitName = "bytes_per_day"
+	storageReserve   limitName = "storage_reserve"
+	overload         limitName = "overload" // requests at once, of all clients
 )
 
 // Refusals counts what the limits refuse, and says in the log that one was reached: at most once a minute for each,
@@ -39,7 +39,7 @@ type Refusals struct {
 	counter metric.Int64Counter
 
 	mu   sync.Mutex
-	said map[Limit]time.Time
+	said map[limitName]time.Time
 }
 
 // NewRefusals makes the counter imgsrv.limits.refused.
@@ -51,16 +51,16 @@ func NewRefusals(meter metric.Meter, log *slog.Logger) (*Refusals, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the meter of limits: %w", err)
 	}
-	for _, limit := range []Limit{RequestRate, Authentication, ParallelUploads, OpenSessions, BytesPerDay, StorageReserve, Overload} {
+	for _, limit := range []limitName{requestRate, wrongCredentials, parallelUploads, openSessions, bytesPerDay, storageReserve, overload} {
 		counter.Add(context.Background(), 0, metric.WithAttributes(attribute.String("limit", string(limit)))) // there from the first look on
 	}
-	return &Refusals{log: log, counter: counter, said: map[Limit]time.Time{}}, nil
+	return &Refusals{log: log, counter: counter, said: map[limitName]time.Time{}}, nil
 }
 
 const sayEvery = time.Minute
 
 // note counts a refusal; who is a principal's name or a client's address.
-func (r *Refusals) note(ctx context.Context, limit Limit, who string) {
+func (r *Refusals) note(ctx context.Context, limit limitName, who string) {
 	if r == nil {
 		return
 	}

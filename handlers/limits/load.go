@@ -81,7 +81,7 @@ func (l *Load) Middleware(next http.Handler) http.Handler {
 		}
 		done, ok := l.enter(r.Method == http.MethodGet || r.Method == http.MethodHead)
 		if !ok {
-			l.refusals.note(r.Context(), Overload, r.RemoteAddr)
+			l.refusals.note(r.Context(), overload, r.RemoteAddr)
 			// Not all at the same moment again.
 			wait := time.Second + rand.N(4*time.Second)
 			problem.Write(w, r, slog.New(slog.DiscardHandler), problem.New(problem.CodeOverloaded, "the server has as many requests as it can serve: come back when Retry-After says").After(wait))

@@ -89,10 +89,10 @@ func (l *Requests) admit(r *http.Request, principal access.Principal, authentica
 		}
 	}
 	address := clientAddress(r.RemoteAddr)
-	limit, of, key := RequestRate, l.principals, principal.Name
+	limit, of, key := requestRate, l.principals, principal.Name
 	switch {
 	case authentication != nil: // also where it is a 404 for a token in a path, or can't be told now: what is made up costs as much
-		limit, of, key = Authentication, l.failures, bucketKey(address, r.RemoteAddr)
+		limit, of, key = wrongCredentials, l.failures, bucketKey(address, r.RemoteAddr)
 	case principal.Name == "":
 		of, key = l.addresses, bucketKey(address, r.RemoteAddr)
 	case r.Method == http.MethodPatch && strings.HasPrefix(r.URL.Path, l.cfg.Chunks) && principal.MaySomewhere(events.RolePublisher):
@@ -108,7 +108,7 @@ func (l *Requests) admit(r *http.Request, principal access.Principal, authentica
 	}
 	l.cfg.Refusals.note(r.Context(), limit, key)
 	text := "there were too many requests from here: come back when Retry-After says"
-	if limit == Authentication {
+	if limit == wrongCredentials {
 		text = "there were too many requests from here with credentials that aren't right: mend them, and come back when Retry-After says"
 	}
 	return problem.New(problem.CodeTooManyRequests, text).After(wait)

@@ -40,7 +40,7 @@ func (u *Uploads) Begin(ctx context.Context) (done func(), err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.now[name] >= u.most {
-		u.refusals.note(ctx, ParallelUploads, name)
+		u.refusals.note(ctx, parallelUploads, name)
 		return nil, problem.New(problem.CodeTooManyUploads, fmt.Sprintf("%s uploads %d files at once on this node, and may not more: come back when one is done", name, u.most)).After(uploadsRetry)
 	}
 	u.now[name]++

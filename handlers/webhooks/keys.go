@@ -19,8 +19,8 @@ import (
 // secretPrefix begins a secret, as Standard Webhooks says.
 const secretPrefix = "whsec_"
 
-// ErrOtherKey says that a webhook's secret comes from another key than this node's.
-var ErrOtherKey error = events.Refuse(events.CodeNotFound, "the webhook was added with another key than the webhook.key in this server's data folder: nodes that share the events need the same file; where it is lost, remove the webhook and add it again")
+// errOtherKey says that a webhook's secret comes from another key than this node's.
+var errOtherKey error = events.Refuse(events.CodeNotFound, "the webhook was added with another key than the webhook.key in this server's data folder: nodes that share the events need the same file; where it is lost, remove the webhook and add it again")
 
 // Keys derives the secret of each webhook from one key in a file, which is made when it is first needed. So no
 // secret is in an event, and none has to be stored.
@@ -70,7 +70,7 @@ func (k *Keys) ID() (string, error) {
 	return hex.EncodeToString(sum[:8]), nil
 }
 
-// Secret is the webhook's secret in the form that receivers' libraries take. The error is ErrOtherKey where it
+// Secret is the webhook's secret in the form that receivers' libraries take. The error is errOtherKey where it
 // can't be known here.
 func (k *Keys) Secret(w events.Webhook) (string, error) {
 	secret, err := k.secret(w)
@@ -86,7 +86,7 @@ func (k *Keys) secret(w events.Webhook) ([]byte, error) {
 		return nil, err
 	}
 	if w.KeyID != id {
-		return nil, ErrOtherKey
+		return nil, errOtherKey
 	}
 	key, err := k.load()
 	if err != nil {

@@ -216,5 +216,5 @@ func (m *Manager) CheckTarget(ctx context.Context, url string) error {
 // KeyID names the key that new webhooks' secrets are derived from, which is made where there is none.
 func (m *Manager) KeyID() (string, error) { return m.keys.ID() }
 
-// Secret is a webhook's secret; the error is [ErrOtherKey] where this node can't know it.
+// Secret is a webhook's secret; the error is errOtherKey where this node can't know it.
 func (m *Manager) Secret(w events.Webhook) (string, error) { return m.keys.Secret(w) }

@@ -31,8 +31,6 @@ const (
 	FileSquashfs      = "squashfs"     // container root
 	FileRootTarXZ     = "root.tar.xz"  // container root
 	FileDiskKVM       = "disk-kvm.img" // virtual machine root, qcow2
-	FileSquashfsDelta = "squashfs.vcdiff"
-	FileDiskKVMDelta  = "disk-kvm.img.vcdiff"
 )
 
 // The document of one image stands in a folder of its own. No index leads there: clients read each document

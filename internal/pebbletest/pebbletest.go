@@ -25,8 +25,8 @@ import (
 	"github.com/imgsrv/imgsrv/internal/testtool"
 )
 
-// Version of Pebble that is built where none is in $PATH.
-const Version = "v2.10.1"
+// release of Pebble that is built where none is in $PATH.
+const release = "v2.10.1"
 
 // Authority is a running Pebble.
 type Authority struct {
@@ -170,7 +170,7 @@ var programs = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(cache, "imgsrv-test", "pebble-"+Version)
+	dir := filepath.Join(cache, "imgsrv-test", "pebble-"+release)
 	built := true
 	for _, name := range names {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
@@ -184,7 +184,7 @@ var programs = sync.OnceValues(func() (string, error) {
 	defer cancel()
 	args := []string{"install"}
 	for _, name := range names {
-		args = append(args, "github.com/letsencrypt/pebble/v2/cmd/"+name+"@"+Version)
+		args = append(args, "github.com/letsencrypt/pebble/v2/cmd/"+name+"@"+release)
 	}
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=") // no -race or -mod of ours

@@ -20,12 +20,12 @@ import (
 	"github.com/imgsrv/imgsrv/store/postgres"
 )
 
-// URLVariable is the environment variable that names a running server to use. Its role must be allowed to make
+// urlVariable is the environment variable that names a running server to use. Its role must be allowed to make
 // databases.
-const URLVariable = "IMGSRV_TEST_POSTGRES_URL"
+const urlVariable = "IMGSRV_TEST_POSTGRES_URL"
 
 // errAbsent says that there is no way to a server on this machine.
-var errAbsent = errors.New("a PostgreSQL server: set " + URLVariable + ", or install its programs (apt install postgresql), or start Docker")
+var errAbsent = errors.New("a PostgreSQL server: set " + urlVariable + ", or install its programs (apt install postgresql), or start Docker")
 
 // instance is a running server.
 type instance struct {
@@ -71,7 +71,7 @@ func URL(t testing.TB) string {
 }
 
 func startServer() (*instance, error) {
-	if u := os.Getenv(URLVariable); u != "" {
+	if u := os.Getenv(urlVariable); u != "" {
 		return &instance{url: u}, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -104,7 +104,7 @@ func withDatabase(admin, name string) (string, error) {
 	}
 	u, err := url.Parse(admin)
 	if err != nil {
-		return "", fmt.Errorf("%s is no URL", URLVariable) // err repeats it, with its password
+		return "", fmt.Errorf("%s is no URL", urlVariable) // err repeats it, with its password
 	}
 	u.Path = "/" + name
 	q := u.Query()

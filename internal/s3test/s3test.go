@@ -15,8 +15,8 @@ import (
 	"github.com/imgsrv/imgsrv/internal/testtool"
 )
 
-// Version of the gateway that CI builds.
-const Version = "v1.8.0"
+// release of the gateway that CI builds.
+const release = "v1.8.0"
 
 // Server is a running gateway.
 type Server struct {
@@ -36,7 +36,7 @@ func Start(t testing.TB) *Server {
 	t.Helper()
 	program, err := exec.LookPath("versitygw")
 	if err != nil {
-		testtool.Absent(t, "versitygw: go install github.com/versity/versitygw/cmd/versitygw@"+Version)
+		testtool.Absent(t, "versitygw: go install github.com/versity/versitygw/cmd/versitygw@"+release)
 	}
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {

@@ -109,7 +109,7 @@ func (f *folder) Put(ctx context.Context, name string, size int64, sha256hex str
 	}
 	buffer := make([]byte, 256<<10)
 	// The bytes are copied, never linked: a second name of the same bytes would rot with them.
-	_, err = io.CopyBuffer(struct{ io.Writer }{temp}, Check(name, size, sha256hex, &interruptible{ctx, r}), buffer)
+	_, err = io.CopyBuffer(struct{ io.Writer }{temp}, checked(name, size, sha256hex, &interruptible{ctx, r}), buffer)
 	if err == nil {
 		err = temp.Sync()
 	}

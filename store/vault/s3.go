@@ -78,7 +78,7 @@ func (b *bucket) Put(ctx context.Context, name string, size int64, sha256hex str
 	if err := checkName(name); err != nil {
 		return err
 	}
-	checked := Check(name, size, sha256hex, r)
+	checked := checked(name, size, sha256hex, r)
 	var err error
 	if size <= partBytes {
 		err = b.putSmall(ctx, name, size, checked)

@@ -78,8 +78,8 @@ type checker struct {
 	got  int64
 }
 
-// Check reads exactly the announced bytes: the end of the file comes only where they are the right ones, else a [*MismatchError].
-func Check(name string, size int64, sha256hex string, r io.Reader) io.Reader {
+// checked reads exactly the announced bytes: the end of the file comes only where they are the right ones, else a [*MismatchError].
+func checked(name string, size int64, sha256hex string, r io.Reader) io.Reader {
 	return &checker{name: name, r: r, sum: sha256.New(), want: sha256hex, size: size}
 }
 

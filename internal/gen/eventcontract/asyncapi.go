@@ -19,9 +19,9 @@ type (
 	array  []any
 )
 
-// AsyncAPI makes the AsyncAPI 3.0 document (https://www.asyncapi.com/docs/reference/specification/v3.0.0) of
+// asyncAPI makes the AsyncAPI 3.0 document (https://www.asyncapi.com/docs/reference/specification/v3.0.0) of
 // the three ways in which events leave imgsrv: the NATS stream, server-sent events, webhooks. The result is YAML.
-func AsyncAPI(schemas map[events.Type]*jsonschema.Schema) ([]byte, error) {
+func asyncAPI(schemas map[events.Type]*jsonschema.Schema) ([]byte, error) {
 	types := slices.Sorted(maps.Keys(schemas))
 	messages, payloads := object{}, object{}
 	references, refsOfPayloads := object{}, array{}

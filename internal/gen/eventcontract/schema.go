@@ -21,10 +21,10 @@ const (
 	digestPattern = `^(sha256:[0-9a-f]{64})?$`
 )
 
-// Schemas makes the JSON Schema (draft 2020-12) of each type that events.Decode reads, from its Go type and
+// schemasOf makes the JSON Schema (draft 2020-12) of each type that events.Decode reads, from its Go type and
 // from the comments and constants of package events below root. Schemas leave room for properties they
 // don't know, as readers must.
-func Schemas(root string) (map[events.Type]*jsonschema.Schema, error) {
+func schemasOf(root string) (map[events.Type]*jsonschema.Schema, error) {
 	src, err := readSource(filepath.Join(root, "events"))
 	if err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func Schemas(root string) (map[events.Type]*jsonschema.Schema, error) {
 		if err != nil {
 			return nil, fmt.Errorf("schema of %s: %w", typ, err)
 		}
-		current, err := Current(typ)
+		current, err := currentType(typ)
 		if err != nil {
 			return nil, err
 		}
@@ -51,8 +51,8 @@ func Schemas(root string) (map[events.Type]*jsonschema.Schema, error) {
 	return out, nil
 }
 
-// Current is the newest version of a type: itself, or the one that it is upcast to.
-func Current(typ events.Type) (events.Type, error) {
+// currentType is the newest version of a type: itself, or the one that it is upcast to.
+func currentType(typ events.Type) (events.Type, error) {
 	fact, err := events.Decode(typ, []byte("{}"))
 	if err != nil {
 		return "", fmt.Errorf("newest version of %s: %w", typ, err)
@@ -60,8 +60,8 @@ func Current(typ events.Type) (events.Type, error) {
 	return fact.Type(), nil
 }
 
-// Encode writes a schema as it is checked in.
-func Encode(schema *jsonschema.Schema) ([]byte, error) {
+// encode writes a schema as it is checked in.
+func encode(schema *jsonschema.Schema) ([]byte, error) {
 	data, err := json.MarshalIndent(schema, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode schema: %w", err)

@@ -20,17 +20,17 @@ const (
 
 // Files makes the contract: content by path below root.
 func Files(root string) (map[string][]byte, error) {
-	schemas, err := Schemas(root)
+	schemas, err := schemasOf(root)
 	if err != nil {
 		return nil, err
 	}
 	out := map[string][]byte{}
 	for typ, schema := range schemas {
-		if out[schemaPath(schemaFolder, typ)], err = Encode(schema); err != nil {
+		if out[schemaPath(schemaFolder, typ)], err = encode(schema); err != nil {
 			return nil, fmt.Errorf("%s: %w", typ, err)
 		}
 	}
-	if out[asyncAPIFile], err = AsyncAPI(schemas); err != nil {
+	if out[asyncAPIFile], err = asyncAPI(schemas); err != nil {
 		return nil, err
 	}
 	return out, nil
