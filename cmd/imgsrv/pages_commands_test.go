@@ -22,7 +22,11 @@ func TestTheCommandLineTakesTheExamplesOfThePages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	calls := 0
+	calls, left := 0, -1
+	parser, err := newParser(t.Context(), &grammar{}, Terminal{Out: io.Discard, Err: io.Discard}, func(code int) { left = code })
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, page := range append(pages, "../../README.md") {
 		text, err := os.ReadFile(page)
 		if err != nil {
@@ -31,12 +35,8 @@ func TestTheCommandLineTakesTheExamplesOfThePages(t *testing.T) {
 		for _, block := range fenced.FindAllStringSubmatch(string(text), -1) {
 			for _, args := range callsIn(block[2], block[1] == "console") {
 				calls++
-				left := -1
-				parser, err := newParser(t.Context(), &grammar{}, Terminal{Out: io.Discard, Err: io.Discard}, func(code int) { left = code })
-				if err != nil {
-					t.Fatal(err)
-				}
-				_, err = parser.Parse(args)
+				left = -1
+				_, err := parser.Parse(args)
 				ended := left == exitOK // by --help
 				if err != nil && !ended && !strings.Contains(err.Error(), "no such file or directory") {
 					t.Errorf("%s: imgsrv %s: %v", filepath.Base(page), strings.Join(args, " "), err)
