@@ -115,6 +115,7 @@ func TestEveryCommandHasAnExampleThatParses(t *testing.T) {
 			t.Errorf("%s has no example", command.Path())
 			continue
 		}
+		forget(parser)
 		if ctx, err := parser.Parse(args); err != nil && !strings.Contains(err.Error(), "no such file") {
 			t.Errorf("%s: %v", example, err)
 		} else if err == nil && ctx.Selected().Path() != command.Path() {
