@@ -115,11 +115,7 @@ func TestEveryCommandHasAnExampleThatParses(t *testing.T) {
 			t.Errorf("%s has no example", command.Path())
 			continue
 		}
-		var g grammar
-		parser, err := newParser(t.Context(), &g, Terminal{}, func(int) {})
-		if err != nil {
-			t.Fatal(err)
-		}
+		forget(parser)
 		if ctx, err := parser.Parse(args); err != nil && !strings.Contains(err.Error(), "no such file") {
 			t.Errorf("%s: %v", example, err)
 		} else if err == nil && ctx.Selected().Path() != command.Path() {

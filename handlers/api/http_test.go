@@ -188,7 +188,12 @@ func TestRequestsAreMeasuredByRoute(t *testing.T) {
 	n := newNode(t, func(c *api.Config) { c.Meter = provider.Meter("test") })
 	n.problem(n.do(http.MethodGet, "/api/images/one", nil), 404, "not-found")
 	n.problem(n.do(http.MethodGet, "/api/images/two", nil), 404, "not-found")
-	n.problem(n.do("BREW", "/coffee", nil), 405, "method-not-allowed")
+	n.problem(n.do("BREW", "/coffee", nil), 404, "not-found")
+	if a := n.do("BREW", "/api/images", nil); a.Header.Get("Allow") == "" {
+		t.Errorf("an unknown method of a path that is there: %d without Allow", a.StatusCode)
+	} else {
+		n.problem(a, 405, "method-not-allowed")
+	}
 	var got metricdata.ResourceMetrics
 	if err := reader.Collect(t.Context(), &got); err != nil {
 		t.Fatal(err)
@@ -203,7 +208,7 @@ func TestRequestsAreMeasuredByRoute(t *testing.T) {
 			count[value("http.request.method")+" "+value("http.route")+" "+value("http.response.status_code")] = point.Count
 		}
 	}
-	if diff := cmp.Diff(map[string]uint64{"GET /api/images/{image} 404": 2, "_OTHER none 405": 1}, count); diff != "" {
+	if diff := cmp.Diff(map[string]uint64{"GET /api/images/{image} 404": 2, "_OTHER none 404": 1, "_OTHER none 405": 1}, count); diff != "" {
 		t.Error(diff)
 	}
 }
