@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 const (
@@ -83,7 +83,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		return fmt.Errorf("run projection %s: %w", r.Name(), err)
 	}
 	defer unregister()
-	pause := minRetryPause
+	wait := minRetryPause
 	for {
 		before := r.Position()
 		err := r.term(ctx)
@@ -92,14 +92,14 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 		if errors.Is(err, errTakenOver) {
 			r.log.Info("another node moved the position; reading it again")
-			pause = minRetryPause
+			wait = minRetryPause
 		} else {
 			r.failed(ctx, err)
 		}
 		if r.Position() != before { // it got somewhere: not the same trouble as last time
-			pause = minRetryPause
+			wait = minRetryPause
 		}
-		timer := time.NewTimer(time.Duration(float64(pause) * (0.75 + rand.Float64()/2)))
+		timer := time.NewTimer(pause.About(wait))
 		select {
 		case <-timer.C:
 		case <-r.wake:
@@ -108,7 +108,7 @@ func (r *Runner) Run(ctx context.Context) error {
 			timer.Stop()
 			return nil
 		}
-		pause = min(2*pause, maxRetryPause)
+		wait = min(2*wait, maxRetryPause)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/pause"
 	"github.com/imgsrv/imgsrv/migrations"
 )
 
@@ -94,9 +95,7 @@ func (b *bench) drop(ctx context.Context, schema string) error {
 	var err error
 	for attempt := range dropAttempts {
 		if attempt > 0 {
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-ctx.Done():
+			if pause.For(ctx, 100*time.Millisecond) != nil {
 				return ctx.Err()
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/imgsrv/imgsrv/internal/client"
 	"github.com/imgsrv/imgsrv/internal/incus"
 	"github.com/imgsrv/imgsrv/internal/incus/tree"
+	"github.com/imgsrv/imgsrv/internal/pause"
 	"github.com/imgsrv/imgsrv/internal/simplestreams"
 )
 
@@ -107,10 +108,8 @@ func readDocuments(ctx context.Context, c *client.Client) (*documents, error) {
 		if attempt == attempts {
 			return nil, fmt.Errorf("%w, %d times in a row: try again later", err, attempts)
 		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(200 * time.Millisecond):
+		if err := pause.For(ctx, 200*time.Millisecond); err != nil {
+			return nil, err
 		}
 	}
 }

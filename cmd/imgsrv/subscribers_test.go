@@ -19,6 +19,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 // received collects versions in the order in which a subscriber got them, each once.
@@ -179,14 +180,14 @@ func TestSubscribersMissNothingThroughKills(t *testing.T) {
 				viaGo.add(d.Sequence, v.Version.Version)
 				return nil
 			}))
-			pause(ctx)
+			_ = pause.For(ctx, 50*time.Millisecond)
 		}
 	})
 	subscribers.Go(func() {
 		last := "0"
 		for ctx.Err() == nil {
 			last = followSSE(ctx, p.base+"/api/events?type=imgsrv.version.published.*", last, viaSSE)
-			pause(ctx)
+			_ = pause.For(ctx, 50*time.Millisecond)
 		}
 	})
 	url, requests, _ := hookReceiver(t)
@@ -229,13 +230,6 @@ func TestSubscribersMissNothingThroughKills(t *testing.T) {
 	viaGo.await(t, "the Go subscriber", want)
 	viaSSE.await(t, "the SSE client", want)
 	viaHook.await(t, "the webhook", want)
-}
-
-func pause(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(50 * time.Millisecond):
-	}
 }
 
 // followSSE reads server-sent events after one until the connection ends, and gives the last id.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/internal/faults"
+	"github.com/imgsrv/imgsrv/internal/pause"
 	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
@@ -54,8 +55,8 @@ func (l *Log) Decide(ctx context.Context, cause Cause, decide func(context.Conte
 		if !errors.Is(err, ErrConflict) || attempt == conflictRetries {
 			return sequence, err
 		}
-		if err := sleep(ctx, time.Duration(1+rand.IntN(5<<min(attempt, 6)))*time.Millisecond); err != nil {
-			return 0, err
+		if pause.For(ctx, time.Duration(1+rand.IntN(5<<min(attempt, 6)))*time.Millisecond) != nil {
+			return 0, ctx.Err()
 		}
 	}
 }
@@ -161,8 +162,8 @@ func (l *Log) publish(ctx context.Context, msgs []*nats.Msg) (events.Sequence, e
 		if code := apiCode(err); attempt == busyRetries || code != jetstreamext.JSErrCodeBatchPublishTooManyInflight && code != jetstreamext.JSErrCodeAtomicPublishTooManyInflight {
 			return 0, err
 		}
-		if err := sleep(ctx, time.Duration(1+rand.IntN(20))*time.Millisecond); err != nil {
-			return 0, err
+		if pause.For(ctx, time.Duration(1+rand.IntN(20))*time.Millisecond) != nil {
+			return 0, ctx.Err()
 		}
 	}
 }
@@ -217,15 +218,4 @@ func eventID(key string, fact events.Fact) string {
 		return uuid.Must(uuid.NewV7()).String()
 	}
 	return uuid.NewSHA1(eventNamespace, []byte(key+"\x00"+fact.Entity().Subject()+"\x00"+string(fact.Type()))).String()
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 const (
@@ -24,8 +25,8 @@ func (l *Log) SettledBlob(ctx context.Context, digest events.Digest) (events.Cur
 			time.Since(began) > collectPatience || l.clock().Sub(current.Event.Time) > collectPatience {
 			return current, err
 		}
-		if err := sleep(ctx, collectPoll); err != nil {
-			return current, err
+		if pause.For(ctx, collectPoll) != nil {
+			return current, ctx.Err()
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/internal/faults"
+	"github.com/imgsrv/imgsrv/internal/pause"
 	"github.com/imgsrv/imgsrv/internal/tracecontext"
 )
 
@@ -85,7 +85,7 @@ func (l *Log) ensure(ctx context.Context, c Consumer) (natsjs.Consumer, error) {
 func makeConsumer(ctx context.Context, by func(context.Context, string, natsjs.ConsumerConfig) (natsjs.Consumer, error), cfg natsjs.ConsumerConfig) (natsjs.Consumer, error) {
 	for attempt := 1; ; attempt++ {
 		consumer, err := by(ctx, StreamName, cfg)
-		if apiCode(err) != natsjs.JSErrCodeConsumerCreate || attempt == 8 || sleep(ctx, time.Duration(attempt)*50*time.Millisecond) != nil {
+		if apiCode(err) != natsjs.JSErrCodeConsumerCreate || attempt == 8 || pause.For(ctx, time.Duration(attempt)*50*time.Millisecond) != nil {
 			return consumer, err
 		}
 	}
@@ -178,7 +178,7 @@ func (l *Log) Consume(ctx context.Context, c Consumer, handle func(context.Conte
 				return fmt.Errorf("read consumer %s: somebody removed it: %w", c.Name, unavailable(err))
 			}
 			l.log.Warn("consumer is waiting for the event log", "consumer", c.Name, "error", err)
-			if sleep(ctx, time.Second) != nil {
+			if pause.For(ctx, time.Second) != nil {
 				return nil
 			}
 			continue
@@ -309,5 +309,5 @@ func (l *Log) inProgress(ctx context.Context, msg natsjs.Msg, work func(context.
 // backoff grows from a fraction of a second to a minute, with jitter.
 func backoff(attempt int) time.Duration {
 	d := 200 * time.Millisecond << min(attempt-1, 8)
-	return time.Duration(float64(min(d, time.Minute)) * (0.75 + rand.Float64()/2))
+	return pause.About(min(d, time.Minute))
 }

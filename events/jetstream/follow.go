@@ -10,6 +10,7 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 // Follower hands the events of some subjects, in order and each once, to a function that keeps a state of them
@@ -90,7 +91,7 @@ func (f *Follower) Run(ctx context.Context) error {
 			return nil
 		}
 		f.log.log.Warn("events that are kept in memory can't be followed; trying again", "subjects", f.subjects, "error", err)
-		if sleep(ctx, followPause) != nil {
+		if pause.For(ctx, followPause) != nil {
 			return nil
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/targets"
+	"github.com/imgsrv/imgsrv/internal/pause"
 	"github.com/imgsrv/imgsrv/internal/vcdiff"
 	"github.com/imgsrv/imgsrv/store/blob"
 )
@@ -119,7 +120,7 @@ func (m *Manager) Run(ctx context.Context, handler http.Handler) error {
 				return nil
 			}
 			m.logger.WarnContext(ctx, "mirrors are interrupted, and go on in a moment", "error", err)
-			_ = pause(ctx, time.Second)
+			_ = pause.For(ctx, pause.About(time.Second))
 		}
 	})
 	group.Go(func() error {

@@ -13,6 +13,7 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/access"
 	"github.com/imgsrv/imgsrv/internal/client"
+	"github.com/imgsrv/imgsrv/internal/pause"
 	"github.com/imgsrv/imgsrv/internal/simplestreams"
 	"github.com/imgsrv/imgsrv/internal/vcdiff"
 	"github.com/imgsrv/imgsrv/store/blob"
@@ -157,12 +158,8 @@ func (p *publisher) await(ctx context.Context, session string) error {
 		case events.JobStateFailed, events.JobStateCancelled:
 			return failure(job.State)
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return context.Cause(ctx)
-		case <-timer.C:
+		if err := pause.For(ctx, wait); err != nil {
+			return err
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 // remoteFile reads a file of upstream's from any offset on: one request for as long as it is read in order, another (Range)
@@ -45,7 +47,7 @@ func (f *remoteFile) ReadAt(p []byte, offset int64) (n int, err error) {
 		if f.ctx.Err() != nil || !errors.As(err, &passing) || passing.gone || try == maxTries {
 			return n, err
 		}
-		if err := pause(f.ctx, f.from.firstPause<<(try-1)); err != nil {
+		if err := pause.For(f.ctx, pause.About(f.from.firstPause<<(try-1))); err != nil {
 			return n, err
 		}
 		try++

@@ -12,6 +12,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/streams/sjson"
+	"github.com/imgsrv/imgsrv/internal/pause"
 	"github.com/imgsrv/imgsrv/internal/simplestreams"
 )
 
@@ -61,9 +62,9 @@ func (m *Manager) sync(ctx context.Context, mirror events.Mirror, request events
 	end := events.EndSync{Request: request, Run: r.result, Documents: documents, Refused: r.refused}
 	if failed := r.result.Error != "" || r.result.Failed > 0; failed {
 		end.Documents = nil
-		end.NextAt = r.result.EndedAt.Add(min(mirror.Every(), jitter(m.retry<<min(mirror.Failures, 10))))
+		end.NextAt = r.result.EndedAt.Add(min(mirror.Every(), pause.About(m.retry<<min(mirror.Failures, 10))))
 	} else {
-		end.NextAt = r.result.EndedAt.Add(mirror.Every()).Add(jitter(mirror.Every() / 20))
+		end.NextAt = r.result.EndedAt.Add(mirror.Every()).Add(pause.About(mirror.Every() / 20))
 	}
 	if r.result.Error != "" || r.result.Unchanged {
 		end.Refused = mirror.Refused

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/targets"
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 // Bounds of what upstream may make us do.
@@ -128,7 +128,7 @@ func (f *fetcher) document(ctx context.Context, base, path string, known events.
 		if err == nil || !errors.As(err, &passing) || passing.gone || try == maxTries {
 			return data, now, err
 		}
-		if err := pause(ctx, f.firstPause<<(try-1)); err != nil {
+		if err := pause.For(ctx, pause.About(f.firstPause<<(try-1))); err != nil {
 			return nil, now, err
 		}
 	}
@@ -178,20 +178,4 @@ func validator(answer *http.Response, name string) string {
 func unexpected(path string, answer *http.Response) error {
 	gone := answer.StatusCode/100 == 4 && answer.StatusCode != http.StatusTooManyRequests && answer.StatusCode != http.StatusRequestTimeout
 	return &upstreamError{err: fmt.Errorf("%s: the server answers %d %s", path, answer.StatusCode, http.StatusText(answer.StatusCode)), gone: gone}
-}
-
-// pause waits so long, up to a quarter more or less, so that many don't come back at once.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(jitter(d))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
-}
-
-func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.75 + rand.Float64()/2))
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 // state is how far the background is; it outlives the process.
@@ -85,7 +86,7 @@ func (s *Scrubber) passes(ctx context.Context) {
 			wait = min(s.Every, s.Every-s.Clock().Sub(s.state.LastStarted)) // a clock may go back
 		}
 		s.mu.Unlock()
-		if !sleep(ctx, wait) {
+		if pause.For(ctx, wait) != nil {
 			return
 		}
 		err := s.pass(ctx, pace)
@@ -94,7 +95,7 @@ func (s *Scrubber) passes(ctx context.Context) {
 		}
 		if err != nil {
 			s.Logger.WarnContext(ctx, "the scrub is interrupted, and goes on in a minute", "error", err)
-			if !sleep(ctx, passPause) {
+			if pause.For(ctx, passPause) != nil {
 				return
 			}
 		}
@@ -161,15 +162,4 @@ func (s *Scrubber) note(ctx context.Context, hexed string, result checked, err e
 		}
 	}
 	s.state.After = hexed
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return ctx.Err() == nil
-	}
 }

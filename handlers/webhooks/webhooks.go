@@ -16,6 +16,7 @@ import (
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/targets"
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 // Config is what webhooks are sent with.
@@ -121,11 +122,7 @@ func (m *Manager) insist(ctx context.Context, what string, run func(context.Cont
 			return
 		}
 		m.logger.WarnContext(ctx, "interrupted, goes on in a moment", "part", what, "error", err)
-		timer := time.NewTimer(jitter(restartPause))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if pause.For(ctx, pause.About(restartPause)) != nil {
 			return
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"time"
+
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 // Retry says how broken transfers are tried again: after First, then each time twice as long up to Longest, each wait
@@ -88,14 +90,7 @@ func (a *attempts) pause(ctx context.Context, wait time.Duration, err error) err
 	if a.Notice != nil {
 		a.Notice(err, wait)
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
+	return pause.For(ctx, wait)
 }
 
 // again makes a call that may be repeated without harm until it is not refused for a passing reason.

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 // The tus protocol, version 1.0.0 (https://tus.io/protocols/resumable-upload).
@@ -258,12 +260,5 @@ type poll struct{ last time.Duration }
 
 func (p *poll) next(ctx context.Context) error {
 	p.last = min(max(p.last*3/2, 50*time.Millisecond), time.Second)
-	timer := time.NewTimer(p.last)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
+	return pause.For(ctx, p.last)
 }

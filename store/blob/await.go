@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 // longestAwait is how long the end of the trouble may go unnoticed.
@@ -16,9 +18,9 @@ func IsAway(err error) bool { return IsFull(err) || IsReadOnly(err) }
 // do, or that of ctx while it waits.
 func (s *Store) Insist(ctx context.Context, do func() error, waits func(why error)) error {
 	err := do()
-	for pause := time.Second; IsAway(err); pause *= 2 {
+	for least := time.Second; IsAway(err); least *= 2 {
 		waits(err)
-		if err := s.Await(ctx, pause); err != nil {
+		if err := s.Await(ctx, least); err != nil {
 			return err
 		}
 		err = do()
@@ -26,16 +28,12 @@ func (s *Store) Insist(ctx context.Context, do func() error, waits func(why erro
 	return err
 }
 
-// Await returns once the store can take bytes, as [Store.Check] sees it, and pause has passed at least: who needs more room
+// Await returns once the store can take bytes, as [Store.Check] sees it, and least has passed: who needs more room
 // than there is comes back with a longer one. It returns an error only when ctx ends.
-func (s *Store) Await(ctx context.Context, pause time.Duration) error {
-	for pause = min(max(pause, time.Millisecond), longestAwait); ; pause = min(2*pause, longestAwait) {
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return fmt.Errorf("wait for the blob store: %w", context.Cause(ctx))
+func (s *Store) Await(ctx context.Context, least time.Duration) error {
+	for least = min(max(least, time.Millisecond), longestAwait); ; least = min(2*least, longestAwait) {
+		if err := pause.For(ctx, least); err != nil {
+			return fmt.Errorf("wait for the blob store: %w", err)
 		}
 		if s.Check(ctx) == nil {
 			return nil

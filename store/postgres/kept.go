@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/imgsrv/imgsrv/internal/pause"
 )
 
 const (
@@ -61,7 +62,7 @@ func (k *Kept) server() *Managed {
 // Run starts the server again when it has ended, for as long as it takes, with growing pauses in between; it returns nil when
 // ctx ends. A start that is under way then is broken off, and leaves nothing behind.
 func (k *Kept) Run(ctx context.Context) error {
-	pause := firstRestart
+	wait := firstRestart
 	for {
 		began := time.Now()
 		select {
@@ -70,13 +71,13 @@ func (k *Kept) Run(ctx context.Context) error {
 		case <-k.server().Done():
 		}
 		if time.Since(began) >= steadyAfter {
-			pause = firstRestart
+			wait = firstRestart
 		}
 		for {
-			if !sleep(ctx, time.Duration(float64(pause)*(0.75+rand.Float64()/2))) {
+			if pause.For(ctx, pause.About(wait)) != nil {
 				return nil
 			}
-			pause = min(2*pause, longestRestart)
+			wait = min(2*wait, longestRestart)
 			err := k.restart(ctx)
 			if ctx.Err() != nil {
 				return nil
@@ -84,7 +85,7 @@ func (k *Kept) Run(ctx context.Context) error {
 			if err == nil {
 				break
 			}
-			k.log.Error("PostgreSQL can't be started again; trying on", "error", err, "in_about", pause)
+			k.log.Error("PostgreSQL can't be started again; trying on", "error", err, "in_about", wait)
 		}
 	}
 }
@@ -115,16 +116,4 @@ func (k *Kept) Stop(ctx context.Context) error {
 	current := k.current
 	k.mu.Unlock()
 	return current.Stop(ctx)
-}
-
-// sleep says false where ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
