@@ -276,11 +276,11 @@ func TestOtherPathsAndMethodsAreProblems(t *testing.T) {
 func TestBeforeTheFirstPublicationTheRemoteIsEmpty(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	want, err := projection.Documents(nil, nil, nil)
+	want, err := projection.NewView(func(string) bool { return false }).Show(projection.NewTables(nil, nil, nil), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for url, document := range map[string][]byte{indexURL: want.Index, imagesURL: want.Images} {
+	for url, document := range map[string][]byte{indexURL: want.Index.Bytes(), imagesURL: want.Images.Bytes()} {
 		r := s.do("GET", url)
 		if diff := cmp.Diff(string(document), body(t, r)); diff != "" || r.StatusCode != 200 {
 			t.Errorf("%s: %d, differs from what the projection makes of nothing:\n%s", url, r.StatusCode, diff)

@@ -51,7 +51,7 @@ func BenchmarkDocuments(b *testing.B) {
 		b.Run(fmt.Sprintf("products=%d", n), func(b *testing.B) {
 			size := 0
 			for b.Loop() {
-				set, err := streams.Documents(products, aliases, public(images...))
+				set, err := allDocuments(products, aliases, public(images...))
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -150,7 +150,7 @@ func TestAnyDeltasCanBeApplied(t *testing.T) {
 		readable := rapid.Bool().Draw(rt, "may read secret")
 		images := append(public("a"), private("secret")...)
 		mayRead := func(string) bool { return readable }
-		set, err := streams.DocumentsFor(products, nil, images, mayRead)
+		set, err := allDocumentsFor(products, nil, images, mayRead)
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -159,7 +159,7 @@ func TestAnyDeltasCanBeApplied(t *testing.T) {
 			p.Deltas = nil
 			bare[i] = p
 		}
-		plain, err := streams.DocumentsFor(bare, nil, images, mayRead)
+		plain, err := allDocumentsFor(bare, nil, images, mayRead)
 		if err != nil {
 			rt.Fatal(err)
 		}

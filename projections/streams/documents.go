@@ -57,32 +57,6 @@ type Change struct {
 	At       time.Time
 }
 
-// Set is the two documents and the last fact that shows in them; zero for a set without any.
-type Set struct {
-	Index, Images []byte
-	Changed       Change
-}
-
-// Documents makes the simplestreams documents that everybody may see, of all that is published. It is a function of its
-// arguments alone, and their order doesn't matter.
-//
-// Each product of a public image is listed with one version in it. Products of one fingerprint are listed once, as the first
-// one published, with the names of all: a client can't fetch a fingerprint that is listed twice. Beside its one version a product
-// may have others that only say which image a delta starts from; they make no image.
-func Documents(products []Product, aliases []Alias, images []Image) (Set, error) {
-	return DocumentsFor(products, aliases, images, func(string) bool { return false })
-}
-
-// DocumentsFor is Documents for somebody who may read also the private images that mayRead says; it isn't asked about public
-// ones. Their products are listed as if they were public: what is said of fingerprints and names holds over all of them together.
-func DocumentsFor(products []Product, aliases []Alias, images []Image, mayRead func(image string) bool) (Set, error) {
-	shown, err := NewView(mayRead).Show(NewTables(products, aliases, images), nil)
-	if err != nil {
-		return Set{}, err
-	}
-	return Set{Index: shown.Index.Bytes(), Images: shown.Images.Bytes(), Changed: shown.Changed}, nil
-}
-
 // isUnified says whether the product is one tarball with metadata and root.
 func isUnified(p Product) bool {
 	_, unified := events.IsTarball(p.Metadata.Format)

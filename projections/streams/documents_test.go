@@ -60,9 +60,9 @@ func public(names ...string) []streams.Image {
 	return images
 }
 
-func documents(t testing.TB, products []streams.Product, aliases []streams.Alias, images []streams.Image) streams.Set {
+func documents(t testing.TB, products []streams.Product, aliases []streams.Alias, images []streams.Image) documentSet {
 	t.Helper()
-	set, err := streams.Documents(products, aliases, images)
+	set, err := allDocuments(products, aliases, images)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func documents(t testing.TB, products []streams.Product, aliases []streams.Alias
 func read(t interface {
 	Helper()
 	Fatalf(string, ...any)
-}, set streams.Set, dialect clientrules.Dialect) []clientrules.Image {
+}, set documentSet, dialect clientrules.Dialect) []clientrules.Image {
 	t.Helper()
 	images, err := clientrules.Read(set.Index, func(path string) ([]byte, error) {
 		if path != incus.ImagesPath {
@@ -353,11 +353,11 @@ func TestAnyDocumentsAreSoundForBothClients(t *testing.T) {
 		}), 0, 12, func(a streams.Alias) string { return a.Image + "/" + a.Alias }).Draw(t, "aliases")
 		images := public("a", "b")
 
-		set, err := streams.Documents(products, aliases, images)
+		set, err := allDocuments(products, aliases, images)
 		if err != nil {
 			t.Fatal(err)
 		}
-		reordered, err := streams.Documents(rapid.Permutation(products).Draw(t, "other order"), rapid.Permutation(aliases).Draw(t, "other order"), images)
+		reordered, err := allDocuments(rapid.Permutation(products).Draw(t, "other order"), rapid.Permutation(aliases).Draw(t, "other order"), images)
 		if err != nil {
 			t.Fatal(err)
 		}

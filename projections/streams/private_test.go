@@ -24,9 +24,9 @@ func private(names ...string) []streams.Image {
 	return images
 }
 
-func documentsFor(t testing.TB, products []streams.Product, aliases []streams.Alias, images []streams.Image, readable ...string) streams.Set {
+func documentsFor(t testing.TB, products []streams.Product, aliases []streams.Alias, images []streams.Image, readable ...string) documentSet {
 	t.Helper()
-	set, err := streams.DocumentsFor(products, aliases, images, func(image string) bool { return slices.Contains(readable, image) })
+	set, err := allDocumentsFor(products, aliases, images, func(image string) bool { return slices.Contains(readable, image) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,11 +138,11 @@ func TestAnyReaderSeesWhatWouldBePublished(t *testing.T) {
 				}
 			}
 		}
-		set, err := streams.DocumentsFor(products, aliases, images, func(image string) bool { return slices.Contains(readable, image) })
+		set, err := allDocumentsFor(products, aliases, images, func(image string) bool { return slices.Contains(readable, image) })
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, err := streams.Documents(known, aliases, opened)
+		want, err := allDocuments(known, aliases, opened)
 		if err != nil {
 			t.Fatal(err)
 		}

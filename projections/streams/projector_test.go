@@ -58,7 +58,7 @@ func (db database) apply(ctx context.Context, batch ...events.Event) error {
 }
 
 // stored makes the documents of what is in the tables.
-func (db database) stored(t testing.TB) streams.Set {
+func (db database) stored(t testing.TB) documentSet {
 	t.Helper()
 	tables, err := streams.ReadTables(t.Context(), db.pool, nil)
 	if err != nil {
@@ -68,13 +68,13 @@ func (db database) stored(t testing.TB) streams.Set {
 }
 
 // shownTo makes the documents of those who may read some private images.
-func shownTo(t testing.TB, tables *streams.Tables, mayRead func(image string) bool) streams.Set {
+func shownTo(t testing.TB, tables *streams.Tables, mayRead func(image string) bool) documentSet {
 	t.Helper()
 	shown, err := streams.NewView(mayRead).Show(tables, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := streams.Set{Index: shown.Index.Bytes(), Images: shown.Images.Bytes(), Changed: shown.Changed}
+	set := documentSet{Index: shown.Index.Bytes(), Images: shown.Images.Bytes(), Changed: shown.Changed}
 	set.Changed.At = set.Changed.At.UTC()
 	return set
 }
@@ -259,7 +259,7 @@ func TestAWithdrawnVersionIsNotListedUntilItIsRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := shortNames(read(t, db.stored(t), clientrules.Incus))
-	keys := func(set streams.Set) map[string]string {
+	keys := func(set documentSet) map[string]string {
 		out := map[string]string{}
 		for _, image := range read(t, set, clientrules.Incus) {
 			out[image.Fingerprint] = image.Serial

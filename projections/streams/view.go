@@ -46,7 +46,14 @@ func (v *View) clear() {
 	v.lines, v.sharing, v.fragments, v.cut = map[string]*shownLine{}, map[string][]*listing{}, map[string]*fragment{}, nil
 }
 
-// Show makes the documents of tables. What is the same in documents made elsewhere of the same tables, where such are given, is taken
+// Show makes the documents of tables: a function of the rows alone, whose order doesn't matter.
+//
+// Each product of an image that may be seen is listed with one version in it. Products of one fingerprint are listed once, as the
+// first one published, with the names of all: a client can't fetch a fingerprint that is listed twice. Private images that mayRead
+// says are listed as if they were public: what is said of fingerprints and names holds over all of them together. Beside its one
+// version a product may have others that only say which image a delta starts from; they make no image.
+//
+// What is the same in documents made elsewhere of the same tables, where such are given, is taken
 // from them. After an error the view begins anew with the next tables.
 func (v *View) Show(t *Tables, elsewhere *Shown) (*Shown, error) {
 	shown, err := v.show(t, elsewhere)

@@ -170,7 +170,7 @@ func TestAViewThatIsKeptShowsWhatAFreshOneShows(t *testing.T) {
 						t.Fatalf("step %d: one tag for two documents", step)
 					}
 					seen[kept.Images.Tag()] = string(kept.Images.Bytes())
-					set := streams.Set{Index: kept.Index.Bytes(), Images: kept.Images.Bytes()}
+					set := documentSet{Index: kept.Index.Bytes(), Images: kept.Images.Bytes()}
 					read(t, set, clientrules.Incus)
 				}
 			}
