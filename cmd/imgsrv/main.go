@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -103,6 +104,12 @@ func run(ctx context.Context, args []string, t Terminal) (code int) {
 	parser, err := newParser(ctx, &grammar{}, t, func(code int) { panic(exit(code)) })
 	if err != nil {
 		return t.fail(fmt.Errorf("set up the command line: %w", err), exitFailed)
+	}
+	if len(args) == 0 {
+		return t.fail(errors.New("name a command, such as imgsrv start or imgsrv publish (see: imgsrv --help)"), exitUsage)
+	}
+	if args[0] == "help" { // as other programs have it
+		args = append(slices.Clone(args[1:]), "--help")
 	}
 	command, err := parser.Parse(args)
 	if err != nil {

@@ -158,7 +158,8 @@ func TestExitCodes(t *testing.T) {
 	}{
 		"help":              {[]string{"--help"}, 0, ""},
 		"help of a command": {[]string{"publish", "--help"}, 0, ""},
-		"no command":        {nil, 2, "imgsrv --help"},
+		"no command":        {nil, 2, "name a command"},
+		"help of one":       {[]string{"help", "publish"}, 0, ""},
 		"missing flags":     {[]string{"publish", "f"}, 2, "imgsrv publish --help"},
 		"unknown state":     {[]string{"jobs", "--state=odd"}, 2, "--state"},
 		"wrong word":        {[]string{"publish", "f", "--image=a", "--version=1", "--type=vm"}, 2, `one of "virtual-machine","container"`},
