@@ -324,15 +324,8 @@ func (f ServerFlags) check() error {
 
 // checkAddresses finds out what is taken: now that costs a moment, after PostgreSQL's start it would cost seconds.
 func (f ServerFlags) checkAddresses(ctx context.Context) error {
-	addresses := []struct{ flag, addr string }{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}
-	if f.NATSURL == "" {
-		addresses = append(addresses, struct{ flag, addr string }{"--nats-listen", f.NATSListen})
-	}
 	var taken error // all of them in one line, so that nobody has to try again for each
-	for _, a := range addresses {
-		if a.addr == "" {
-			continue
-		}
+	for _, a := range f.addresses() {
 		l, err := listen(ctx, a.addr, a.flag)
 		if err == nil {
 			err = l.Close()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +34,18 @@ const (
 // acmeDir is the folder of the ACME certificates in the data folder.
 const acmeDir = "acme"
 
+// listenAddress is where to listen, as a flag says.
+type listenAddress struct{ flag, addr string }
+
+// addresses are all where the server listens.
+func (f ServerFlags) addresses() []listenAddress {
+	all := []listenAddress{{"--listen", f.Listen}, {"--tls-listen", f.TLSListen}, {"--metrics-listen", f.MetricsListen}}
+	if f.NATSURL == "" {
+		all = append(all, listenAddress{"--nats-listen", f.NATSListen})
+	}
+	return slices.DeleteFunc(all, func(a listenAddress) bool { return a.addr == "" })
+}
+
 // checkWeb refuses flags of the listeners that make no sense, alone or together.
 func (f ServerFlags) checkWeb() error {
 	acme := len(f.ACMEDomain) > 0
@@ -49,6 +62,11 @@ func (f ServerFlags) checkWeb() error {
 		return errors.New("--acme-email, --acme-directory and --acme-ca-file need --acme-domain, the name to get a certificate for")
 	case f.HSTS < 0 || f.HSTS%time.Second != 0:
 		return fmt.Errorf("--hsts is a number of seconds from 0, such as 8760h for a year, not %s", f.HSTS)
+	}
+	for _, a := range f.addresses() {
+		if _, _, err := net.SplitHostPort(a.addr); err != nil {
+			return fmt.Errorf("%s is an address, host:port, such as 127.0.0.1:8080, not %q", a.flag, a.addr)
+		}
 	}
 	if f.TLSListen == "" {
 		for _, flag := range []struct {
@@ -258,9 +276,6 @@ func (n *Node) drainAll() {
 
 // listen opens a listener, with a remedy in the error of a taken port.
 func listen(ctx context.Context, addr, flag string) (net.Listener, error) {
-	if _, _, err := net.SplitHostPort(addr); err != nil {
-		return nil, fmt.Errorf("%s is an address, host:port, such as 127.0.0.1:8080, not %q", flag, addr)
-	}
 	var config net.ListenConfig
 	l, err := config.Listen(ctx, "tcp", addr)
 	if err != nil {
