@@ -55,10 +55,13 @@ type source struct {
 	known atomic.Pointer[state] // nil until PostgreSQL has answered
 	turn  chan struct{}         // holds the right to read a new state and to use view, so that only one request does
 	view  *projection.View
+
+	revision *shared[projection.Revision]
 }
 
 func newSource(db *database) *source {
-	return &source{db: db, turn: make(chan struct{}, 1), view: projection.NewView(func(string) bool { return false })}
+	return &source{db: db, turn: make(chan struct{}, 1), view: projection.NewView(func(string) bool { return false }),
+		revision: newShared(func(ctx context.Context) (projection.Revision, error) { return projection.ReadRevision(ctx, db.pool) })}
 }
 
 // latest asks PostgreSQL for the revision, and for what has changed only if that is another one. It fails only if nothing is known
@@ -87,7 +90,7 @@ func (s *source) latest(ctx context.Context) (*state, error) {
 func (s *source) read(ctx context.Context, known *state) (*state, error) {
 	short, cancel := context.WithTimeout(ctx, s.db.timeout)
 	defer cancel()
-	revision, err := projection.ReadRevision(short, s.db.pool)
+	revision, err := s.revision.get(short)
 	if err != nil || known != nil && known.tables.Revision == revision {
 		return known, err
 	}
@@ -107,7 +110,7 @@ func (s *source) read(ctx context.Context, known *state) (*state, error) {
 		known = read
 		short, cancel := context.WithTimeout(ctx, s.db.timeout)
 		defer cancel()
-		revision, err := projection.ReadRevision(short, s.db.pool)
+		revision, err := s.revision.get(short)
 		if err != nil || known.tables.Revision == revision {
 			return known, err
 		}
