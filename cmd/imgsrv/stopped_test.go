@@ -2,14 +2,12 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -90,27 +88,6 @@ func startNATS(t *testing.T, options *natsserver.Options) *natsserver.Server {
 		t.Fatal("the NATS server doesn't come up")
 	}
 	return ns
-}
-
-// A NATS server that refuses what a node sends ends its connection for good: the node ends too, rather than to answer 503 until
-// somebody looks.
-func TestANodeEndsWithAConnectionThatNATSEndsForGood(t *testing.T) {
-	t.Parallel()
-	options := natsOptions(t)
-	ns := startNATS(t, options)
-	flags := nodeFlags(t)
-	flags.TLSListen, flags.NATSURL = "", ns.ClientURL()
-	node := startWith(t, flags, testHooks{}, slog.New(slog.DiscardHandler))
-	short := options.Clone()
-	short.MaxControlLine = 16
-	if err := ns.ReloadOptions(short); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if err := node.Wait(ctx); err == nil || !strings.Contains(err.Error(), "connection to NATS") {
-		t.Fatalf("the node goes on (%v)", err)
-	}
 }
 
 // eventsOf reads all events of a NATS server.
