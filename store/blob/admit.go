@@ -130,10 +130,18 @@ func (s *Store) sealFile(path string) error {
 	return errors.Join(err, f.Close())
 }
 
-// syncBlobName makes a blob's name durable.
+// syncBlobName makes a blob's name durable. The name of its folder is made so once by each process: who made it may not have come to that.
 func (s *Store) syncBlobName(sha256hex string) error {
-	if err := s.disk.SyncFolder(filepath.Dir(s.blobPath(sha256hex))); err != nil {
+	folder := filepath.Dir(s.blobPath(sha256hex))
+	if err := s.disk.SyncFolder(folder); err != nil {
 		return err
 	}
-	return s.disk.SyncFolder(s.sha256Folder())
+	if _, done := s.named.Load(folder); done {
+		return nil
+	}
+	if err := s.disk.SyncFolder(s.sha256Folder()); err != nil {
+		return err
+	}
+	s.named.Store(folder, true)
+	return nil
 }

@@ -56,6 +56,7 @@ type Store struct {
 	buffers    sync.Pool // of *chunk
 	aligned    sync.Pool // of *[]byte, as direct reads need them
 	pread      func(fd int, p []byte, offset int64) (int, error)
+	named      sync.Map // folders of blobs whose own names are durable
 
 	mu      sync.RWMutex
 	damaged map[string]damage // by digest: those that were, or are, damaged
