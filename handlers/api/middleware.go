@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -34,7 +35,7 @@ func withRequestID(next http.Handler) http.Handler {
 	harmless := regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(requestIDHeader)
-		if !harmless.MatchString(id) || access.LooksLikeToken(id) {
+		if id == "" || !harmless.MatchString(id) || access.LooksLikeToken(id) {
 			id = uuid.Must(uuid.NewV7()).String()
 		}
 		w.Header().Set(requestIDHeader, id)
@@ -109,14 +110,26 @@ func measured(meter metric.Meter) (func(http.Handler) http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the meter of HTTP requests: %w", err)
 	}
+	type kind struct {
+		method, route string
+		status        int
+	}
+	var known sync.Map // of kind: metric.MeasurementOption; there are as few as there are time series
+	as := func(k kind) metric.MeasurementOption {
+		if option, ok := known.Load(k); ok {
+			return option.(metric.MeasurementOption)
+		}
+		option := metric.WithAttributeSet(attribute.NewSet(attribute.String("http.request.method", k.method), attribute.String("http.route", k.route),
+			attribute.Int("http.response.status_code", k.status)))
+		known.Store(k, option)
+		return option
+	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			started := time.Now()
 			wrapped := wrap(w, r)
 			defer func() {
-				duration.Record(context.WithoutCancel(r.Context()), time.Since(started).Seconds(), metric.WithAttributes(
-					attribute.String("http.request.method", knownMethod(r.Method)), attribute.String("http.route", route(r)),
-					attribute.Int("http.response.status_code", statusOf(wrapped))))
+				duration.Record(context.WithoutCancel(r.Context()), time.Since(started).Seconds(), as(kind{knownMethod(r.Method), route(r), statusOf(wrapped)}))
 			}()
 			next.ServeHTTP(wrapped, r)
 		})

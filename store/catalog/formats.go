@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/kept"
 )
 
 // FormatRow is one downloadable file.
@@ -39,17 +40,26 @@ JOIN catalog.images i ON i.name = f.image`
 // Format finds a file by its names; the version is meant as in [Catalog.Version]. Errors: ErrNotFound,
 // ErrUnavailable.
 func (c *Catalog) Format(ctx context.Context, image, versionOrAlias, variant, format string) (FormatRow, error) {
-	row, err := one(ctx, c, func(row pgx.CollectableRow) (FormatRow, error) {
-		var f FormatRow
-		var w withdrawn
-		err := row.Scan(&f.Image, &f.Version, &f.Variant, &f.Format, &f.Digest, &f.Size, &f.MediaType, &f.ByAlias, &f.Visibility, &f.PublishedAt, &f.Derived, &w.at, &w.by, &w.reason)
-		f.PublishedAt, f.Withdrawn = f.PublishedAt.UTC(), w.withdrawal()
-		return f, err
-	}, formatStatement, image, versionOrAlias, variant, format)
+	row, err := kept.Get(c.kept, formatKey{image, versionOrAlias, variant, format}, sizeOf, func() (FormatRow, error) {
+		return one(ctx, c, scanFormat, formatStatement, image, versionOrAlias, variant, format)
+	})
 	if err != nil {
 		return FormatRow{}, explain(err, "find format %q of variant %q of version %q of image %q", format, variant, versionOrAlias, image)
 	}
 	return row, nil
+}
+
+// sizeOf is roughly how many bytes a row of short texts takes.
+func sizeOf[R any](R) int { return 512 }
+
+type formatKey struct{ image, version, variant, format string }
+
+func scanFormat(row pgx.CollectableRow) (FormatRow, error) {
+	var f FormatRow
+	var w withdrawn
+	err := row.Scan(&f.Image, &f.Version, &f.Variant, &f.Format, &f.Digest, &f.Size, &f.MediaType, &f.ByAlias, &f.Visibility, &f.PublishedAt, &f.Derived, &w.at, &w.by, &w.reason)
+	f.PublishedAt, f.Withdrawn = f.PublishedAt.UTC(), w.withdrawal()
+	return f, err
 }
 
 // BlobRow is a blob that a published version names, one that isn't withdrawn.
@@ -78,14 +88,23 @@ LIMIT 1`
 // Blob finds a blob that some published version names, as a format, a derived file or an attachment, of a public image or one of
 // the readable ones; where several do, a public one speaks for it, and a format before an attachment. Errors:
 // ErrNotFound, ErrUnavailable.
-func (c *Catalog) Blob(ctx context.Context, digest events.Digest, readable Readable) (BlobRow, error) {
-	outer, inner := readable.args()
-	row, err := one(ctx, c, func(row pgx.CollectableRow) (BlobRow, error) {
-		var b BlobRow
-		return b, row.Scan(&b.Digest, &b.Size, &b.MediaType, &b.Public)
-	}, blobStatement, string(digest), outer, inner)
+func (c *Catalog) Blob(ctx context.Context, digest events.Digest, readable Readable) (row BlobRow, err error) {
+	find := func() (BlobRow, error) {
+		outer, inner := readable.args()
+		return one(ctx, c, scanBlob, blobStatement, string(digest), outer, inner)
+	}
+	if readable.some { // the rights of callers are too many to keep what each may see
+		row, err = find()
+	} else {
+		row, err = kept.Get(c.kept, digest, sizeOf, find)
+	}
 	if err != nil {
 		return BlobRow{}, explain(err, "find blob %q", digest)
 	}
 	return row, nil
+}
+
+func scanBlob(row pgx.CollectableRow) (BlobRow, error) {
+	var b BlobRow
+	return b, row.Scan(&b.Digest, &b.Size, &b.MediaType, &b.Public)
 }
