@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -88,20 +89,28 @@ LIMIT 1`
 // Blob finds a blob that some published version names, as a format, a derived file or an attachment, of a public image or one of
 // the readable ones; where several do, a public one speaks for it, and a format before an attachment. Errors:
 // ErrNotFound, ErrUnavailable.
-func (c *Catalog) Blob(ctx context.Context, digest events.Digest, readable Readable) (row BlobRow, err error) {
-	find := func() (BlobRow, error) {
-		outer, inner := readable.args()
+func (c *Catalog) Blob(ctx context.Context, digest events.Digest, readable Readable) (BlobRow, error) {
+	outer, inner := readable.args()
+	row, err := kept.Get(c.kept, blobKey{digest, listKey(outer), listKey(inner)}, sizeOf, func() (BlobRow, error) {
 		return one(ctx, c, scanBlob, blobStatement, string(digest), outer, inner)
-	}
-	if readable.some { // the rights of callers are too many to keep what each may see
-		row, err = find()
-	} else {
-		row, err = kept.Get(c.kept, digest, sizeOf, find)
-	}
+	})
 	if err != nil {
 		return BlobRow{}, explain(err, "find blob %q", digest)
 	}
 	return row, nil
+}
+
+type blobKey struct {
+	digest       events.Digest
+	outer, inner string
+}
+
+// listKey tells lists of patterns apart, none of which has a line break.
+func listKey(patterns []string) string {
+	if patterns == nil {
+		return "any"
+	}
+	return strings.Join(patterns, "\n") + "\n"
 }
 
 func scanBlob(row pgx.CollectableRow) (BlobRow, error) {
