@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -20,34 +23,41 @@ func TestWhatIsKeptForAnEditionIsNeverBehindThePosition(t *testing.T) {
 	pool, log := database(t, catalog.New()), natstest.Log(t)
 	live := run(t, pool, log, catalog.New(), 0)
 	eventually(t, "it has an edition", func() (bool, string) { _, ok := live.Edition(); return ok, "" })
-	ctx, stop := context.WithCancel(t.Context())
+	const moves = 200
 	var work sync.WaitGroup
 	defer work.Wait()
-	defer stop()
+	var last atomic.Uint64 // 0: not all have been appended
 	work.Go(func() {
-		for i := 0; ctx.Err() == nil; i++ {
-			if _, err := log.Append(t.Context(), jetstream.Cause{}, events.Change{Fact: events.AliasMoved{Alias: events.Alias{Image: "debian", Alias: "latest", Version: fmt.Sprint(i)}}}); err != nil {
+		for i := range moves {
+			sequence, err := log.Append(context.Background(), jetstream.Cause{}, events.Change{Fact: events.AliasMoved{Alias: events.Alias{Image: "debian", Alias: fmt.Sprintf("a%d", i), Version: "1"}}})
+			if err != nil {
 				t.Errorf("append: %v", err)
-				return
+			}
+			if i == moves-1 {
+				last.Store(max(1, uint64(sequence)))
 			}
 		}
 	})
 	var kept, of uint64 // position that the tables showed, and in which edition
 	hits := 0
-	for read := 0; read < 200; {
+	deadline := time.Now().Add(patience)
+	for last.Load() == 0 || kept < last.Load() {
+		if time.Now().After(deadline) {
+			t.Fatalf("the tables are at %d, the last event is %d", kept, last.Load())
+		}
 		position := live.Position()
 		edition, ok := live.Edition()
 		if !ok {
-			t.Fatal("an active runner has no edition")
+			t.Fatalf("an active runner has no edition: %+v", live.Status(t.Context()))
 		}
 		if edition == of {
 			hits++
+			runtime.Gosched()
 		} else {
 			if err := pool.QueryRow(t.Context(), `SELECT sequence FROM catalog.position`).Scan(&kept); err != nil {
 				t.Fatal(err)
 			}
 			of = edition
-			read++
 		}
 		if events.Sequence(kept) < position {
 			t.Fatalf("kept for edition %d: tables of %d, though the position was %d", edition, kept, position)
