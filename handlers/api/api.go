@@ -142,7 +142,7 @@ type server struct {
 const versionDocumentBytes = 8 << 20
 
 // New makes the router with all routes of the package and the middlewares that every request passes:
-// withRequestID, traced, accessLog, measured, recovered and the limits of requests. Other handlers may be mounted on it; they then have the same
+// withScope, traced, accessLog, measured, recovered and the limits of requests. Other handlers may be mounted on it; they then have the same
 // middlewares and problem documents for what isn't routed.
 func New(cfg Config) (chi.Router, error) {
 	if cfg.MinSequenceWait == 0 {
@@ -165,7 +165,7 @@ func New(cfg Config) (chi.Router, error) {
 		return nil, err
 	}
 	router := chi.NewRouter()
-	router.Use(withRequestID, traced(cfg.Tracer), accessLog(cfg.Log), metrics, recovered(cfg.Log), limits.DrainBodies, cfg.Load.Middleware, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
+	router.Use(withScope, traced(cfg.Tracer), accessLog(cfg.Log), metrics, recovered(cfg.Log), limits.DrainBodies, cfg.Load.Middleware, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead)
 	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, cfg.Log, access.NothingHere())
 	})

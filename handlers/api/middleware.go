@@ -25,13 +25,16 @@ import (
 // requestIDHeader names a request across logs. A client's own is kept if it is harmless.
 const requestIDHeader = "X-Request-Id"
 
-type (
-	requestIDKey struct{}
-	baseURLKey   struct{}
-)
+// scope is what all that a request leads to wants to know of it.
+type scope struct {
+	requestID string
+	baseURL   string
+}
 
-// withRequestID gives each request an id, in the answer's X-Request-Id and in the log.
-func withRequestID(next http.Handler) http.Handler {
+type scopeKey struct{}
+
+// withScope gives each request an id, in the answer's X-Request-Id and in the log, and finds out how its client calls this server.
+func withScope(next http.Handler) http.Handler {
 	harmless := regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(requestIDHeader)
@@ -39,15 +42,19 @@ func withRequestID(next http.Handler) http.Handler {
 			id = uuid.Must(uuid.NewV7()).String()
 		}
 		w.Header().Set(requestIDHeader, id)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id)))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), scopeKey{}, &scope{id, baseURL(r)})))
 	})
 }
 
-// requestID is the id of the request of a context; "" outside of withRequestID.
-func requestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey{}).(string)
-	return id
+func scopeOf(ctx context.Context) *scope {
+	if s, ok := ctx.Value(scopeKey{}).(*scope); ok {
+		return s
+	}
+	return new(scope)
 }
+
+// requestID is the id of the request of a context; "" outside of withScope.
+func requestID(ctx context.Context) string { return scopeOf(ctx).requestID }
 
 // wrap makes a writer that counts, and keeps what the connection can do: io.ReaderFrom (sendfile), Flusher,
 // Hijacker and what http.ResponseController finds.
@@ -215,12 +222,6 @@ func authenticate(who func(*http.Request) (access.Principal, error), log *slog.L
 	}
 }
 
-func withBaseURL(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), baseURLKey{}, baseURL(r))))
-	})
-}
-
 // baseURL is what the client calls this server: scheme and host of its request. Forwarded and X-Forwarded-*
 // are not honoured, since anybody can send them. Without a Host header it is "", and URLs are then
 // references to the same host.
@@ -235,7 +236,4 @@ func baseURL(r *http.Request) string {
 }
 
 // base is the base URL of the request of a context.
-func base(ctx context.Context) string {
-	b, _ := ctx.Value(baseURLKey{}).(string)
-	return b
-}
+func base(ctx context.Context) string { return scopeOf(ctx).baseURL }

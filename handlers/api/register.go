@@ -142,9 +142,16 @@ func shorten(text string) string {
 func lift(middleware func(http.Handler) http.Handler) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		r, w := humachi.Unwrap(ctx)
+		before := ctx.Context()
+		if r.Context() != before { // what earlier middlewares put there
+			r = r.WithContext(before)
+		}
 		middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			next(huma.WithContext(ctx, r.Context()))
-		})).ServeHTTP(w, r.WithContext(ctx.Context())) // what earlier middlewares put there
+			if after := r.Context(); after != before {
+				ctx = huma.WithContext(ctx, after)
+			}
+			next(ctx)
+		})).ServeHTTP(w, r)
 	}
 }
 

@@ -202,9 +202,8 @@ func (s *server) versionDocument(ctx context.Context, in *versionInput) (doc ver
 		doc, err = writeVersion(ctx, row)
 		return doc, asOf, err
 	}
-	gone := missingVersion(in.Image, in.Version)
 	if events.CheckImageName(in.Image) != nil || events.CheckVersionName(in.Version) != nil {
-		return doc, asOf, gone
+		return doc, asOf, missingVersion(in.Image, in.Version)
 	}
 	question := versionQuestion{image: in.Image, name: in.Version, base: base(ctx), problems: seesProblems(ctx, in.Image)}
 	doc, err = kept.Get(s.versionDocuments, question, func(doc versionDocument) int { return len(doc.body) + 512 }, func() (versionDocument, error) {
@@ -214,10 +213,13 @@ func (s *server) versionDocument(ctx context.Context, in *versionInput) (doc ver
 		}
 		return writeVersion(ctx, row)
 	})
-	if err != nil {
-		return doc, asOf, notFoundAs(err, gone)
+	if err == nil {
+		err = s.mayHave(ctx, doc.row.Image, doc.row.Version, doc.row.Visibility, doc.row.Withdrawn)
 	}
-	return doc, asOf, s.mayHave(ctx, doc.row.Manifest.Image, doc.row.Manifest.Version, doc.row.Visibility, doc.row.Withdrawn, gone)
+	if err != nil {
+		return doc, asOf, notFoundAs(err, missingVersion(in.Image, in.Version))
+	}
+	return doc, asOf, nil
 }
 
 func writeVersion(ctx context.Context, row catalog.VersionRow) (versionDocument, error) {
@@ -245,17 +247,20 @@ func (s *server) versionAt(ctx context.Context, image, version, at string) (row 
 	} else {
 		row, err = s.Catalog.Version(ctx, image, version)
 	}
+	if err == nil {
+		err = s.mayHave(ctx, row.Manifest.Image, row.Manifest.Version, row.Visibility, row.Withdrawn)
+	}
 	if err != nil {
 		return row, asOf, notFoundAs(err, gone)
 	}
-	return row, asOf, s.mayHave(ctx, row.Manifest.Image, row.Manifest.Version, row.Visibility, row.Withdrawn, gone)
+	return row, asOf, nil
 }
 
-// mayHave refuses what belongs to a version that the caller may not see, as gone, and to one that is withdrawn. Whether its bytes are
+// mayHave refuses what belongs to a version that the caller may not see, with catalog.ErrNotFound, and to one that is withdrawn. Whether its bytes are
 // collected the log knows, and where that doesn't answer nothing is said of it.
-func (s *server) mayHave(ctx context.Context, image, version string, visibility events.Visibility, withdrawn *events.Withdrawal, gone error) error {
+func (s *server) mayHave(ctx context.Context, image, version string, visibility events.Visibility, withdrawn *events.Withdrawal) error {
 	if !maySee(ctx, image, visibility) {
-		return gone
+		return catalog.ErrNotFound
 	}
 	if withdrawn == nil {
 		return nil
