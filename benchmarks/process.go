@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -94,6 +95,45 @@ func (p *process) await(ctx context.Context, ready func() error) error {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+// idleShare is the part of a processor that counts as rest.
+const idleShare = 0.05
+
+// settle waits until a process rests: what it has to do once, for what happened before, is not what is measured.
+func (p *process) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyPatience)
+	defer cancel()
+	for before := -1.0; ; {
+		used, err := cpuOf(p.cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		if before >= 0 && used-before < idleShare {
+			return nil
+		}
+		before = used
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s doesn't come to rest: %w", p.cmd.Path, ctx.Err())
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// cpuOf is how much time the processors have spent on a process, s (proc_pid_stat(5): utime and stime, in hundredths).
+func cpuOf(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat says too little", pid)
+	}
+	user, err := strconv.ParseFloat(fields[11], 64)
+	system, systemErr := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100, errors.Join(err, systemErr)
 }
 
 func tail(path string) string {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -53,6 +54,8 @@ type Runner struct {
 	mu      sync.Mutex
 	state   state
 	changed chan struct{} // closed, and replaced, whenever the position moves
+	edition atomic.Uint64 // see Edition; 0: not active
+	last    uint64        // edition, under mu
 
 	wake    chan struct{} // ends the pause before the next attempt
 	polling chan struct{} // held by the one call that asks the database for the position
@@ -130,6 +133,12 @@ func (r *Runner) term(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	table, err := readTable(ctx, conn)
+	if err != nil {
+		return err
+	}
+	r.setEdition(true)
+	defer r.setEdition(false)
 	if err := r.learnSkipped(ctx); err != nil {
 		return err
 	}
@@ -146,7 +155,7 @@ func (r *Runner) term(ctx context.Context) error {
 		if passed != position {
 			wait = max(passingBy-time.Since(since), 0)
 		}
-		batch, err := r.next(ctx, conn, tail, wait)
+		batch, err := r.next(ctx, conn, table, tail, wait)
 		if err != nil {
 			return err
 		}
@@ -183,7 +192,7 @@ func (r *Runner) passes(ctx context.Context, batch []events.Event) bool {
 		return false
 	}
 	last := batch[len(batch)-1].Sequence
-	r.moved(last)
+	r.passed(last)
 	r.healthy(last)
 	r.meters.passed(ctx, len(batch))
 	return true
@@ -254,9 +263,9 @@ func (r *Runner) stand(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// next waits for events, at most so long: then there are none. It looks now and then whether the connection still lives: nothing else
-// would notice while nothing happens.
-func (r *Runner) next(ctx context.Context, conn *pgx.Conn, tail *jetstream.Tail, wait time.Duration) ([]events.Event, error) {
+// next waits for events, at most so long: then there are none. It looks now and then whether the connection still lives, and leads to
+// the same tables: nothing else would notice while nothing happens.
+func (r *Runner) next(ctx context.Context, conn *pgx.Conn, table uint32, tail *jetstream.Tail, wait time.Duration) ([]events.Event, error) {
 	for {
 		waiting, cancel := context.WithTimeout(ctx, wait)
 		batch, err := tail.Next(waiting, r.batch)
@@ -278,10 +287,13 @@ func (r *Runner) next(ctx context.Context, conn *pgx.Conn, tail *jetstream.Tail,
 			return nil, nil
 		}
 		ping, cancel := context.WithTimeout(ctx, pingTimeout)
-		err = conn.Ping(ping)
+		now, err := readTable(ping, conn)
 		cancel()
 		if err != nil {
 			return nil, fmt.Errorf("lost PostgreSQL while waiting for events: %w", err)
+		}
+		if now != table { // another process has rebuilt them
+			return nil, errTakenOver
 		}
 	}
 }
