@@ -89,10 +89,10 @@ func hasAll(ctx context.Context, pool *pgxpool.Pool, schema string, files fs.FS)
 		return false, err
 	}
 	found, err := pool.Query(ctx, `SELECT version_id FROM `+pgx.Identifier{schema, VersionTable}.Sanitize()+` WHERE is_applied`)
-	if err != nil {
-		return false, err
+	var versions []int64
+	if err == nil {
+		versions, err = pgx.CollectRows(found, pgx.RowTo[int64])
 	}
-	versions, err := pgx.CollectRows(found, pgx.RowTo[int64])
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code == undefinedTable {
 		return false, nil
