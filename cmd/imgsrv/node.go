@@ -240,7 +240,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
-	collector, err := n.startGarbage(flags.garbageFlags, events, blobs, tele, hooks)
+	collector, err := n.newGarbage(flags.garbageFlags, events, blobs, tele, hooks)
 	if err != nil {
 		return err
 	}
@@ -274,6 +274,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	// What reads all that ever happened, and nobody has to wait for, comes when there is nothing else to do any more.
 	n.background("scrub", scrubber.Run)
+	n.background("garbage collection", collector.Run)
 	n.background("simplestreams documents kept in memory", simplestreams.Keep)
 	n.startKnown(files, events)
 	n.Took = time.Since(began)
