@@ -230,7 +230,6 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err := n.startDerive(flags.DeriveFlags, events, blobs, tele, hooks); err != nil {
 		return err
 	}
-	n.background("retention", retention.New(retention.Config{Log: events, Logger: n.log}).Run)
 
 	webhooks, err := n.startWebhooks(flags, dataDir, events, tele)
 	if err != nil {
@@ -273,6 +272,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	// What reads all that ever happened, and nobody has to wait for, comes when there is nothing else to do any more.
+	n.background("retention", retention.New(retention.Config{Log: events, Logger: n.log}).Run)
 	n.background("scrub", scrubber.Run)
 	n.background("garbage collection", collector.Run)
 	n.background("simplestreams documents kept in memory", simplestreams.Keep)
