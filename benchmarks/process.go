@@ -96,6 +96,36 @@ func (p *process) await(ctx context.Context, ready func() error) error {
 	}
 }
 
+// rest waits until the process has worked off what it found: until it takes less than a twentieth of a processor for three seconds.
+func (p *process) rest(ctx context.Context) error {
+	const tick, still = time.Second / 100, 3 // of proc_pid_stat(5); seconds
+	before, quiet := time.Duration(0), 0
+	for quiet < still {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+		if err != nil {
+			return err
+		}
+		_, after, _ := strings.Cut(string(text), ") ") // the program's name may have blanks
+		fields := strings.Fields(after)
+		user, err := strconv.Atoi(fields[11])
+		system, sysErr := strconv.Atoi(fields[12])
+		if err := errors.Join(err, sysErr); err != nil {
+			return err
+		}
+		now := time.Duration(user+system) * tick
+		if quiet++; now-before > time.Second/20 {
+			quiet = 0
+		}
+		before = now
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	return nil
+}
+
 func tail(path string) string {
 	text, _ := os.ReadFile(path) // for an error's text
 	return strings.TrimSpace(string(text[max(0, len(text)-2000):]))
