@@ -54,9 +54,6 @@ func (b *bench) grown(ctx context.Context, n int) (map[string][]time.Duration, e
 		return nil, err
 	}
 	defer s.stop()
-	if err := s.rest(ctx); err != nil { // publications come after what its consumers have not come to yet
-		return nil, err
-	}
 	rounds := max(b.rounds, 5)
 	took := map[string][]time.Duration{}
 	measure := func(what string, f func() error) error {

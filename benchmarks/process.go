@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 const (
 	readyPatience = 5 * time.Minute // 1,000,000 events are read at a start
 	endPatience   = time.Minute
+	restPatience  = 30 * time.Minute // consumers come to each event of a long log
 )
 
 // process is a server that the harness has started.
@@ -96,34 +98,43 @@ func (p *process) await(ctx context.Context, ready func() error) error {
 	}
 }
 
-// rest waits until the process has worked off what it found: until it takes less than a twentieth of a processor for three seconds.
-func (p *process) rest(ctx context.Context) error {
-	const tick, still = time.Second / 100, 3 // of proc_pid_stat(5); seconds
-	before, quiet := time.Duration(0), 0
-	for quiet < still {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+// idleShare is the part of a processor that counts as rest.
+const idleShare = 0.05
+
+// settle waits until a process rests: what it has to do once, for what happened before, is not what is measured.
+func (p *process) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, restPatience)
+	defer cancel()
+	for before := -1.0; ; {
+		used, err := cpuOf(p.cmd.Process.Pid)
 		if err != nil {
 			return err
 		}
-		_, after, _ := strings.Cut(string(text), ") ") // the program's name may have blanks
-		fields := strings.Fields(after)
-		user, err := strconv.Atoi(fields[11])
-		system, sysErr := strconv.Atoi(fields[12])
-		if err := errors.Join(err, sysErr); err != nil {
-			return err
+		if before >= 0 && used-before < idleShare {
+			return nil
 		}
-		now := time.Duration(user+system) * tick
-		if quiet++; now-before > time.Second/20 {
-			quiet = 0
-		}
-		before = now
+		before = used
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%s doesn't come to rest: %w", p.cmd.Path, ctx.Err())
 		case <-time.After(time.Second):
 		}
 	}
-	return nil
+}
+
+// cpuOf is how much time the processors have spent on a process, s (proc_pid_stat(5): utime and stime, in hundredths).
+func cpuOf(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat says too little", pid)
+	}
+	user, err := strconv.ParseFloat(fields[11], 64)
+	system, systemErr := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100, errors.Join(err, systemErr)
 }
 
 func tail(path string) string {

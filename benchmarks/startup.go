@@ -41,9 +41,6 @@ func startup(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	if err := s.rest(ctx); err != nil { // what its consumers have not come to yet would be looked for at each start, by both sides
-		return err
-	}
 	s.stop()
 	cluster := filepath.Join(s.data, "postgres", "data")
 	if _, err := os.Stat(cluster); err != nil {

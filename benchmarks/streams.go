@@ -27,7 +27,10 @@ func (b *bench) madeServer(ctx context.Context, n, perImage int, flags ...string
 	if err != nil {
 		return nil, err
 	}
-	return s, s.caughtUp(ctx, uint64(head))
+	if err := s.caughtUp(ctx, uint64(head)); err != nil {
+		return nil, err
+	}
+	return s, s.settle(ctx)
 }
 
 // caughtUp waits until what is read is of an event and later ones.

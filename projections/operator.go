@@ -26,7 +26,11 @@ type Operator struct {
 
 // NewOperator makes the operator of a projection; runner is nil where none runs.
 func NewOperator(pool *pgxpool.Pool, log *jetstream.Log, p Projector, runner *Runner, cfg RebuildConfig) *Operator {
-	return &Operator{Rebuilder: NewRebuilder(pool, log, p, cfg), runner: runner}
+	o := &Operator{Rebuilder: NewRebuilder(pool, log, p, cfg), runner: runner}
+	if runner != nil {
+		o.swapped = runner.replaced
+	}
+	return o
 }
 
 // Report is how a projection is doing, for people.

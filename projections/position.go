@@ -17,6 +17,7 @@ var errTakenOver = errors.New("another node has moved the projection's position"
 
 const (
 	selectPosition = `SELECT sequence, coalesce(stream, '') FROM position`
+	selectTable    = `SELECT tableoid FROM position`
 	insertPosition = `INSERT INTO position (sequence, stream, updated_at) VALUES (0, '', now()) ON CONFLICT DO NOTHING`
 	updatePosition = `UPDATE position SET sequence = $1, updated_at = now() WHERE sequence = $2 AND stream = $3`
 	resetPosition  = `UPDATE position SET sequence = 0, stream = $1, updated_at = now() WHERE sequence = $2 AND coalesce(stream, '') = $3`
@@ -39,6 +40,14 @@ func readPosition(ctx context.Context, q querier, statement string) (events.Sequ
 		return 0, "", fmt.Errorf("read the position: %w", err)
 	}
 	return events.Sequence(sequence), stream, nil
+}
+
+// readTable tells the live tables from those that a rebuild puts in their place.
+func readTable(ctx context.Context, q querier) (table uint32, err error) {
+	if err := q.QueryRow(ctx, selectTable).Scan(&table); err != nil {
+		return 0, fmt.Errorf("look which tables are live: %w", err)
+	}
+	return table, nil
 }
 
 func movePosition(ctx context.Context, tx pgx.Tx, stream string, from, to events.Sequence) error {

@@ -34,6 +34,7 @@ type Rebuilder struct {
 	projector Bulk
 	cfg       RebuildConfig
 	log       *slog.Logger
+	swapped   func() // called when the new tables are live; nil: nobody wants to know
 
 	mu       sync.Mutex
 	progress RebuildProgress
@@ -298,6 +299,9 @@ func (b *Rebuilder) swap(ctx context.Context, work *bench, d *derivation, positi
 	}
 	if err != nil {
 		return false, err
+	}
+	if b.swapped != nil {
+		b.swapped()
 	}
 	b.applied(position)
 	return true, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -51,6 +52,8 @@ type Runner struct {
 	mu      sync.Mutex
 	state   state
 	changed chan struct{} // closed, and replaced, whenever the position moves
+	edition atomic.Uint64 // see Edition; 0: not active
+	last    uint64        // edition, under mu
 
 	wake    chan struct{} // ends the pause before the next attempt
 	polling chan struct{} // held by the one call that asks the database for the position
@@ -128,6 +131,12 @@ func (r *Runner) term(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	table, err := readTable(ctx, conn)
+	if err != nil {
+		return err
+	}
+	r.setEdition(true)
+	defer r.setEdition(false)
 	if err := r.learnSkipped(ctx); err != nil {
 		return err
 	}
@@ -139,7 +148,7 @@ func (r *Runner) term(ctx context.Context) error {
 	r.healthy(0)
 	r.log.Info("projection is active", "position", position)
 	for {
-		batch, err := r.next(ctx, conn, tail)
+		batch, err := r.next(ctx, conn, table, tail)
 		if err != nil {
 			return err
 		}
@@ -216,9 +225,9 @@ func (r *Runner) stand(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// next waits for events, and looks now and then whether the connection still lives: nothing else would
+// next waits for events, and looks now and then whether the connection still lives, and leads to the same tables: nothing else would
 // notice while nothing happens.
-func (r *Runner) next(ctx context.Context, conn *pgx.Conn, tail *jetstream.Tail) ([]events.Event, error) {
+func (r *Runner) next(ctx context.Context, conn *pgx.Conn, table uint32, tail *jetstream.Tail) ([]events.Event, error) {
 	for {
 		waiting, cancel := context.WithTimeout(ctx, idleCheck)
 		batch, err := tail.Next(waiting, r.batch)
@@ -238,10 +247,13 @@ func (r *Runner) next(ctx context.Context, conn *pgx.Conn, tail *jetstream.Tail)
 			return nil, err
 		}
 		ping, cancel := context.WithTimeout(ctx, pingTimeout)
-		err = conn.Ping(ping)
+		now, err := readTable(ping, conn)
 		cancel()
 		if err != nil {
 			return nil, fmt.Errorf("lost PostgreSQL while waiting for events: %w", err)
+		}
+		if now != table { // another process has rebuilt them
+			return nil, errTakenOver
 		}
 	}
 }

@@ -64,6 +64,41 @@ func (r *Runner) Position() events.Sequence {
 	return r.state.position
 }
 
+// Edition says in which state the tables are, for who keeps what was read of them: read the edition, then the tables. Until it is another
+// one, or not ok, the tables say the same. It is another one before Position is. It's ok only where this node is active: what other nodes do shows too late here.
+//
+// Where a node has lost its lock and doesn't know yet, as after a cut in the network, an edition may last up to some seconds too long.
+func (r *Runner) Edition() (number uint64, ok bool) {
+	number = r.edition.Load()
+	return number, number != 0
+}
+
+// setEdition begins a new edition, or none.
+func (r *Runner) setEdition(ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.turnEdition(ok)
+}
+
+// turnEdition is setEdition for who holds the mutex.
+func (r *Runner) turnEdition(ok bool) {
+	if !ok {
+		r.edition.Store(0)
+		return
+	}
+	r.last++
+	r.edition.Store(r.last)
+}
+
+// replaced begins a new edition after a rebuild in this process.
+func (r *Runner) replaced() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.edition.Load() != 0 {
+		r.turnEdition(true)
+	}
+}
+
 // Reached is Position for who reads the tables: where another node applies, it asks the database where that one is by now.
 func (r *Runner) Reached(ctx context.Context) events.Sequence {
 	r.mu.Lock()
@@ -183,6 +218,9 @@ func (r *Runner) move(position events.Sequence) {
 	}
 	if s.position == position {
 		return
+	}
+	if r.edition.Load() != 0 {
+		r.turnEdition(true)
 	}
 	s.position = position
 	close(r.changed)

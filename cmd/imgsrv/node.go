@@ -249,7 +249,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	works := operations.NewRunner(n.log, time.Now)
 	n.onStop("operations", func() error { works.Close(); return nil })
-	tables := catalog.New(pool)
+	tables := catalog.New(pool, runners[0].Edition)
 	if err := n.observe(tele, blobs, tables); err != nil {
 		return err
 	}
@@ -263,7 +263,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	router.Mount(tusname.BasePath, uploads)
-	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log, Signer: keys.streams})
+	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log, Edition: runners[2].Edition, Signer: keys.streams})
 	router.Mount("/streams/v1/", api.Authenticate(guard, n.log)(api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams)))
 
 	n.router = router

@@ -27,6 +27,7 @@ import (
 	"github.com/imgsrv/imgsrv/handlers/problem"
 	"github.com/imgsrv/imgsrv/handlers/scrub"
 	"github.com/imgsrv/imgsrv/handlers/web"
+	"github.com/imgsrv/imgsrv/internal/kept"
 	"github.com/imgsrv/imgsrv/internal/provenance"
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/blob"
@@ -127,17 +128,21 @@ const (
 
 type server struct {
 	Config
-	api          huma.API
-	html         *web.Pages
-	storageCheck chan struct{} // held by the one check of the storage that runs
-	pastReads    chan struct{} // bounds reads of the log's past
-	eventClients seats         // of followers of the events
-	packing      chan struct{} // bounds the metadata tarballs that are made at once
-	tables       tables        // how those are that downloads are found in
+	api              huma.API
+	html             *web.Pages
+	storageCheck     chan struct{} // held by the one check of the storage that runs
+	pastReads        chan struct{} // bounds reads of the log's past
+	eventClients     seats         // of followers of the events
+	packing          chan struct{} // bounds the metadata tarballs that are made at once
+	tables           tables        // how those are that downloads are found in
+	versionDocuments *kept.Answers // of versions, as CatalogProjection's tables say
 }
 
+// versionDocumentBytes bounds the documents of versions that are kept.
+const versionDocumentBytes = 8 << 20
+
 // New makes the router with all routes of the package and the middlewares that every request passes:
-// withRequestID, traced, accessLog, measured, recovered and the limits of requests. Other handlers may be mounted on it; they then have the same
+// withScope, traced, accessLog, measured, recovered and the limits of requests. Other handlers may be mounted on it; they then have the same
 // middlewares and problem documents for what isn't routed.
 func New(cfg Config) (chi.Router, error) {
 	if cfg.MinSequenceWait == 0 {
@@ -160,7 +165,7 @@ func New(cfg Config) (chi.Router, error) {
 		return nil, err
 	}
 	router := chi.NewRouter()
-	router.Use(withRequestID, traced(cfg.Tracer), accessLog(cfg.Log), metrics, recovered(cfg.Log), limits.DrainBodies, cfg.Load.Middleware, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead, withBaseURL)
+	router.Use(withScope, traced(cfg.Tracer), accessLog(cfg.Log), metrics, recovered(cfg.Log), limits.DrainBodies, cfg.Load.Middleware, cfg.Requests.Middleware(cfg.Guard.Authenticate), middleware.GetHead)
 	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, cfg.Log, access.NothingHere())
 	})
@@ -177,7 +182,8 @@ func New(cfg Config) (chi.Router, error) {
 		return nil, err
 	}
 	s := &server{Config: cfg, html: html, api: newHuma(router, cfg.Version), storageCheck: make(chan struct{}, 1),
-		pastReads: make(chan struct{}, maxPastReads), packing: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
+		versionDocuments: kept.New(cfg.CatalogProjection.Edition, versionDocumentBytes),
+		pastReads:        make(chan struct{}, maxPastReads), packing: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
 	s.health()
 	s.images()
 	s.versions()

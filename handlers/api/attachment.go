@@ -38,8 +38,8 @@ func (s *server) serveAttachment(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return notFoundAs(err, gone)
 	}
-	if err := s.mayHave(r.Context(), row.Image, row.Version, row.Visibility, row.Withdrawn, gone); err != nil {
-		return err
+	if err := s.mayHave(r.Context(), row.Image, row.Version, row.Visibility, row.Withdrawn); err != nil {
+		return notFoundAs(err, gone)
 	}
 	return s.send(w, r, download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,
 		cache: cacheOf(row.Visibility, row.ByAlias), name: provenance.AttachmentName(row.Image, row.Version, row.Name)})

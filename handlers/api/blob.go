@@ -67,8 +67,8 @@ func (s *server) serveFormat(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return notFoundAs(err, gone)
 	}
-	if err := s.mayHave(r.Context(), row.Image, row.Version, row.Visibility, row.Withdrawn, gone); err != nil {
-		return err
+	if err := s.mayHave(r.Context(), row.Image, row.Version, row.Visibility, row.Withdrawn); err != nil {
+		return notFoundAs(err, gone)
 	}
 	return s.send(w, r, download{digest: row.Digest, size: row.Size, mediaType: row.MediaType, modified: row.PublishedAt,
 		cache: cacheOf(row.Visibility, row.ByAlias || row.Derived), name: provenance.FileName(row.Image, row.Version, row.Variant, row.Format)})

@@ -65,10 +65,15 @@ func madeByOf(d events.Derived) *madeBy {
 	return &m
 }
 
+// seesProblems says whether the caller may know why files of an image can't be made.
+func seesProblems(ctx context.Context, image string) bool {
+	who := access.From(ctx)
+	return who.May(events.RolePublisher, image) || who.May(events.RoleOperator, image)
+}
+
 func derivedStateOf(ctx context.Context, d events.Derived) derivedState {
 	s := derivedState{Format: d.Format, State: string(d.State), Attempts: d.Attempts, RetryAt: timeOrNone(d.RetryAt)}
-	who := access.From(ctx)
-	if d.Problem != nil && (who.May(events.RolePublisher, d.Image) || who.May(events.RoleOperator, d.Image)) {
+	if d.Problem != nil && seesProblems(ctx, d.Image) {
 		s.Error = &jobError{Code: d.Problem.Code, Detail: d.Problem.Detail, Final: d.Problem.Final}
 	}
 	return s

@@ -81,7 +81,7 @@ func newDoor(t testing.TB) *door {
 	if err != nil {
 		t.Fatal(err)
 	}
-	router, err := api.New(api.Config{Log: quiet, Meter: noop.Meter{}, Guard: guard, Events: d.log, Catalog: catalog.New(away), Blobs: d.blobs,
+	router, err := api.New(api.Config{Log: quiet, Meter: noop.Meter{}, Guard: guard, Events: d.log, Catalog: catalog.New(away, nil), Blobs: d.blobs,
 		Offsets: uploads, CatalogProjection: runners[0], JobsProjection: runners[1], StreamsProjection: runners[2], PingPostgres: away.Ping,
 		MinSequenceWait: time.Millisecond, VisibleWait: time.Millisecond, EventHeartbeat: time.Millisecond})
 	if err != nil {

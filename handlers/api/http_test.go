@@ -290,7 +290,7 @@ func TestSessionsAndJobsGoOnWithoutPostgres(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(away.Close)
-	n := newStoppedNode(t, func(c *api.Config) { c.VisibleWait, c.Catalog = time.Millisecond, catalog.New(away) })
+	n := newStoppedNode(t, func(c *api.Config) { c.VisibleWait, c.Catalog = time.Millisecond, catalog.New(away, nil) })
 	id := n.want(n.do(http.MethodPost, "/api/images", session("debian", "1", []byte("x"))), 201)["upload_session_id"].(string)
 	n.want(n.do(http.MethodGet, "/api/uploads/"+id, nil), 200)
 	n.handOver(id, []byte("x"))

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -24,29 +25,36 @@ import (
 // requestIDHeader names a request across logs. A client's own is kept if it is harmless.
 const requestIDHeader = "X-Request-Id"
 
-type (
-	requestIDKey struct{}
-	baseURLKey   struct{}
-)
+// scope is what all that a request leads to wants to know of it.
+type scope struct {
+	requestID string
+	baseURL   string
+}
 
-// withRequestID gives each request an id, in the answer's X-Request-Id and in the log.
-func withRequestID(next http.Handler) http.Handler {
+type scopeKey struct{}
+
+// withScope gives each request an id, in the answer's X-Request-Id and in the log, and finds out how its client calls this server.
+func withScope(next http.Handler) http.Handler {
 	harmless := regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(requestIDHeader)
-		if !harmless.MatchString(id) || access.LooksLikeToken(id) {
+		if id == "" || !harmless.MatchString(id) || access.LooksLikeToken(id) {
 			id = uuid.Must(uuid.NewV7()).String()
 		}
 		w.Header().Set(requestIDHeader, id)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id)))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), scopeKey{}, &scope{id, baseURL(r)})))
 	})
 }
 
-// requestID is the id of the request of a context; "" outside of withRequestID.
-func requestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey{}).(string)
-	return id
+func scopeOf(ctx context.Context) *scope {
+	if s, ok := ctx.Value(scopeKey{}).(*scope); ok {
+		return s
+	}
+	return new(scope)
 }
+
+// requestID is the id of the request of a context; "" outside of withScope.
+func requestID(ctx context.Context) string { return scopeOf(ctx).requestID }
 
 // wrap makes a writer that counts, and keeps what the connection can do: io.ReaderFrom (sendfile), Flusher,
 // Hijacker and what http.ResponseController finds.
@@ -109,14 +117,26 @@ func measured(meter metric.Meter) (func(http.Handler) http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the meter of HTTP requests: %w", err)
 	}
+	type kind struct {
+		method, route string
+		status        int
+	}
+	var known sync.Map // of kind: metric.MeasurementOption; there are as few as there are time series
+	as := func(k kind) metric.MeasurementOption {
+		if option, ok := known.Load(k); ok {
+			return option.(metric.MeasurementOption)
+		}
+		option := metric.WithAttributeSet(attribute.NewSet(attribute.String("http.request.method", k.method), attribute.String("http.route", k.route),
+			attribute.Int("http.response.status_code", k.status)))
+		known.Store(k, option)
+		return option
+	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			started := time.Now()
 			wrapped := wrap(w, r)
 			defer func() {
-				duration.Record(context.WithoutCancel(r.Context()), time.Since(started).Seconds(), metric.WithAttributes(
-					attribute.String("http.request.method", knownMethod(r.Method)), attribute.String("http.route", route(r)),
-					attribute.Int("http.response.status_code", statusOf(wrapped))))
+				duration.Record(context.WithoutCancel(r.Context()), time.Since(started).Seconds(), as(kind{knownMethod(r.Method), route(r), statusOf(wrapped)}))
 			}()
 			next.ServeHTTP(wrapped, r)
 		})
@@ -202,12 +222,6 @@ func authenticate(who func(*http.Request) (access.Principal, error), log *slog.L
 	}
 }
 
-func withBaseURL(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), baseURLKey{}, baseURL(r))))
-	})
-}
-
 // baseURL is what the client calls this server: scheme and host of its request. Forwarded and X-Forwarded-*
 // are not honoured, since anybody can send them. Without a Host header it is "", and URLs are then
 // references to the same host.
@@ -222,7 +236,4 @@ func baseURL(r *http.Request) string {
 }
 
 // base is the base URL of the request of a context.
-func base(ctx context.Context) string {
-	b, _ := ctx.Value(baseURLKey{}).(string)
-	return b
-}
+func base(ctx context.Context) string { return scopeOf(ctx).baseURL }

@@ -175,7 +175,7 @@ func parts(t testing.TB) (api.Config, *node) {
 	t.Cleanup(func() { stop(); done.Wait() })
 	n.catalog, n.jobs, n.streams = runner(catalogprojection.New()), runner(jobsprojection.New()), runner(streamsprojection.New())
 	return api.Config{
-		Log: log, Meter: noop.Meter{}, Guard: directory.Guard(nil), Events: n.events, Catalog: catalog.New(n.pool), Blobs: n.blobs,
+		Log: log, Meter: noop.Meter{}, Guard: directory.Guard(nil), Events: n.events, Catalog: catalog.New(n.pool, n.catalog.Edition), Blobs: n.blobs,
 		Offsets: intakes{n.blobs}, CatalogProjection: n.catalog, JobsProjection: n.jobs, StreamsProjection: n.streams, PingPostgres: n.pool.Ping,
 	}, n
 }

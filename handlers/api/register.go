@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"reflect"
 	"strings"
@@ -54,8 +55,19 @@ func newHuma(router chi.Router, version string) huma.API {
 	config.CreateHooks, config.DocsPath, config.SchemasPath, config.OpenAPIPath = nil, "", "", ""
 	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", nameSchema)
 	config.Transformers = append(config.Transformers, keepPrivate)
+	asJSON := huma.Format{Marshal: writeJSON, Unmarshal: huma.DefaultJSONFormat.Unmarshal}
+	config.Formats = map[string]huma.Format{"application/json": asJSON, "json": asJSON}
 	describeAPI(config.OpenAPI)
 	return humachi.New(router, config)
+}
+
+// writeJSON is huma's own way, but for what is JSON already.
+func writeJSON(w io.Writer, body any) error {
+	if text, ok := body.(interface{ encoded() []byte }); ok {
+		_, err := w.Write(text.encoded())
+		return err
+	}
+	return huma.DefaultJSONFormat.Marshal(w, body)
 }
 
 // keepPrivate lets no cache on the way keep what somebody with credentials is answered, where the handler doesn't say what may be
@@ -130,9 +142,16 @@ func shorten(text string) string {
 func lift(middleware func(http.Handler) http.Handler) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		r, w := humachi.Unwrap(ctx)
+		before := ctx.Context()
+		if r.Context() != before { // what earlier middlewares put there
+			r = r.WithContext(before)
+		}
 		middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			next(huma.WithContext(ctx, r.Context()))
-		})).ServeHTTP(w, r.WithContext(ctx.Context())) // what earlier middlewares put there
+			if after := r.Context(); after != before {
+				ctx = huma.WithContext(ctx, after)
+			}
+			next(ctx)
+		})).ServeHTTP(w, r)
 	}
 }
 

@@ -1,16 +1,19 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/kept"
 	"github.com/imgsrv/imgsrv/projections"
 	"github.com/imgsrv/imgsrv/store/catalog"
 )
@@ -55,8 +58,21 @@ type versionOutput struct {
 	ETag         string `header:"ETag"`
 	CacheControl string `header:"Cache-Control"`
 	AtHeader
-	Body versionDetail
+	Body versionBody
 }
+
+// versionBody is a [versionDetail] in JSON.
+type versionBody []byte
+
+// Schema implements huma.SchemaProvider.
+func (versionBody) Schema(r huma.Registry) *huma.Schema {
+	return r.Schema(reflect.TypeFor[versionDetail](), true, "")
+}
+
+// MarshalJSON implements json.Marshaler.
+func (b versionBody) MarshalJSON() ([]byte, error) { return b, nil }
+
+func (b versionBody) encoded() []byte { return b }
 
 // versionDetail is a version with all its files: the manifest.
 type versionDetail struct {
@@ -149,28 +165,80 @@ func (s *server) versionsAt(ctx context.Context, in *versionsInput) (rows []cata
 }
 
 func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutput, error) {
-	row, asOf, err := s.versionAt(ctx, in.Image, in.Version, in.At)
+	doc, asOf, err := s.versionDocument(ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	out := &versionOutput{Status: http.StatusOK, CacheControl: "no-cache", AtHeader: asOf, Body: versionDetailOf(ctx, row)}
-	if row.Visibility == events.Private {
+	out := &versionOutput{Status: http.StatusOK, CacheControl: "no-cache", AtHeader: asOf, Body: doc.body, ETag: doc.etag}
+	if doc.row.Visibility == events.Private {
 		out.CacheControl = "private, no-cache"
 	}
-	// Aliases and the server's name are in the answer too, so its tag is that of its bytes.
-	body, err := json.Marshal(out.Body)
-	if err != nil {
-		return nil, fmt.Errorf("encode version %s of image %s: %w", in.Version, in.Image, err)
-	}
-	if out.ETag = etagOf(body); etagMatches(in.IfNoneMatch, out.ETag) {
+	if etagMatches(in.IfNoneMatch, out.ETag) {
 		out.Status = http.StatusNotModified
 	}
 	return out, nil
 }
 
+// versionDocument is a version, and the answer that tells of it.
+type versionDocument struct {
+	row  catalog.VersionRow
+	body versionBody
+	etag string // of the bytes: aliases and the server's name are in them too
+}
+
+// versionQuestion is what a version's document depends on, besides the tables.
+type versionQuestion struct {
+	image, name, base string
+	problems          bool // see seesProblems
+}
+
+// versionDocument makes the document of a version that the caller may see, or has one that was made of the same tables.
+func (s *server) versionDocument(ctx context.Context, in *versionInput) (doc versionDocument, asOf AtHeader, err error) {
+	if in.At != "" {
+		row, asOf, err := s.versionAt(ctx, in.Image, in.Version, in.At)
+		if err != nil {
+			return doc, asOf, err
+		}
+		doc, err = writeVersion(ctx, row)
+		return doc, asOf, err
+	}
+	if events.CheckImageName(in.Image) != nil || events.CheckVersionName(in.Version) != nil {
+		return doc, asOf, missingVersion(in.Image, in.Version)
+	}
+	question := versionQuestion{image: in.Image, name: in.Version, base: base(ctx), problems: seesProblems(ctx, in.Image)}
+	doc, err = kept.Get(s.versionDocuments, question, func(doc versionDocument) int { return len(doc.body) + 512 }, func() (versionDocument, error) {
+		row, err := s.Catalog.Version(ctx, in.Image, in.Version)
+		if err != nil {
+			return doc, err
+		}
+		return writeVersion(ctx, row)
+	})
+	if err == nil {
+		err = s.mayHave(ctx, doc.row.Image, doc.row.Version, doc.row.Visibility, doc.row.Withdrawn)
+	}
+	if err != nil {
+		return doc, asOf, notFoundAs(err, missingVersion(in.Image, in.Version))
+	}
+	return doc, asOf, nil
+}
+
+func writeVersion(ctx context.Context, row catalog.VersionRow) (versionDocument, error) {
+	var body bytes.Buffer
+	e := json.NewEncoder(&body)
+	e.SetEscapeHTML(false) // as huma does
+	if err := e.Encode(versionDetailOf(ctx, row)); err != nil {
+		return versionDocument{}, fmt.Errorf("encode version %s of image %s: %w", row.Version, row.Image, err)
+	}
+	return versionDocument{row: row, body: body.Bytes(), etag: etagOf(body.Bytes())}, nil
+}
+
+func missingVersion(image, version string) error {
+	return missing("image %q has no version or alias %q", image, version)
+}
+
 // versionAt is the version that a name or an alias stands for, if the caller may see it: now, or where at isn't empty, as it was then.
 func (s *server) versionAt(ctx context.Context, image, version, at string) (row catalog.VersionRow, asOf AtHeader, err error) {
-	gone := missing("image %q has no version or alias %q", image, version)
+	gone := missingVersion(image, version)
 	if events.CheckImageName(image) != nil || events.CheckVersionName(version) != nil {
 		return row, asOf, gone
 	}
@@ -179,17 +247,20 @@ func (s *server) versionAt(ctx context.Context, image, version, at string) (row 
 	} else {
 		row, err = s.Catalog.Version(ctx, image, version)
 	}
+	if err == nil {
+		err = s.mayHave(ctx, row.Manifest.Image, row.Manifest.Version, row.Visibility, row.Withdrawn)
+	}
 	if err != nil {
 		return row, asOf, notFoundAs(err, gone)
 	}
-	return row, asOf, s.mayHave(ctx, row.Manifest.Image, row.Manifest.Version, row.Visibility, row.Withdrawn, gone)
+	return row, asOf, nil
 }
 
-// mayHave refuses what belongs to a version that the caller may not see, as gone, and to one that is withdrawn. Whether its bytes are
+// mayHave refuses what belongs to a version that the caller may not see, with catalog.ErrNotFound, and to one that is withdrawn. Whether its bytes are
 // collected the log knows, and where that doesn't answer nothing is said of it.
-func (s *server) mayHave(ctx context.Context, image, version string, visibility events.Visibility, withdrawn *events.Withdrawal, gone error) error {
+func (s *server) mayHave(ctx context.Context, image, version string, visibility events.Visibility, withdrawn *events.Withdrawal) error {
 	if !maySee(ctx, image, visibility) {
-		return gone
+		return catalog.ErrNotFound
 	}
 	if withdrawn == nil {
 		return nil

@@ -24,6 +24,8 @@ type Config struct {
 // policy lets a document load nothing and be framed by nobody: what the server sends is data. A handler of pages sets its own.
 const policy = "default-src 'none'; frame-ancestors 'none'"
 
+var nosniff, policies, noReferrer = []string{"nosniff"}, []string{policy}, []string{"no-referrer"}
+
 // preflightAge is how long browsers remember an answer to a preflight.
 const preflightAge = 10 * time.Minute
 
@@ -85,9 +87,10 @@ func Middleware(cfg Config) func(http.Handler) http.Handler {
 		shared := share(next)
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			h := w.Header()
-			h.Set("X-Content-Type-Options", "nosniff")
-			h.Set("Content-Security-Policy", policy)
-			h.Set("Referrer-Policy", "no-referrer") // a path may hold a secret
+			// Values that all answers share: whoever sets another one puts it in their place, and adding copies.
+			h["X-Content-Type-Options"] = nosniff
+			h["Content-Security-Policy"] = policies
+			h["Referrer-Policy"] = noReferrer // a path may hold a secret
 			if hsts != "" && r.TLS != nil {
 				h.Set("Strict-Transport-Security", hsts)
 			}

@@ -4,7 +4,9 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -66,5 +68,26 @@ func (c *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 	if c.refused {
 		return io.Copy(io.Discard, src)
 	}
-	return io.Copy(c.ResponseWriter, src)
+	if fromFile(src) {
+		return io.Copy(c.ResponseWriter, src) // the kernel's matter, where the writer can (sendfile)
+	}
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	return io.CopyBuffer(onlyWriter{c.ResponseWriter}, src, buf[:])
+}
+
+// bufferSize is how much of what is in memory is written at once: net/http would do it by 32 KiB, with a system call for each.
+const bufferSize = 256 << 10
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// onlyWriter hides what else a writer can do.
+type onlyWriter struct{ io.Writer }
+
+func fromFile(src io.Reader) bool {
+	if limited, ok := src.(*io.LimitedReader); ok {
+		src = limited.R
+	}
+	_, ok := src.(*os.File)
+	return ok
 }

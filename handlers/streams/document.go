@@ -23,13 +23,33 @@ type content struct {
 	etag     string    // hex, without what is added for a coding
 	modified time.Time // zero for a document that never had anything in it
 	body     pieces.Body
+	plain    *pieces.Parts // of body
+	coded    [2]coded      // of body, by coding
 
 	mediaType string // "": JSON
 	next      string // where the next page is, relative; "": this is the last one, or there are no pages
 }
 
 func newContent(modified time.Time, body pieces.Body) *content {
-	return &content{etag: body.Tag(), modified: modified, body: body}
+	return &content{etag: body.Tag(), modified: modified, body: body, plain: body.Parts()}
+}
+
+// coded is a compressed body, made when the first asks for it.
+type coded struct {
+	once  sync.Once
+	parts *pieces.Parts // nil: it isn't smaller
+	err   error
+}
+
+// as is the body in a coding; nil where it would not be smaller.
+func (c *content) as(coding pieces.Coding, coder *pieces.Coder) (*pieces.Parts, error) {
+	of := &c.coded[coding]
+	of.once.Do(func() {
+		if of.parts, of.err = coder.Compress(c.body, coding); of.err == nil && of.parts.Size() >= c.plain.Size() {
+			of.parts = nil
+		}
+	})
+	return of.parts, of.err
 }
 
 // state is the tables at one moment, with what everybody may see of them. It is never changed.
@@ -57,18 +77,25 @@ type source struct {
 	view  *projection.View
 
 	revision *shared[projection.Revision]
+	edition  func() (uint64, bool)
+	checked  atomic.Uint64 // edition in which known was right
 }
 
-func newSource(db *database) *source {
-	return &source{db: db, turn: make(chan struct{}, 1), view: projection.NewView(func(string) bool { return false }),
+func newSource(db *database, edition func() (uint64, bool)) *source {
+	if edition == nil {
+		edition = func() (uint64, bool) { return 0, false }
+	}
+	return &source{db: db, edition: edition, turn: make(chan struct{}, 1), view: projection.NewView(func(string) bool { return false }),
 		revision: newShared(func(ctx context.Context) (projection.Revision, error) { return projection.ReadRevision(ctx, db.pool) })}
 }
 
-// latest asks PostgreSQL for the revision, and for what has changed only if that is another one. It fails only if nothing is known
+// latest gives what is known, where it was right in this edition of the tables. Else it asks PostgreSQL for the revision, and for what has changed only if that is another one. It fails only if nothing is known
 // or ctx has ended.
 func (s *source) latest(ctx context.Context) (*state, error) {
+	edition, ok := s.edition()
+	checked := ok && s.checked.Load() == edition // before known: what is known then is as new
 	known := s.known.Load()
-	if known != nil && s.db.resting() {
+	if known != nil && (checked || s.db.resting()) {
 		return known, nil
 	}
 	fresh, err := s.read(ctx, known)
@@ -83,7 +110,20 @@ func (s *source) latest(ctx context.Context) (*state, error) {
 		return known, nil
 	}
 	s.db.answered()
+	if ok {
+		s.check(edition)
+	}
 	return fresh, nil
+}
+
+// check notes that known is right in an edition. Of requests that overtake each other the later edition counts.
+func (s *source) check(edition uint64) {
+	for {
+		checked := s.checked.Load()
+		if checked >= edition || s.checked.CompareAndSwap(checked, edition) {
+			return
+		}
+	}
 }
 
 // read gives a state that is at least as new as the revision at the time of the call.

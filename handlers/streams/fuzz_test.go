@@ -31,7 +31,7 @@ import (
 func FuzzServe(f *testing.F) {
 	quiet := slog.New(slog.DiscardHandler)
 	db := &database{log: quiet, pause: 1 << 62, away: true, since: time.Now()}
-	h := &Handler{log: quiet, source: newSource(db), private: newPrivate(db), coder: pieces.NewCoder()}
+	h := &Handler{log: quiet, source: newSource(db, nil), private: newPrivate(db), coder: pieces.NewCoder()}
 	known, bodies := manyProducts(f)
 	h.source.known.Store(known)
 	for _, seed := range []struct{ method, target, encoding, ranges, etag string }{
@@ -101,7 +101,7 @@ func FuzzServe(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if from, err = io.ReadAll(packed); err != nil {
+			if from, err = io.ReadAll(packed.Reader()); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -27,6 +27,8 @@ import (
 type Config struct {
 	Pool *pgxpool.Pool
 	Log  *slog.Logger
+	// Edition, optional, is the projection's (projections.Runner.Edition): while it is the same, PostgreSQL isn't asked again.
+	Edition func() (number uint64, ok bool)
 	// RetryPause is how long PostgreSQL is left alone after it failed, while the known documents are served; 0: a second.
 	RetryPause time.Duration
 	// QueryTimeout is how long a request waits for PostgreSQL before it gets the known documents; 0: two seconds.
@@ -54,7 +56,7 @@ type Handler struct {
 // 503: PostgreSQL has not answered since the start.
 func New(cfg Config) *Handler {
 	db := &database{pool: cfg.Pool, log: cfg.Log, pause: cmp.Or(cfg.RetryPause, time.Second), timeout: cmp.Or(cfg.QueryTimeout, 2*time.Second)}
-	return &Handler{log: cfg.Log, source: newSource(db), private: newPrivate(db), signing: signing{signer: cfg.Signer}, coder: pieces.NewCoder()}
+	return &Handler{log: cfg.Log, source: newSource(db, cfg.Edition), private: newPrivate(db), signing: signing{signer: cfg.Signer}, coder: pieces.NewCoder()}
 }
 
 // keepEvery is how old what Keep has read may be, at most.
@@ -143,14 +145,14 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, c *content) {
 	if c.next != "" {
 		header.Set("Link", "<"+c.next+`>; rel="next"`)
 	}
-	etag, body := c.etag, c.body.Reader()
+	etag, body := c.etag, c.plain
 	if coding, ok := negotiate(r.Header.Values("Accept-Encoding")); ok {
-		packed, err := h.coder.Compress(c.body, coding)
+		packed, err := c.as(coding, h.coder)
 		if err != nil {
 			problem.Write(w, r, h.log, err)
 			return
 		}
-		if packed.Size() < body.Size() {
+		if packed != nil {
 			// Other bytes, other strong tag (RFC 9110, section 8.8.3.3).
 			etag, body = c.etag+"-"+coding.String(), packed
 			header.Set("Content-Encoding", coding.String())
@@ -158,7 +160,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, c *content) {
 		}
 	}
 	header.Set("ETag", `"`+etag+`"`)
-	problem.ServeContent(w, r, h.log, c.modified, body)
+	problem.ServeContent(w, r, h.log, c.modified, body.Reader())
 }
 
 // negotiate reads Accept-Encoding (RFC 9110, section 12.5.3): of the codings that the client names, the one that it likes best; of those

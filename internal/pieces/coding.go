@@ -48,8 +48,8 @@ var (
 	lastBlock = [...]byte{3, 0}
 )
 
-// Compress reads the compressed body. Pieces that were compressed before are not compressed again.
-func (c *Coder) Compress(b Body, coding Coding) (*Reader, error) {
+// Compress gives the compressed body. Pieces that were compressed before are not compressed again.
+func (c *Coder) Compress(b Body, coding Coding) (*Parts, error) {
 	parts := make([][]byte, 0, len(b)+2)
 	if coding == Gzip {
 		parts = append(parts, gzipHead[:])
@@ -69,7 +69,7 @@ func (c *Coder) Compress(b Body, coding Coding) (*Reader, error) {
 		tail := binary.LittleEndian.AppendUint32(lastBlock[:len(lastBlock):len(lastBlock)], sum)
 		parts = append(parts, binary.LittleEndian.AppendUint32(tail, uint32(b.Len())))
 	}
-	return newReader(parts), nil
+	return newParts(parts), nil
 }
 
 func (c *Coder) piece(p *Piece, coding Coding) ([]byte, error) {

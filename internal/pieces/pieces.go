@@ -59,38 +59,46 @@ func (b Body) Bytes() []byte {
 	return out
 }
 
-// Reader reads the body's bytes.
-func (b Body) Reader() *Reader {
+// Parts are the bytes of the pieces.
+func (b Body) Parts() *Parts {
 	parts := make([][]byte, len(b))
 	for i, p := range b {
 		parts[i] = p.plain
 	}
-	return newReader(parts)
+	return newParts(parts)
 }
 
-// Reader reads parts one after the other, as if they were one. It is for one goroutine.
-type Reader struct {
+// Parts are bytes in parts, to be read by any number of readers.
+type Parts struct {
 	parts [][]byte
 	ends  []int64 // of each part
-	at    int64
 }
 
-func newReader(parts [][]byte) *Reader {
-	r := &Reader{parts: parts, ends: make([]int64, len(parts))}
+func newParts(parts [][]byte) *Parts {
+	p := &Parts{parts: parts, ends: make([]int64, len(parts))}
 	var end int64
 	for i, part := range parts {
 		end += int64(len(part))
-		r.ends[i] = end
+		p.ends[i] = end
 	}
-	return r
+	return p
 }
 
-// Size is the number of bytes, read or not.
-func (r *Reader) Size() int64 {
-	if len(r.ends) == 0 {
+// Size is the number of bytes.
+func (p *Parts) Size() int64 {
+	if len(p.ends) == 0 {
 		return 0
 	}
-	return r.ends[len(r.ends)-1]
+	return p.ends[len(p.ends)-1]
+}
+
+// Reader reads them one after the other, as if they were one.
+func (p *Parts) Reader() *Reader { return &Reader{Parts: p} }
+
+// Reader reads parts. It is for one goroutine.
+type Reader struct {
+	*Parts
+	at int64
 }
 
 // Read implements io.Reader.

@@ -43,7 +43,7 @@ func TestAnyBodyIsReadBack(t *testing.T) {
 			b = append(b, pieces.New(bytes.Repeat(part, rapid.IntRange(1, 20).Draw(t, "repeated"))))
 		}
 		plain := b.Bytes()
-		if err := iotest.TestReader(b.Reader(), plain); err != nil {
+		if err := iotest.TestReader(b.Parts().Reader(), plain); err != nil {
 			t.Fatal(err)
 		}
 		for _, coding := range []pieces.Coding{pieces.Gzip, pieces.Zstd} {
@@ -52,7 +52,7 @@ func TestAnyBodyIsReadBack(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				packed, err := io.ReadAll(r)
+				packed, err := io.ReadAll(r.Reader())
 				if err != nil || int64(len(packed)) != r.Size() {
 					t.Fatalf("%s: %d bytes of %d, %v", coding, len(packed), r.Size(), err)
 				}
@@ -117,7 +117,7 @@ func TestCurlReadsBothCodings(t *testing.T) {
 		}
 		w.Header().Set("Content-Encoding", coding.String())
 		w.Header().Set("Content-Length", strconv.FormatInt(packed.Size(), 10))
-		if _, err := io.Copy(w, packed); err != nil {
+		if _, err := io.Copy(w, packed.Reader()); err != nil {
 			t.Error(err)
 		}
 	}))

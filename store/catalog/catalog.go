@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/imgsrv/imgsrv/internal/kept"
 	"github.com/imgsrv/imgsrv/store/postgres"
 )
 
@@ -33,10 +34,19 @@ const (
 )
 
 // Catalog reads the schemas catalog and jobs.
-type Catalog struct{ pool *pgxpool.Pool }
+type Catalog struct {
+	pool *pgxpool.Pool
+	kept *kept.Answers // of the schema catalog
+}
 
-// New makes a catalog that reads through a pool.
-func New(pool *pgxpool.Pool) *Catalog { return &Catalog{pool: pool} }
+// keptBytes bounds what is kept in memory of the tables.
+const keptBytes = 8 << 20
+
+// New makes a catalog that reads through a pool. Edition, optional, says in which state the schema catalog is, as far as that is known
+// without asking (projections.Runner.Edition): while it is the same, versions and files that were found are given from memory.
+func New(pool *pgxpool.Pool, edition func() (number uint64, ok bool)) *Catalog {
+	return &Catalog{pool: pool, kept: kept.New(edition, keptBytes)}
+}
 
 // pageSize is a limit within its bounds.
 func pageSize(limit int) int {

@@ -301,7 +301,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	c := catalog.New(pool)
+	c := catalog.New(pool, nil)
 	_, one := c.Image(t.Context(), "debian")
 	_, _, many := c.Jobs(t.Context(), catalog.JobFilter{})
 	for what, err := range map[string]error{"one": one, "many": many} {

@@ -2,11 +2,13 @@ package catalog
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/kept"
 )
 
 // FormatRow is one downloadable file.
@@ -39,17 +41,26 @@ JOIN catalog.images i ON i.name = f.image`
 // Format finds a file by its names; the version is meant as in [Catalog.Version]. Errors: ErrNotFound,
 // ErrUnavailable.
 func (c *Catalog) Format(ctx context.Context, image, versionOrAlias, variant, format string) (FormatRow, error) {
-	row, err := one(ctx, c, func(row pgx.CollectableRow) (FormatRow, error) {
-		var f FormatRow
-		var w withdrawn
-		err := row.Scan(&f.Image, &f.Version, &f.Variant, &f.Format, &f.Digest, &f.Size, &f.MediaType, &f.ByAlias, &f.Visibility, &f.PublishedAt, &f.Derived, &w.at, &w.by, &w.reason)
-		f.PublishedAt, f.Withdrawn = f.PublishedAt.UTC(), w.withdrawal()
-		return f, err
-	}, formatStatement, image, versionOrAlias, variant, format)
+	row, err := kept.Get(c.kept, formatKey{image, versionOrAlias, variant, format}, sizeOf, func() (FormatRow, error) {
+		return one(ctx, c, scanFormat, formatStatement, image, versionOrAlias, variant, format)
+	})
 	if err != nil {
 		return FormatRow{}, explain(err, "find format %q of variant %q of version %q of image %q", format, variant, versionOrAlias, image)
 	}
 	return row, nil
+}
+
+// sizeOf is roughly how many bytes a row of short texts takes.
+func sizeOf[R any](R) int { return 512 }
+
+type formatKey struct{ image, version, variant, format string }
+
+func scanFormat(row pgx.CollectableRow) (FormatRow, error) {
+	var f FormatRow
+	var w withdrawn
+	err := row.Scan(&f.Image, &f.Version, &f.Variant, &f.Format, &f.Digest, &f.Size, &f.MediaType, &f.ByAlias, &f.Visibility, &f.PublishedAt, &f.Derived, &w.at, &w.by, &w.reason)
+	f.PublishedAt, f.Withdrawn = f.PublishedAt.UTC(), w.withdrawal()
+	return f, err
 }
 
 // BlobRow is a blob that a published version names, one that isn't withdrawn.
@@ -80,12 +91,29 @@ LIMIT 1`
 // ErrNotFound, ErrUnavailable.
 func (c *Catalog) Blob(ctx context.Context, digest events.Digest, readable Readable) (BlobRow, error) {
 	outer, inner := readable.args()
-	row, err := one(ctx, c, func(row pgx.CollectableRow) (BlobRow, error) {
-		var b BlobRow
-		return b, row.Scan(&b.Digest, &b.Size, &b.MediaType, &b.Public)
-	}, blobStatement, string(digest), outer, inner)
+	row, err := kept.Get(c.kept, blobKey{digest, listKey(outer), listKey(inner)}, sizeOf, func() (BlobRow, error) {
+		return one(ctx, c, scanBlob, blobStatement, string(digest), outer, inner)
+	})
 	if err != nil {
 		return BlobRow{}, explain(err, "find blob %q", digest)
 	}
 	return row, nil
+}
+
+type blobKey struct {
+	digest       events.Digest
+	outer, inner string
+}
+
+// listKey tells lists of patterns apart, none of which has a line break.
+func listKey(patterns []string) string {
+	if patterns == nil {
+		return "any"
+	}
+	return strings.Join(patterns, "\n") + "\n"
+}
+
+func scanBlob(row pgx.CollectableRow) (BlobRow, error) {
+	var b BlobRow
+	return b, row.Scan(&b.Digest, &b.Size, &b.MediaType, &b.Public)
 }

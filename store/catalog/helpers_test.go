@@ -52,5 +52,5 @@ func poolFromHistory(t *testing.T, h *eventstest.History) (*catalog.Catalog, *pg
 	if err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error { return fill(t.Context(), tx) }); err != nil {
 		t.Fatal(err)
 	}
-	return catalog.New(pool), pool
+	return catalog.New(pool, nil), pool
 }

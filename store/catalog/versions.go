@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/imgsrv/imgsrv/events"
+	"github.com/imgsrv/imgsrv/internal/kept"
 )
 
 // VersionRow is a published version.
@@ -118,13 +119,31 @@ func (c *Catalog) Versions(ctx context.Context, image, after string, limit int) 
 }
 
 // Version reads the version that a name means: the version of that very name, else the one that the alias
-// points to. A withdrawn one is found too. Errors: ErrNotFound, ErrUnavailable.
+// points to. A withdrawn one is found too. What it refers to is shared with other callers, and not to be changed. Errors: ErrNotFound, ErrUnavailable.
 func (c *Catalog) Version(ctx context.Context, image, nameOrAlias string) (VersionRow, error) {
-	version, err := one(ctx, c, scanVersion, versionStatement, image, nameOrAlias)
+	version, err := kept.Get(c.kept, versionKey{image, nameOrAlias}, VersionRow.size, func() (VersionRow, error) {
+		return one(ctx, c, scanVersion, versionStatement, image, nameOrAlias)
+	})
 	if err != nil {
 		return VersionRow{}, explain(err, "read version %q of image %q", nameOrAlias, image)
 	}
 	return version, nil
+}
+
+type versionKey struct{ image, name string }
+
+// size is roughly how many bytes a row takes: what is long in it are its files.
+func (v VersionRow) size() int {
+	size := 1024 + 512*(len(v.Derived)+len(v.Manifest.Attachments)) + 32*len(v.Aliases) + len(v.Manifest.Description)
+	for _, variant := range v.Manifest.Variants {
+		size += 512 * (1 + len(variant.Formats))
+		for _, f := range variant.Formats {
+			if f.Incus != nil {
+				size += 4096 // properties and templates
+			}
+		}
+	}
+	return size
 }
 
 func scanVersion(row pgx.CollectableRow) (VersionRow, error) {

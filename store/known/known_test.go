@@ -32,7 +32,7 @@ func TestWhatIsKnownIsWhatTheTablesSay(t *testing.T) {
 	if err := migrations.Apply(ctx, pool, projector.Name(), projector.Migrations()); err != nil {
 		t.Fatal(err)
 	}
-	tables := catalog.New(pool)
+	tables := catalog.New(pool, nil)
 	var found, foundPrivate, foundDerived, foundWithdrawn, byAlias int
 	rapid.Check(t, func(t *rapid.T) {
 		if _, err := pool.Exec(ctx, `TRUNCATE catalog.images, catalog.versions, catalog.formats, catalog.attachments, catalog.aliases, catalog.derived CASCADE`); err != nil {

@@ -41,7 +41,7 @@ func TestThePastIsWhatTheTablesWere(t *testing.T) {
 	if err := migrations.Apply(ctx, pool, projector.Name(), projector.Migrations()); err != nil {
 		t.Fatal(err)
 	}
-	tables := catalog.New(pool)
+	tables := catalog.New(pool, nil)
 	seenMany := false
 	rapid.Check(t, func(t *rapid.T) {
 		if _, err := pool.Exec(ctx, `TRUNCATE catalog.images, catalog.versions, catalog.formats, catalog.attachments, catalog.aliases, catalog.derived CASCADE`); err != nil {
