@@ -60,6 +60,8 @@ type Store struct {
 
 	mu      sync.RWMutex
 	damaged map[string]damage // by digest: those that were, or are, damaged
+	// askDamage tells of a blob that nothing was told of; nil once everything was.
+	askDamage func(sha256hex string) error
 }
 
 // Open makes the folders under root that are missing, syncs them, removes what dead processes left, and checks that
