@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -80,15 +81,15 @@ func factMessage(fact events.Fact, id string) (*nats.Msg, error) {
 	return e.message(id), err
 }
 
-// lag has 2,000 facts a second appended, to a NATS server beside imgsrv, and asks the catalog for every fiftieth of them, from its
-// acknowledgement to the answer that has it in it.
+// lag has 2,000 facts a second appended, in the way of any command, by some writers at once, to a NATS server beside imgsrv, and asks the catalog for
+// every fiftieth of them, from its acknowledgement to the answer that has it in it.
 func lag(ctx context.Context, b *bench) error {
-	const rate, every = 2000, 50
+	const rate, every, writers = 2000, 50, 100
 	store, err := b.folder("nats")
 	if err != nil {
 		return err
 	}
-	images := either(b, 1000, 100)
+	images := either(b, 1000, 100) // a multiple of writers: each alias is moved by one of them
 	if _, err := b.fill(ctx, store, images, 1); err != nil {
 		return err
 	}
@@ -100,12 +101,15 @@ func lag(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
+	if err := s.settle(ctx); err != nil {
+		return err
+	}
 	nc, err := nats.Connect(address)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	js, err := natsjs.New(nc, natsjs.WithPublishAsyncMaxPending(either(b, 30, 5)*rate))
+	log, err := jetstream.Open(ctx, nc, jetstream.Config{Source: "imgsrv://bench", Log: quiet, Meter: noop.Meter{}})
 	if err != nil {
 		return err
 	}
@@ -113,41 +117,37 @@ func lag(ctx context.Context, b *bench) error {
 	var took []time.Duration
 	var errs []error
 	var mu sync.Mutex
-	var asked sync.WaitGroup
+	var asked, working sync.WaitGroup
+	ask := func(sequence events.Sequence) {
+		acknowledged := time.Now()
+		err := s.asNewAs(ctx, "/api/images?limit=1", uint64(sequence))
+		mu.Lock()
+		defer mu.Unlock()
+		took, errs = append(took, time.Since(acknowledged)), append(errs, err)
+	}
 	began := time.Now()
-	for i := range n {
-		if wait := time.Until(began.Add(time.Duration(i) * time.Second / rate)); wait > 0 {
-			time.Sleep(wait)
-		}
-		msg, err := factMessage(aliasMoved(madeName(i%images), fmt.Sprint("lag-", i/images%2), "v000000"), fmt.Sprint("lag-", i))
-		if err != nil {
-			return err
-		}
-		ack, err := js.PublishMsgAsync(msg)
-		if err != nil {
-			return err
-		}
-		if i%every != 0 {
-			continue
-		}
-		asked.Go(func() {
-			var sequence uint64
-			select {
-			case stored := <-ack.Ok():
-				sequence = stored.Sequence
-			case err := <-ack.Err():
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, err)
-				return
+	for w := range writers {
+		working.Go(func() {
+			last := map[events.Alias]events.Sequence{}
+			for i := w; i < n && ctx.Err() == nil; i += writers {
+				if wait := time.Until(began.Add(time.Duration(i) * time.Second / rate)); wait > 0 {
+					time.Sleep(wait)
+				}
+				fact := aliasMoved(madeName(i%images), fmt.Sprint("lag-", i/images%2), "v000000")
+				sequence, err := log.Append(ctx, jetstream.Cause{Actor: "bench"}, events.Change{Fact: fact, Expect: last[fact.Alias]})
+				if err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					errs = append(errs, err)
+					return
+				}
+				if last[fact.Alias] = sequence; i/writers%every == w%every {
+					asked.Go(func() { ask(sequence) })
+				}
 			}
-			acknowledged := time.Now()
-			err := s.asNewAs(ctx, "/api/images?limit=1", sequence)
-			mu.Lock()
-			defer mu.Unlock()
-			took, errs = append(took, time.Since(acknowledged)), append(errs, err)
 		})
 	}
+	working.Wait()
 	achieved := float64(n) / seconds(began)
 	asked.Wait()
 	if err := errors.Join(errs...); err != nil {
