@@ -311,15 +311,19 @@ func TestTheContextOfTheImageIsTheRepository(t *testing.T) {
 	}
 }
 
-// Not parallel: the configuration reads its password from the environment.
+// Not parallel: the configuration reads its password from the environment. One of digits is a password, too.
 func TestTheNATSServerOfComposeSyncsAndKnowsOneUser(t *testing.T) {
-	t.Setenv("NATS_PASSWORD", "secret")
+	const password = "120000"
+	var compose composed
+	deployedYAML(t, composeFile, &compose)
+	interpolated := regexp.MustCompile(`\$\{NATS_PASSWORD:[^}]*\}`)
+	t.Setenv("NATS_PASSWORD", interpolated.ReplaceAllString(compose.Services["nats"].Environment["NATS_PASSWORD"], password))
 	options, err := natsserver.ProcessConfigFile("../../deploy/nats-server.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !options.SyncAlways || !options.JetStream || options.Username != "imgsrv" || options.Password != "secret" {
-		t.Errorf("sync always %v, JetStream %v, user %q", options.SyncAlways, options.JetStream, options.Username)
+	if !options.SyncAlways || !options.JetStream || options.Username != "imgsrv" || options.Password != password {
+		t.Errorf("sync always %v, JetStream %v, user %q, password %q", options.SyncAlways, options.JetStream, options.Username, options.Password)
 	}
 }
 
