@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,24 +43,30 @@ func allocs(ctx context.Context, b *bench) error {
 	ours := counted{url: s.metrics}
 	peer := counted{url: content + "/metrics"}
 	tus := counted{url: t.metrics}
-	begin := func(url, token, metadata string) func() (string, error) {
-		return func() (string, error) { return createUpload(ctx, s.client, url, token, metadata, 2*large) }
-	}
 	opened := 0
 	down := func(base string, paths ...string) func(int) func() error {
 		return func(i int) func() error {
 			return func() error { return fetch(base+paths[i], []int64{small, large}[i]) }
 		}
 	}
-	patch := func(begin func() (string, error), token string) func(int) func() error {
+	// The upload is longer than what is sent: no file is complete, and no publication allocates beside it. Then it is given up, so that
+	// the memory has room for the next one.
+	patch := func(begin func() (session, error), token string) func(int) func() error {
 		return func(i int) func() error {
 			return func() error {
-				url, err := begin()
+				up, err := begin()
 				if err != nil {
 					return err
 				}
-				// The upload is longer: no file is complete, and no publication allocates beside it.
-				return patchAll(url, token, f, []int64{small, large}[i], large)
+				url, err := createUpload(ctx, s.client, up.create, token, up.metadata, 2*large)
+				if err != nil {
+					return err
+				}
+				if err := patchAll(url, token, f, []int64{small, large}[i], large); err != nil {
+					return err
+				}
+				_, err = s.call(ctx, http.MethodDelete, cmp.Or(up.status, url), nil, nil, "Tus-Resumable", "1.0.0")
+				return err
 			}
 		}
 	}
@@ -69,14 +76,10 @@ func allocs(ctx context.Context, b *bench) error {
 		our, their       func(int) func() error
 	}{
 		{"allocs-download", "allocations of a download", "http.ServeContent", ours, peer, down(s.http, paths...), down(content, "/small", "/large")},
-		{"allocs-patch", "allocations of an upload's creation and PATCH", "tusd", ours, tus, patch(func() (string, error) {
+		{"allocs-patch", "allocations of an upload's creation, PATCH and end", "tusd", ours, tus, patch(func() (session, error) {
 			opened++
-			up, err := s.open(ctx, "allocs", fmt.Sprint("open-", opened), "container", formatContainer, 2*large)
-			if err != nil {
-				return "", err
-			}
-			return begin(up.create, s.token, up.metadata)()
-		}, s.token), patch(begin(t.url, "", ""), "")},
+			return s.open(ctx, "allocs", fmt.Sprint("open-", opened), "container", formatContainer, 2*large)
+		}, s.token), patch(func() (session, error) { return session{create: t.url}, nil }, "")},
 	} {
 		var counts [4]float64
 		for i, side := range []struct {

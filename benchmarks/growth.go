@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -99,7 +100,14 @@ func (b *bench) grown(ctx context.Context, n int) (map[string][]time.Duration, e
 			return nil, err
 		}
 		version := fmt.Sprint("new-", i+1)
-		if err := measure("publication", func() error { return s.put(ctx, madeName(0), version, "container", formatContainer, f, mib) }); err != nil {
+		if err := measure("publication", func() error {
+			up, err := s.open(ctx, madeName(0), version, "container", formatContainer, mib)
+			if err != nil {
+				return err
+			}
+			// The document's own time is that of streams.
+			return errors.Join(s.send(ctx, up, f, mib), s.listed(ctx, madeName(0), version, eagerly))
+		}); err != nil {
 			return nil, err
 		}
 		var header http.Header

@@ -308,27 +308,49 @@ func (s *server) send(ctx context.Context, up session, f *os.File, chunk int64) 
 	return patchAll(url, s.token, f, up.size, chunk)
 }
 
+// How often it is looked whether a version shows: one client eagerly, as what it measures is milliseconds; of many at once each seldom, since
+// their looking takes the time of what they look for.
+const (
+	eagerly = 500 * time.Microsecond
+	seldom  = 20 * time.Millisecond
+)
+
+// listed waits until a version is in the catalog.
+func (s *server) listed(ctx context.Context, image, version string, every time.Duration) error {
+	return s.lookUntil(ctx, every, func(ctx context.Context) (bool, error) {
+		_, err := s.call(ctx, http.MethodGet, "/api/images/"+image+"/versions/"+version, nil, nil)
+		var status *statusError
+		if errors.As(err, &status) && status.status == http.StatusNotFound {
+			return false, nil
+		}
+		return err == nil, err
+	})
+}
+
 // shown waits until a version is in the catalog and in the simplestreams documents.
-func (s *server) shown(ctx context.Context, image, version string) error {
+func (s *server) shown(ctx context.Context, image, version string, every time.Duration) error {
+	if err := s.listed(ctx, image, version, every); err != nil {
+		return err
+	}
+	return s.lookUntil(ctx, every, func(ctx context.Context) (bool, error) {
+		document, _, err := s.download(ctx, "/streams/v1/images.json")
+		return bytes.Contains(document, []byte("/images/"+image+"/versions/"+version+"/")), err
+	})
+}
+
+func (s *server) lookUntil(ctx context.Context, every time.Duration, look func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, readyPatience)
 	defer cancel()
-	path := "/api/images/" + image + "/versions/" + version
-	var last error
-	for ctx.Err() == nil {
-		header, err := s.call(ctx, http.MethodGet, path, nil, nil)
-		if err == nil {
-			// The documents are as new as the catalog is now.
-			_, err = s.call(ctx, http.MethodHead, "/streams/v1/images.json", nil, nil, "Imgsrv-Min-Sequence", header.Get("Imgsrv-Sequence"))
+	for {
+		there, err := look(ctx)
+		if there || err != nil {
 			return err
 		}
-		last = err
-		var status *statusError
-		if !errors.As(err, &status) || status.status != http.StatusNotFound {
-			return err
+		if ctx.Err() != nil {
+			return fmt.Errorf("a version doesn't show: %w", ctx.Err())
 		}
-		time.Sleep(500 * time.Microsecond) // an eager poll: what it measures is milliseconds
+		time.Sleep(every)
 	}
-	return fmt.Errorf("%s %s doesn't show: %w", image, version, errors.Join(last, ctx.Err()))
 }
 
 // put publishes a file the whole way.
@@ -340,7 +362,7 @@ func (s *server) put(ctx context.Context, image, version, kind, format string, f
 	if err := s.send(ctx, up, f, size); err != nil {
 		return err
 	}
-	return s.shown(ctx, image, version)
+	return s.shown(ctx, image, version, eagerly)
 }
 
 // digest is the digest of a version's file of a format.

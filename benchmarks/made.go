@@ -119,6 +119,43 @@ func (e madeEvent) message(id string) *nats.Msg {
 // fill appends the publications of n versions, so many to an image, named v00000 and so on, to a log in a folder that no server has
 // open. It gives the number of events.
 func (b *bench) fill(ctx context.Context, folder string, n, perImage int) (int, error) {
+	return b.appendTo(ctx, folder, func(add func(madeEvent) error) error {
+		kinds := templates()
+		for i := range n {
+			kind := 0
+			if i%perImage > 0 {
+				kind = 1
+			}
+			err := kinds[kind].as(i, madeName(i/perImage), fmt.Sprintf("v%06d", i%perImage), add)
+			if err := errors.Join(err, ctx.Err()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// move appends n moves of aliases of the versions that fill has made, so many to an image: of some to the next of them, again and again.
+func (b *bench) move(ctx context.Context, folder string, n, versions, perImage int) error {
+	_, err := b.appendTo(ctx, folder, func(add func(madeEvent) error) error {
+		for i := range n {
+			at := i % versions
+			fact := aliasMoved(madeName(at/perImage), fmt.Sprint("moved-", i%10), fmt.Sprintf("v%06d", at%perImage))
+			data, err := json.Marshal(fact)
+			if err == nil {
+				err = add(madeEvent{fact.Entity().Subject(), string(fact.Type()), firstMade.Add(time.Duration(i) * time.Second).Format(time.RFC3339Nano), string(data)})
+			}
+			if err := errors.Join(err, ctx.Err()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return err
+}
+
+// appendTo appends what give adds to a log in a folder that no server has open, and counts it.
+func (b *bench) appendTo(ctx context.Context, folder string, give func(add func(madeEvent) error) error) (count int, err error) {
 	_, nc, stop, err := b.openLog(ctx, folder, false)
 	if err != nil {
 		return 0, err
@@ -128,20 +165,13 @@ func (b *bench) fill(ctx context.Context, folder string, n, perImage int) (int, 
 	if err != nil {
 		return 0, err
 	}
-	kinds, count := templates(), 0
-	for i := range n {
-		kind := 0
-		if i%perImage > 0 {
-			kind = 1
-		}
-		err := kinds[kind].as(i, madeName(i/perImage), fmt.Sprintf("v%06d", i%perImage), func(e madeEvent) error {
-			count++
-			_, err := js.PublishMsgAsync(e.message(fmt.Sprintf("made-%d", count)), natsjs.WithStallWait(time.Minute))
-			return err
-		})
-		if err := errors.Join(err, ctx.Err()); err != nil {
-			return count, err
-		}
+	err = give(func(e madeEvent) error {
+		count++
+		_, err := js.PublishMsgAsync(e.message(fmt.Sprintf("%s-%d", e.kind, count)), natsjs.WithStallWait(time.Minute))
+		return err
+	})
+	if err != nil {
+		return count, err
 	}
 	select {
 	case <-js.PublishAsyncComplete():

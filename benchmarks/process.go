@@ -21,6 +21,7 @@ import (
 const (
 	readyPatience = 5 * time.Minute // 1,000,000 events are read at a start
 	endPatience   = time.Minute
+	restPatience  = 30 * time.Minute // consumers come to each event of a long log
 )
 
 // process is a server that the harness has started.
@@ -102,7 +103,7 @@ const idleShare = 0.05
 
 // settle waits until a process rests: what it has to do once, for what happened before, is not what is measured.
 func (p *process) settle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, readyPatience)
+	ctx, cancel := context.WithTimeout(ctx, restPatience)
 	defer cancel()
 	for before := -1.0; ; {
 		used, err := cpuOf(p.cmd.Process.Pid)

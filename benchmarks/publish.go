@@ -46,7 +46,15 @@ func publish(ctx context.Context, b *bench) error {
 		began := time.Now()
 		for i := range files {
 			work.Go(func() {
-				errs[i] = s.put(ctx, fmt.Sprintf("image-%d", i), fmt.Sprint("v", round), "container", formatContainer, files[i], mib)
+				image, version := fmt.Sprintf("image-%d", i), fmt.Sprint("v", round)
+				up, err := s.open(ctx, image, version, "container", formatContainer, mib)
+				if err == nil {
+					err = s.send(ctx, up, files[i], mib)
+				}
+				if err == nil {
+					err = s.shown(ctx, image, version, seldom)
+				}
+				errs[i] = err
 			})
 		}
 		work.Wait()

@@ -36,7 +36,7 @@ func upload(ctx context.Context, b *bench) error {
 			if err != nil {
 				return 0, err
 			}
-			if err := errors.Join(s.send(ctx, up, f, chunk.bytes), s.shown(ctx, "upload", version)); err != nil {
+			if err := errors.Join(s.send(ctx, up, f, chunk.bytes), s.shown(ctx, "upload", version, eagerly)); err != nil {
 				return 0, err
 			}
 			took := seconds(began)
@@ -132,7 +132,7 @@ func intake(ctx context.Context, b *bench) error {
 			// The disk isn't one, and its job refuses it, which has to be over before the next round; the plain file is published.
 			err = errors.Join(err, s.settled(ctx, up))
 			if err == nil && row.format == formatPlain {
-				err = errors.Join(s.shown(ctx, up.image, up.version), s.forget(ctx, up.image, up.version, row.format))
+				err = errors.Join(s.shown(ctx, up.image, up.version, eagerly), s.forget(ctx, up.image, up.version, row.format))
 			}
 			return rate, err
 		}, func(ctx context.Context) (float64, error) {

@@ -37,7 +37,7 @@ func visible(ctx context.Context, b *bench) error {
 				return err
 			}
 			began := time.Now()
-			if err := s.shown(ctx, "visible", version); err != nil {
+			if err := s.shown(ctx, "visible", version, eagerly); err != nil {
 				return err
 			}
 			if round >= 0 {

@@ -73,4 +73,7 @@ func (m *meters) applied(ctx context.Context, n int, took time.Duration) {
 	m.duration.Record(ctx, took.Seconds(), m.with)
 }
 
+// passed counts events that take no transaction.
+func (m *meters) passed(ctx context.Context, n int) { m.events.Add(ctx, int64(n), m.with) }
+
 func (m *meters) failed(ctx context.Context) { m.errors.Add(ctx, 1, m.with) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,11 +21,12 @@ import (
 )
 
 const (
-	defaultBatch   = 500             // events per transaction
-	standbyPause   = time.Second     // between two looks at the lock
-	idleCheck      = time.Second     // how long a broken connection may go unnoticed while nothing happens
-	pingTimeout    = 5 * time.Second // for a server that hangs
-	closeTimeout   = 2 * time.Second // for a goodbye to the server
+	defaultBatch   = 500                   // events per transaction
+	standbyPause   = time.Second           // between two looks at the lock
+	idleCheck      = time.Second           // how long a broken connection may go unnoticed while nothing happens
+	passingBy      = 50 * time.Millisecond // how old the position in the tables may be, for events that have no bearing on them
+	pingTimeout    = 5 * time.Second       // for a server that hangs
+	closeTimeout   = 2 * time.Second       // for a goodbye to the server
 	minRetryPause  = 100 * time.Millisecond
 	maxRetryPause  = 5 * time.Second
 	defaultAppName = "imgsrv projection "
@@ -147,17 +149,53 @@ func (r *Runner) term(ctx context.Context) error {
 	defer tail.Close()
 	r.healthy(0)
 	r.log.Info("projection is active", "position", position)
+	passed, since := position, time.Time{} // events up to here have no bearing on the tables, whose position stands still since then
 	for {
-		batch, err := r.next(ctx, conn, table, tail)
+		wait := idleCheck
+		if passed != position {
+			wait = max(passingBy-time.Since(since), 0)
+		}
+		batch, err := r.next(ctx, conn, table, tail, wait)
 		if err != nil {
 			return err
 		}
-		r.received(batch[0])
-		if err := r.apply(ctx, conn, position, batch); err != nil {
+		if len(batch) > 0 && r.passes(ctx, batch) {
+			if passed == position {
+				since = time.Now()
+			}
+			passed = batch[len(batch)-1].Sequence
+			if time.Since(since) < passingBy {
+				continue
+			}
+			batch = nil
+		}
+		switch {
+		case len(batch) > 0:
+			r.received(batch[0])
+			passed = batch[len(batch)-1].Sequence
+			err = r.apply(ctx, conn, position, batch)
+		case passed != position:
+			err = r.commit(ctx, conn, position, passed, nil)
+		}
+		if err != nil {
 			return err
 		}
-		position = batch[len(batch)-1].Sequence
+		position = passed
 	}
+}
+
+// passes moves on over events that have no bearing on the projection, where there are no others: no rows change, so nobody has to wait
+// for a transaction.
+func (r *Runner) passes(ctx context.Context, batch []events.Event) bool {
+	bulk := bulkOf(r.projector)
+	if slices.ContainsFunc(batch, func(e events.Event) bool { return concerns(bulk, e.Subject) || r.skips(e.Sequence) }) {
+		return false
+	}
+	last := batch[len(batch)-1].Sequence
+	r.passed(last)
+	r.healthy(last)
+	r.meters.passed(ctx, len(batch))
+	return true
 }
 
 // connect opens the connection that holds the lock and runs the transactions.
@@ -225,11 +263,11 @@ func (r *Runner) stand(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// next waits for events, and looks now and then whether the connection still lives, and leads to the same tables: nothing else would
-// notice while nothing happens.
-func (r *Runner) next(ctx context.Context, conn *pgx.Conn, table uint32, tail *jetstream.Tail) ([]events.Event, error) {
+// next waits for events, at most so long: then there are none. It looks now and then whether the connection still lives, and leads to
+// the same tables: nothing else would notice while nothing happens.
+func (r *Runner) next(ctx context.Context, conn *pgx.Conn, table uint32, tail *jetstream.Tail, wait time.Duration) ([]events.Event, error) {
 	for {
-		waiting, cancel := context.WithTimeout(ctx, idleCheck)
+		waiting, cancel := context.WithTimeout(ctx, wait)
 		batch, err := tail.Next(waiting, r.batch)
 		cancel()
 		var unreadable *jetstream.Undecodable
@@ -245,6 +283,8 @@ func (r *Runner) next(ctx context.Context, conn *pgx.Conn, table uint32, tail *j
 			return nil, &EventError{Sequence: unreadable.Event.Sequence, Type: unreadable.Event.Type, Err: unreadable.Err}
 		case errors.Is(err, jetstream.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
 			return nil, err
+		case wait < idleCheck:
+			return nil, nil
 		}
 		ping, cancel := context.WithTimeout(ctx, pingTimeout)
 		now, err := readTable(ping, conn)

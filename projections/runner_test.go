@@ -60,6 +60,11 @@ func TestPositionAdvancesOverFactsThatAProjectionIgnores(t *testing.T) {
 	if got := rows(t, pool, catalog.Name)["images"]; len(got) != 0 {
 		t.Errorf("an image is visible before its first version: %s", got)
 	}
+	// Nobody waits for the tables to say so, but they do before long: a restart goes on from there.
+	eventually(t, "the position in the tables advances too", func() (bool, string) {
+		got, err := query(t.Context(), pool, `SELECT sequence::text FROM catalog.position`)
+		return err == nil && got[0] == fmt.Sprint(head), fmt.Sprint(got, err)
+	})
 }
 
 func TestARestartGoesOnAfterThePosition(t *testing.T) {

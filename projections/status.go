@@ -212,15 +212,26 @@ func (r *Runner) moved(position events.Sequence) {
 
 // move is moved for who holds the mutex.
 func (r *Runner) move(position events.Sequence) {
+	if r.state.position != position && r.edition.Load() != 0 {
+		r.turnEdition(true)
+	}
+	r.advance(position)
+}
+
+// passed is moved for events that change no rows, so that the edition is still the same.
+func (r *Runner) passed(position events.Sequence) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.advance(position)
+}
+
+func (r *Runner) advance(position events.Sequence) {
 	s := &r.state
 	if position >= s.received {
 		s.received = 0
 	}
 	if s.position == position {
 		return
-	}
-	if r.edition.Load() != 0 {
-		r.turnEdition(true)
 	}
 	s.position = position
 	close(r.changed)

@@ -164,6 +164,10 @@ func TestABackupUnderLoadSurvivesAKillAndIsRestored(t *testing.T) {
 	if len(versions) < 6 {
 		t.Errorf("only %v were published at the backup", versions)
 	}
+	// A server is ready before its projections are: the tables were another stream's, and are derived anew.
+	if resp := q.call("GET", "/api/images", nil, nil, "Imgsrv-Min-Sequence", fmt.Sprint(done.Sequence)); resp.StatusCode != 200 {
+		t.Fatalf("the projections don't come to event %d: %d", done.Sequence, resp.StatusCode)
+	}
 	for _, v := range versions {
 		var got []byte
 		version := strings.TrimPrefix(v, "debian/")

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/events/jetstream"
@@ -29,14 +28,10 @@ import (
 	"github.com/imgsrv/imgsrv/internal/secretfile"
 	"github.com/imgsrv/imgsrv/internal/telemetry"
 	"github.com/imgsrv/imgsrv/internal/tusname"
-	"github.com/imgsrv/imgsrv/migrations"
 	"github.com/imgsrv/imgsrv/projections"
-	projcatalog "github.com/imgsrv/imgsrv/projections/catalog"
-	projjobs "github.com/imgsrv/imgsrv/projections/jobs"
-	projstreams "github.com/imgsrv/imgsrv/projections/streams"
 	"github.com/imgsrv/imgsrv/store/blob"
 	"github.com/imgsrv/imgsrv/store/catalog"
-	"github.com/imgsrv/imgsrv/store/postgres"
+	"github.com/imgsrv/imgsrv/store/known"
 )
 
 // Node is a running server: all its parts, and where they can be found.
@@ -147,6 +142,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return fmt.Errorf("open the storage: %w: choose another folder with --storage-dir", err)
 	}
 
+	connectPostgres := n.beginPostgres(ctx, flags, dataDir)
 	nc, server, err := n.connectNATS(ctx, flags, dataDir)
 	if err != nil {
 		return err
@@ -176,18 +172,15 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	n.background("directory of principals and tokens", directory.Run)
 	guard := directory.Guard(trust.verifier.Authenticate)
 	subscribers := n.startSubscribers(events, server)
-	files := n.startKnown(events)
+	files := known.New()
 
-	pool, err := n.connectPostgres(ctx, flags, dataDir)
+	pool, err := connectPostgres()
 	if err != nil {
 		return err
 	}
 	var runners [3]*projections.Runner
 	var operators []*projections.Operator
-	for i, projector := range []projections.Projector{projcatalog.New(), projjobs.New(), projstreams.New()} {
-		if err := migrations.Apply(ctx, pool, projector.Name(), projector.Migrations()); err != nil {
-			return fmt.Errorf("migrate the projection %s: %w", projector.Name(), err)
-		}
+	for i, projector := range projectors() {
 		runners[i], err = projections.NewRunner(pool, events, projector, projections.Config{Log: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/projections"),
 			Tracer: tele.Tracer("github.com/imgsrv/imgsrv/projections")})
 		if err != nil {
@@ -223,7 +216,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 		return err
 	}
 	// Before anything reads blobs: what is known to be damaged is not served.
-	scrubber, err := n.startScrub(ctx, flags, dataDir, events, blobs, mirrors, tele, hooks)
+	scrubber, err := n.newScrub(flags, dataDir, events, blobs, mirrors, tele, hooks)
 	if err != nil {
 		return err
 	}
@@ -237,7 +230,6 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err := n.startDerive(flags.DeriveFlags, events, blobs, tele, hooks); err != nil {
 		return err
 	}
-	n.background("retention", retention.New(retention.Config{Log: events, Logger: n.log}).Run)
 
 	webhooks, err := n.startWebhooks(flags, dataDir, events, tele)
 	if err != nil {
@@ -247,7 +239,7 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err != nil {
 		return err
 	}
-	collector, err := n.startGarbage(flags.garbageFlags, events, blobs, tele, hooks)
+	collector, err := n.newGarbage(flags.garbageFlags, events, blobs, tele, hooks)
 	if err != nil {
 		return err
 	}
@@ -272,7 +264,6 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	}
 	router.Mount(tusname.BasePath, uploads)
 	simplestreams := streams.New(streams.Config{Pool: pool, Log: n.log, Edition: runners[2].Edition, Signer: keys.streams})
-	n.background("simplestreams documents kept in memory", simplestreams.Keep)
 	router.Mount("/streams/v1/", api.Authenticate(guard, n.log)(api.MinSequence(events, 5*time.Second, n.log, runners[2])(simplestreams)))
 
 	n.router = router
@@ -280,6 +271,12 @@ func (n *Node) start(ctx context.Context, flags ServerFlags, hooks testHooks) er
 	if err := n.serve(ctx, flags, dataDir, router, tele, hooks); err != nil {
 		return err
 	}
+	// What reads all that ever happened, and nobody has to wait for, comes when there is nothing else to do any more.
+	n.background("retention", retention.New(retention.Config{Log: events, Logger: n.log}).Run)
+	n.background("scrub", scrubber.Run)
+	n.background("garbage collection", collector.Run)
+	n.background("simplestreams documents kept in memory", simplestreams.Keep)
+	n.startKnown(files, events)
 	n.Took = time.Since(began)
 	return nil
 }
@@ -338,31 +335,6 @@ func (f ServerFlags) checkAddresses(ctx context.Context) error {
 		}
 	}
 	return taken
-}
-
-func (n *Node) connectPostgres(ctx context.Context, flags ServerFlags, dataDir string) (*pgxpool.Pool, error) {
-	address := flags.PostgresURL
-	n.PostgresAt = "PostgreSQL of --postgres-url"
-	if address == "" {
-		kept, err := postgres.Keep(ctx, postgres.ManagedConfig{DataDir: dataDir, Log: n.log})
-		if err != nil {
-			return nil, err
-		}
-		n.onStop("PostgreSQL", func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
-			defer cancel()
-			return kept.Stop(ctx)
-		})
-		address = kept.URL()
-		n.background("private PostgreSQL", kept.Run)
-		n.PostgresAt = kept.DataDir() + "  (private PostgreSQL)"
-	}
-	pool, err := postgres.Open(ctx, address)
-	if err != nil {
-		return nil, err
-	}
-	n.onStop("connections to PostgreSQL", func() error { pool.Close(); return nil })
-	return pool, nil
 }
 
 // background runs a part until the node stops. A part that ends by itself ends the node.

@@ -35,17 +35,12 @@ func (f garbageFlags) check() error {
 	return nil
 }
 
-// startGarbage mends what an ended process left of a collection, and collects now and then.
-func (n *Node) startGarbage(f garbageFlags, log *jetstream.Log, store *blob.Store, tele *telemetry.Telemetry, hooks testHooks) (*garbage.Collector, error) {
+// newGarbage is to mend what an ended process left of a collection, and to collect now and then.
+func (n *Node) newGarbage(f garbageFlags, log *jetstream.Log, store *blob.Store, tele *telemetry.Telemetry, hooks testHooks) (*garbage.Collector, error) {
 	cfg := garbage.Config{Log: log, Store: store, Logger: n.log, Meter: tele.Meter("github.com/imgsrv/imgsrv/handlers/garbage"),
 		Every: f.GCEvery, Grace: f.GCGrace, KeepWithdrawn: f.KeepWithdrawn}
 	if hooks.noGrace {
 		cfg.Grace, cfg.KeepWithdrawn, cfg.ShortGrace = 0, 0, true
 	}
-	collector, err := garbage.New(cfg)
-	if err != nil {
-		return nil, err
-	}
-	n.background("garbage collection", collector.Run)
-	return collector, nil
+	return garbage.New(cfg)
 }

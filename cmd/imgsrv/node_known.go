@@ -10,8 +10,7 @@ import (
 
 // startKnown follows which files there are, for downloads while PostgreSQL is away. It reads what has happened behind the
 // node's back: nobody waits for it, and until it is through it says nothing.
-func (n *Node) startKnown(log *jetstream.Log) *known.Files {
-	files := known.New()
+func (n *Node) startKnown(files *known.Files, log *jetstream.Log) {
 	follower := log.Follow(func(_ context.Context, event events.Event) {
 		if files.Blind() != "" {
 			return
@@ -22,5 +21,4 @@ func (n *Node) startKnown(log *jetstream.Log) *known.Files {
 	}, known.Subjects()...)
 	follower.WhenCaughtUp(files.Whole)
 	n.background("files known in memory", follower.Run)
-	return files
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -40,8 +39,8 @@ func (r byteRate) bytes() (int64, error) {
 	return int64(n), nil
 }
 
-// startScrub learns which blobs are damaged, so that none of those is served, and begins to look for more.
-func (n *Node) startScrub(ctx context.Context, flags ServerFlags, dataDir string, log *jetstream.Log, store *blob.Store, from *mirrors.Manager, tele *telemetry.Telemetry, hooks testHooks) (*scrub.Scrubber, error) {
+// newScrub keeps damaged blobs from being served, and is to look for more.
+func (n *Node) newScrub(flags ServerFlags, dataDir string, log *jetstream.Log, store *blob.Store, from *mirrors.Manager, tele *telemetry.Telemetry, hooks testHooks) (*scrub.Scrubber, error) {
 	rate, err := flags.ScrubRate.bytes()
 	if err != nil {
 		return nil, fmt.Errorf("--scrub-rate: %w", err)
@@ -51,9 +50,5 @@ func (n *Node) startScrub(ctx context.Context, flags ServerFlags, dataDir string
 	if err != nil {
 		return nil, err
 	}
-	if err := scrubber.CatchUp(ctx); err != nil {
-		return nil, err
-	}
-	n.background("scrub", scrubber.Run)
 	return scrubber, nil
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/imgsrv/imgsrv/events/jetstream"
 	"github.com/imgsrv/imgsrv/handlers/backup"
 	"github.com/imgsrv/imgsrv/internal/datadir"
-	"github.com/imgsrv/imgsrv/migrations"
 	"github.com/imgsrv/imgsrv/projections"
 	projcatalog "github.com/imgsrv/imgsrv/projections/catalog"
 	projjobs "github.com/imgsrv/imgsrv/projections/jobs"
@@ -56,6 +55,7 @@ func openOffline(ctx context.Context, flags ServerFlags, log *slog.Logger) (_ *j
 			return nil, nil, nil, err
 		}
 	}
+	connectPostgres := n.beginPostgres(ctx, flags, flags.DataDir)
 	nc, _, err := n.connectNATS(ctx, flags, flags.DataDir)
 	if err != nil {
 		return nil, nil, nil, err
@@ -64,14 +64,9 @@ func openOffline(ctx context.Context, flags ServerFlags, log *slog.Logger) (_ *j
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	pool, err := n.connectPostgres(ctx, flags, flags.DataDir)
+	pool, err := connectPostgres()
 	if err != nil {
 		return nil, nil, nil, err
-	}
-	for _, p := range projectors() {
-		if err := migrations.Apply(ctx, pool, p.Name(), p.Migrations()); err != nil {
-			return nil, nil, nil, fmt.Errorf("migrate the projection %s: %w", p.Name(), err)
-		}
 	}
 	return events, pool, n.Stop, nil
 }

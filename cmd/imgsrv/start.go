@@ -71,6 +71,13 @@ func (c *StartCmd) Run(ctx context.Context, t Terminal) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	bounded, unbound := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		boundMemory(bounded)
+	}()
+	defer func() { unbound(); <-done }()
 	node, err := StartNode(ctx, c.ServerFlags, c.logger(t.Err))
 	if err != nil {
 		return err

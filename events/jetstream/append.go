@@ -94,7 +94,7 @@ func (l *Log) Append(ctx context.Context, cause Cause, changes ...events.Change)
 		faults.Point("before append", typesOf(changes))
 		faults.During("append", typesOf(changes))
 	}
-	sequence, err := l.publish(ctx, msgs)
+	sequence, err := l.queue.publish(ctx, l, msgs)
 	if err != nil {
 		sequence, err = l.settle(ctx, changes, ids, err)
 	}
@@ -130,7 +130,8 @@ func endAppend(span trace.Span, sequence events.Sequence, err error) {
 	span.End()
 }
 
-func (l *Log) publish(ctx context.Context, msgs []*nats.Msg) (events.Sequence, error) {
+// publishAlone sends what one append stores, and answers with the sequence of its last message.
+func (l *Log) publishAlone(ctx context.Context, msgs []*nats.Msg) (events.Sequence, error) {
 	if len(msgs) == 1 {
 		ctx, cancel := context.WithTimeout(ctx, appendTimeout)
 		defer cancel()
@@ -151,6 +152,11 @@ func (l *Log) publish(ctx context.Context, msgs []*nats.Msg) (events.Sequence, e
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+	return l.publishBatch(ctx, msgs)
+}
+
+// publishBatch sends messages as one atomic batch, which the server may have no place for at once.
+func (l *Log) publishBatch(ctx context.Context, msgs []*nats.Msg) (events.Sequence, error) {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
 	for attempt := 0; ; attempt++ {

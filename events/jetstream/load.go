@@ -87,17 +87,35 @@ func (l *Log) Versions(ctx context.Context, image string) ([]events.Current[even
 	return latest[events.Version](ctx, l, events.SubjectsAbout(events.KindVersion, image)...)
 }
 
-// Images reads the states of all images: see [Log.Latest].
+// Images reads the states of all images. It reads all their events: they lie all over the log, and [Log.Latest] would keep the server
+// from everything else until it has found the last of each, seconds in a log of millions.
 func (l *Log) Images(ctx context.Context) ([]events.Current[events.Image], error) {
-	return latest[events.Image](ctx, l, events.SubjectsAbout(events.KindImage)...)
+	head, err := l.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []events.Event
+	err = l.Read(ctx, head, events.SubjectsAbout(events.KindImage), func(event events.Event) error {
+		all = append(all, event)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return lastOf[events.Image](all), nil
 }
 
-// latest folds the last event of each entity; of two events of one entity the later stands.
+// latest folds the last event of each entity.
 func latest[S any](ctx context.Context, l *Log, subjects ...string) ([]events.Current[S], error) {
 	last, err := l.Latest(ctx, subjects...)
 	if err != nil {
 		return nil, err
 	}
+	return lastOf[S](last), nil
+}
+
+// lastOf folds events; of those of one entity the last stands.
+func lastOf[S any](last []events.Event) []events.Current[S] {
 	var states []events.Current[S]
 	at := map[string]int{} // by subject
 	for _, event := range last {
@@ -110,7 +128,7 @@ func latest[S any](ctx context.Context, l *Log, subjects ...string) ([]events.Cu
 		at[event.Subject] = len(states)
 		states = append(states, current)
 	}
-	return states, nil
+	return states
 }
 
 func load[S any](ctx context.Context, l *Log, entity events.Entity) (events.Current[S], error) {

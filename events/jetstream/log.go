@@ -56,6 +56,7 @@ type Log struct {
 	clock    func() time.Time
 	before   func([]events.Change)
 	batches  chan struct{} // bounds atomic batches in flight: the server takes 50 a stream
+	queue    queue         // of appends that wait to be stored
 	meters   meters
 	tracer   trace.Tracer // nil: none
 	stuck    stuckEvents
@@ -74,7 +75,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{js: js, stream: stream, source: cfg.Source, log: cfg.Log, tracer: cfg.Tracer, clock: cfg.Clock, before: cfg.Appending, batches: make(chan struct{}, 40)}
+	l := &Log{js: js, stream: stream, source: cfg.Source, log: cfg.Log, tracer: cfg.Tracer, clock: cfg.Clock, before: cfg.Appending, batches: make(chan struct{}, 40), queue: newQueue()}
 	if l.clock == nil {
 		l.clock = time.Now
 	}

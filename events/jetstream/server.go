@@ -100,6 +100,10 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 		defer close(started)
 		ns.Start()
 	}()
+	select { // ReadyForConnections looks only every 25 ms
+	case <-started:
+	case <-ctx.Done():
+	}
 	for !ns.ReadyForConnections(50 * time.Millisecond) {
 		var reason error
 		select {

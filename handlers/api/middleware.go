@@ -29,6 +29,7 @@ const requestIDHeader = "X-Request-Id"
 type scope struct {
 	requestID string
 	baseURL   string
+	caller    *access.Principal // once that is known
 }
 
 type scopeKey struct{}
@@ -42,7 +43,8 @@ func withScope(next http.Handler) http.Handler {
 			id = uuid.Must(uuid.NewV7()).String()
 		}
 		w.Header().Set(requestIDHeader, id)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), scopeKey{}, &scope{id, baseURL(r)})))
+		ctx, caller := access.Record(r.Context())
+		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, scopeKey{}, &scope{id, baseURL(r), caller})))
 	})
 }
 
@@ -50,7 +52,7 @@ func scopeOf(ctx context.Context) *scope {
 	if s, ok := ctx.Value(scopeKey{}).(*scope); ok {
 		return s
 	}
-	return new(scope)
+	return &scope{caller: new(access.Principal)}
 }
 
 // requestID is the id of the request of a context; "" outside of withScope.
@@ -90,18 +92,22 @@ func accessLog(log *slog.Logger) func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			started := time.Now()
 			wrapped := wrap(w, r)
-			ctx, principal := access.Record(r.Context())
-			r = r.WithContext(ctx)
+			ctx := r.Context()
 			defer func() { // also for a request that panics its way out
 				level := slog.LevelInfo
 				if r.URL.Path == pathHealth || r.URL.Path == pathReady || statusOf(wrapped) == http.StatusTooManyRequests {
 					level = slog.LevelDebug
 				}
-				log.LogAttrs(ctx, level, "request",
+				if !log.Enabled(ctx, level) {
+					return
+				}
+				record := slog.NewRecord(time.Now(), level, "request", 0) // without a place in the code, which costs as much as the rest
+				record.AddAttrs(
 					slog.String("method", r.Method), slog.String("route", route(r)), slog.String("path", access.ShownPath(r)),
 					slog.Int("status", statusOf(wrapped)), slog.Int("bytes", wrapped.BytesWritten()),
-					slog.Duration("duration", time.Since(started)), slog.String("principal", principal.Name),
+					slog.Duration("duration", time.Since(started)), slog.String("principal", scopeOf(ctx).caller.Name),
 					slog.String("remote", r.RemoteAddr), slog.String("request_id", requestID(ctx)), traceID(ctx))
+				_ = log.Handler().Handle(ctx, record) // as slog does: there is nowhere to say it
 			}()
 			next.ServeHTTP(wrapped, r)
 		})

@@ -48,11 +48,12 @@ func (p *pacedWriter) ReadFrom(src io.Reader) (int64, error) {
 		src, left = outer.R, outer.N
 	}
 	var sent int64
+	piece := &io.LimitedReader{R: src}
 	for left > 0 {
 		if err := p.extend(); err != nil {
 			return sent, err
 		}
-		piece := &io.LimitedReader{R: src, N: min(left, pieceBytes)}
+		piece.N = min(left, pieceBytes)
 		n, err := io.Copy(p.ResponseWriter, piece) // by its ReadFrom, where it has one
 		sent, left = sent+n, left-n
 		if limited {

@@ -163,7 +163,14 @@ func read[I, O any](s *server, op huma.Operation, needed []*projections.Runner, 
 	op.Security = []map[string][]string{{}, {securityBearer: {}}} // with or without
 	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusTooManyRequests, http.StatusServiceUnavailable)
 	if needed != nil {
-		op.Middlewares = append(op.Middlewares, lift(MinSequence(s.Events, s.MinSequenceWait, s.Log, needed...)))
+		wait := lift(MinSequence(s.Events, s.MinSequenceWait, s.Log, needed...))
+		op.Middlewares = append(op.Middlewares, func(ctx huma.Context, next func(huma.Context)) {
+			if ctx.Header(headerMinSequence) == "" {
+				next(ctx)
+				return
+			}
+			wait(ctx, next)
+		})
 		op.Errors = append(op.Errors, http.StatusBadRequest)
 		op.Parameters = append(op.Parameters, minSequenceParameter())
 	}

@@ -114,13 +114,15 @@ func (a *Admission) End() {
 func (in *Intake) Admit(ctx context.Context, u events.Upload) (*Admission, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	limit, err := in.judge(u)
+	limit, err := in.judge(u, false)
 	if limit == openSessions || limit == storageReserve {
-		// Before a refusal look whether an end, or an arrived file, is only not known here yet.
-		if err := in.refresh(ctx); err != nil {
-			return nil, err
+		// Before a refusal look what has arrived, and whether an end, or an arrived file, is only not known here yet.
+		if limit, err = in.judge(u, true); limit == openSessions || limit == storageReserve {
+			if err := in.refresh(ctx); err != nil {
+				return nil, err
+			}
+			limit, err = in.judge(u, true)
 		}
-		limit, err = in.judge(u)
 	}
 	if err != nil {
 		if limit != "" {
@@ -133,9 +135,10 @@ func (in *Intake) Admit(ctx context.Context, u events.Upload) (*Admission, error
 	return &Admission{intake: in, id: u.ID}, nil
 }
 
-// judge compares a session with the limits. limit says which one refused it.
-func (in *Intake) judge(u events.Upload) (limit limitName, err error) {
-	sessions, promised, err := in.sum(u)
+// judge compares a session with the limits. limit says which one refused it. Without a look at the disk it may refuse what there is
+// room for, and never the other way.
+func (in *Intake) judge(u events.Upload, look bool) (limit limitName, err error) {
+	sessions, promised, err := in.sum(u, look)
 	if err != nil {
 		return "", err
 	}
@@ -171,14 +174,15 @@ func (in *Intake) judgeDay(u events.Upload, wanted int64) error {
 }
 
 // sum counts the open sessions of a session's owner, that session itself apart, and the bytes that all open sessions
-// were promised and have not brought yet.
-func (in *Intake) sum(u events.Upload) (sessions int, promised int64, err error) {
+// were promised and have not brought yet. Where it isn't to look at the disk, which it would do for each session, these are all that
+// they were promised.
+func (in *Intake) sum(u events.Upload, look bool) (sessions int, promised int64, err error) {
 	for id, s := range in.open {
 		if id == u.ID {
 			continue
 		}
-		received := map[int]int64{}
-		if !s.deciding {
+		var received map[int]int64
+		if look && !s.deciding {
 			received, err = in.cfg.Store.Received(id)
 			if errors.Is(err, fs.ErrNotExist) {
 				delete(in.open, id) // over: its folder went, with its end or by hand

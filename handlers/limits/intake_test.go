@@ -2,7 +2,9 @@ package limits_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -301,6 +303,25 @@ func TestTheStoragesRoomIsPromisedOnce(t *testing.T) {
 	p.arrive(again, 0, part)
 	p.admitted("after a file has arrived", p.open(in, p.session("ci", part)))
 	p.refused("more than any number", p.open(in, p.session("ci", 1<<62, 1<<62, 1<<62)), "storage-full")
+}
+
+// Many sessions may be open: as long as there is room for all that they declared, nobody looks into the folder of each.
+func TestAPlaceCostsNoLookAtOtherSessionsWhileThereIsRoom(t *testing.T) {
+	t.Parallel()
+	p := newParts(t)
+	in := p.node(true, nil)
+	other := p.session("ci", 1000)
+	if err := p.open(in, other); err != nil {
+		t.Fatal(err)
+	}
+	// In place of its folder something that can't be looked into.
+	folder := filepath.Join(p.root, "uploads", other.ID)
+	if err := errors.Join(os.RemoveAll(folder), os.WriteFile(folder, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.open(in, p.session("ci", 1000)); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestTheReserveStaysFree(t *testing.T) {

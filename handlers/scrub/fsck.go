@@ -62,6 +62,9 @@ const (
 // many are done.
 func (s *Scrubber) Fsck(ctx context.Context, opt Options, progress func(done, total int64)) (*FsckReport, error) {
 	report := &FsckReport{StartedAt: s.Clock().UTC(), Damaged: []DamagedBlob{}, Repaired: []DamagedBlob{}, Strays: []StrayFile{}, Errors: []string{}}
+	if err := s.index.wait(ctx); err != nil {
+		return nil, err
+	}
 	named, versions, err := s.references(ctx, func(events.Digest) bool { return true })
 	if err != nil {
 		return nil, err

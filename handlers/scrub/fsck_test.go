@@ -16,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"go.opentelemetry.io/otel/metric/noop"
+
 	"github.com/imgsrv/imgsrv/events"
 	"github.com/imgsrv/imgsrv/handlers/scrub"
 	"github.com/imgsrv/imgsrv/internal/eventstest"
@@ -220,4 +222,38 @@ func TestADyingDiskDoesntReadTheLogForEachFinding(t *testing.T) {
 			t.Errorf("%s is named by %v", f.Digest, f.NamedBy)
 		}
 	}
+}
+
+// A node that hasn't read yet which blobs are damaged asks the log about the one that is to be opened.
+func TestANodeThatHasJustStartedOpensNoDamagedBlob(t *testing.T) {
+	t.Parallel()
+	w := newWorks(t)
+	good, bad := w.put([]byte("good")), w.put([]byte("bad"))
+	w.rot(bad)
+	s, _ := w.node(nil)
+	w.fsck(s, scrub.Options{})
+	store := w.OpenStore()
+	late, err := scrub.New(scrub.Config{Log: w.Log, Store: store, Logger: slog.New(w), Meter: noop.Meter{}, RepairEvery: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func(when string) {
+		t.Helper()
+		f, _, err := store.OpenBlob(good.Hex())
+		if err != nil {
+			t.Fatalf("%s: a good blob: %v", when, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var damaged *blob.DamagedError
+		if _, _, err := store.OpenBlob(bad.Hex()); !errors.As(err, &damaged) || damaged.Reason != "digest" {
+			t.Errorf("%s: a damaged blob: %v", when, err)
+		}
+	}
+	look("before it has read the log")
+	if err := late.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	look("afterwards")
 }

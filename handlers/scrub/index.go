@@ -14,8 +14,10 @@ import (
 
 // index is which blobs there should be, folded from the log. It tells the store which of them are damaged.
 type index struct {
+	log      *jetstream.Log
 	follower *jetstream.Follower
 	store    *blob.Store
+	whole    chan struct{} // closed once all that has happened is known
 
 	mu      sync.Mutex
 	blobs   [256]map[string]int64      // size by hex digits, apart by their first byte
@@ -24,12 +26,36 @@ type index struct {
 }
 
 func newIndex(log *jetstream.Log, store *blob.Store) *index {
-	x := &index{store: store, damaged: map[string]events.Blob{}, last: map[string]events.Sequence{}}
+	x := &index{log: log, store: store, whole: make(chan struct{}), damaged: map[string]events.Blob{}, last: map[string]events.Sequence{}}
 	for i := range x.blobs {
 		x.blobs[i] = map[string]int64{}
 	}
 	x.follower = log.Follow(func(_ context.Context, e events.Event) { x.apply(e) }, events.SubjectOfKind(events.KindBlob))
+	store.AskDamage(x.tell)
+	x.follower.WhenCaughtUp(func() {
+		store.AskDamage(nil)
+		close(x.whole)
+	})
 	return x
+}
+
+// tell tells the store of one blob what the log says, while the index isn't whole.
+func (x *index) tell(hexed string) error {
+	current, err := x.log.Blob(context.Background(), digestOf(hexed)) // bounded there
+	if err == nil && current.State.Damage != nil && current.State.State != events.BlobIsCollected {
+		x.store.SetDamage(hexed, uint64(current.Sequence), string(current.State.Damage.Reason))
+	}
+	return err
+}
+
+// wait returns once all that has happened is known.
+func (x *index) wait(ctx context.Context) error {
+	select {
+	case <-x.whole:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (x *index) apply(event events.Event) {

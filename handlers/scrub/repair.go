@@ -28,6 +28,9 @@ type Source interface {
 
 // Repair asks the sources for the bytes of all damaged blobs. It returns where those that were repaired are from.
 func (s *Scrubber) Repair(ctx context.Context) (repaired map[events.Digest]string, err error) {
+	if err := s.index.wait(ctx); err != nil {
+		return nil, err
+	}
 	s.repairs.Lock()
 	defer s.repairs.Unlock()
 	repaired = map[events.Digest]string{}

@@ -76,7 +76,8 @@ const (
 	namedEvery    = time.Minute
 )
 
-// New makes a Scrubber. CatchUp comes before anything else, and Run makes it keep up.
+// New makes a Scrubber. From then on the store opens no damaged blob: until Run has learned which those are, it asks the log about each
+// one that it is to open.
 func New(cfg Config) (*Scrubber, error) {
 	if cfg.Every == 0 {
 		cfg.Every = time.Hour
@@ -99,7 +100,7 @@ func New(cfg Config) (*Scrubber, error) {
 	return s, err
 }
 
-// CatchUp learns which blobs there are and which of them are damaged, so that none of those is served.
+// CatchUp learns which blobs there are and which of them are damaged, for who doesn't Run.
 func (s *Scrubber) CatchUp(ctx context.Context) error {
 	if err := s.index.follower.CatchUp(ctx); err != nil {
 		return fmt.Errorf("read which blobs are damaged: %w", err)
@@ -107,17 +108,25 @@ func (s *Scrubber) CatchUp(ctx context.Context) error {
 	return nil
 }
 
-// Run keeps up with the log, reads blobs in the background, looks at suspects, and asks for lost bytes, until ctx ends.
+// Run learns what there is and keeps up with the log, reads blobs in the background, looks at suspects, and asks for lost bytes, until ctx ends.
 func (s *Scrubber) Run(ctx context.Context) error {
 	defer s.meters.stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.index.follower.Run(ctx) })
-	group.Go(func() error { s.lookAtSuspects(ctx); return nil })
+	work := func(work func(context.Context)) {
+		group.Go(func() error {
+			if s.index.wait(ctx) == nil {
+				work(ctx)
+			}
+			return nil
+		})
+	}
+	work(s.lookAtSuspects)
 	if s.RepairEvery > 0 {
-		group.Go(func() error { s.repairNowAndThen(ctx); return nil })
+		work(s.repairNowAndThen)
 	}
 	if s.Rate > 0 {
-		group.Go(func() error { s.passes(ctx); return nil })
+		work(s.passes)
 	}
 	return group.Wait()
 }

@@ -45,8 +45,10 @@ func (t *Scratch) Admit(ctx context.Context, name, sha256hex string, sizeBytes i
 }
 
 func (s *Store) admit(ctx context.Context, from, sha256hex string, sizeBytes int64) error {
-	if damaged := s.Damaged(sha256hex); damaged != nil {
-		if err := s.clearAway(ctx, from, sha256hex, sizeBytes, damaged); err != nil {
+	if damaged, err := s.isDamaged(sha256hex); err != nil {
+		return err
+	} else if damaged {
+		if err := s.clearAway(ctx, from, sha256hex, sizeBytes); err != nil {
 			return err
 		}
 	}
@@ -80,7 +82,7 @@ func (s *Store) blame(from, sha256hex string, sizeBytes int64, err error) error 
 
 // clearAway makes room for the right bytes of a damaged blob, or, where the job's file is gone, as after an earlier run, makes
 // sure that the right ones are there.
-func (s *Store) clearAway(ctx context.Context, from, sha256hex string, sizeBytes int64, damaged error) error {
+func (s *Store) clearAway(ctx context.Context, from, sha256hex string, sizeBytes int64) error {
 	source, err := statRegular(from)
 	if err == nil {
 		if there, statErr := os.Lstat(s.blobPath(sha256hex)); statErr != nil || !os.SameFile(source, there) {
@@ -93,7 +95,7 @@ func (s *Store) clearAway(ctx context.Context, from, sha256hex string, sizeBytes
 	}
 	_, rot, err := s.VerifyBlob(ctx, sha256hex, sizeBytes, func(ctx context.Context, _ int) error { return ctx.Err() })
 	if err == nil && rot != nil {
-		err = damaged
+		err = s.Damaged(sha256hex)
 	}
 	return err
 }
@@ -130,10 +132,18 @@ func (s *Store) sealFile(path string) error {
 	return errors.Join(err, f.Close())
 }
 
-// syncBlobName makes a blob's name durable.
+// syncBlobName makes a blob's name durable. The name of its folder is made so once by each process: who made it may not have come to that.
 func (s *Store) syncBlobName(sha256hex string) error {
-	if err := s.disk.SyncFolder(filepath.Dir(s.blobPath(sha256hex))); err != nil {
+	folder := filepath.Dir(s.blobPath(sha256hex))
+	if err := s.disk.SyncFolder(folder); err != nil {
 		return err
 	}
-	return s.disk.SyncFolder(s.sha256Folder())
+	if _, done := s.named.Load(folder); done {
+		return nil
+	}
+	if err := s.disk.SyncFolder(s.sha256Folder()); err != nil {
+		return err
+	}
+	s.named.Store(folder, true)
+	return nil
 }

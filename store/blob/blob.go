@@ -56,9 +56,12 @@ type Store struct {
 	buffers    sync.Pool // of *chunk
 	aligned    sync.Pool // of *[]byte, as direct reads need them
 	pread      func(fd int, p []byte, offset int64) (int, error)
+	named      sync.Map // folders of blobs whose own names are durable
 
 	mu      sync.RWMutex
 	damaged map[string]damage // by digest: those that were, or are, damaged
+	// askDamage tells of a blob that nothing was told of; nil once everything was.
+	askDamage func(sha256hex string) error
 }
 
 // Open makes the folders under root that are missing, syncs them, removes what dead processes left, and checks that

@@ -51,8 +51,8 @@ func (s *Store) HasBlob(sha256hex string, sizeBytes int64) (bool, error) {
 	if err := checkDigest(sha256hex); err != nil {
 		return false, err
 	}
-	if s.Damaged(sha256hex) != nil {
-		return false, nil
+	if damaged, err := s.isDamaged(sha256hex); damaged || err != nil {
+		return false, err
 	}
 	return s.hasBlob(sha256hex, sizeBytes)
 }

@@ -52,14 +52,43 @@ func (s *Store) ForgetDamage(sha256hex string, sequence uint64) {
 	}
 }
 
-// Damaged is a *DamagedError for a blob that the store was told to be damaged.
+// AskDamage has the store ask about a blob of which it was told nothing before it opens it, for as long as it may not have been told
+// all. ask calls SetDamage with what there is to tell, or fails, and then the blob isn't opened. nil: everything was told.
+func (s *Store) AskDamage(ask func(sha256hex string) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.askDamage = ask
+}
+
+// Damaged is a *DamagedError for a blob that the store was told to be damaged. Any other error says that it can't be found out now.
 func (s *Store) Damaged(sha256hex string) error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if known := s.damaged[sha256hex]; known.reason != "" {
-		return &DamagedError{Digest: sha256hex, Reason: known.reason}
+	told, ask := s.told(sha256hex)
+	if told.sequence == 0 && ask != nil {
+		if err := ask(sha256hex); err != nil {
+			return fmt.Errorf("find out whether blob %s is damaged: %w", sha256hex, err)
+		}
+		told, _ = s.told(sha256hex)
+	}
+	if told.reason != "" {
+		return &DamagedError{Digest: sha256hex, Reason: told.reason}
 	}
 	return nil
+}
+
+func (s *Store) told(sha256hex string) (damage, func(string) error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.damaged[sha256hex], s.askDamage
+}
+
+// isDamaged is Damaged as a yes or no.
+func (s *Store) isDamaged(sha256hex string) (bool, error) {
+	err := s.Damaged(sha256hex)
+	var damaged *DamagedError
+	if errors.As(err, &damaged) {
+		return true, nil
+	}
+	return false, err
 }
 
 func (s *Store) quarantineFolder() string { return filepath.Join(s.root, "cas", "quarantine") }

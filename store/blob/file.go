@@ -119,6 +119,7 @@ func (s *Store) makeFolder(dir string) error {
 	if errors.Is(err, fs.ErrExist) {
 		return checkFolder(dir)
 	}
+	s.named.Delete(dir) // somebody had taken it away after all
 	return err
 }
 

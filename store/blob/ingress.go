@@ -74,7 +74,7 @@ func (s *Store) WriteIngress(job, name string, data []byte) error {
 		err = s.makeFolder(s.jobFolder(job))
 	}
 	if err == nil {
-		err = s.writeFile(filepath.Join(s.jobFolder(job), name), data, uploadMode)
+		err = s.replaceFile(filepath.Join(s.jobFolder(job), name), data, uploadMode)
 	}
 	if err == nil {
 		err = s.syncJob(job)

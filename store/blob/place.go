@@ -40,14 +40,18 @@ func (s *Store) place(tempFolder string, mode fs.FileMode, write func(temp *os.F
 
 // writeFile puts a small file in place atomically and durably, whatever was there before.
 func (s *Store) writeFile(path string, data []byte, mode fs.FileMode) error {
-	err := s.place(filepath.Dir(path), mode, func(temp *os.File) error {
-		_, err := s.disk.WriteAt(temp, data, 0)
-		return err
-	}, func(temp string) error { return s.disk.Rename(temp, path) })
-	if err != nil {
+	if err := s.replaceFile(path, data, mode); err != nil {
 		return err
 	}
 	return s.disk.SyncFolder(filepath.Dir(path))
+}
+
+// replaceFile is writeFile but for the sync of the folder, which is left to the caller.
+func (s *Store) replaceFile(path string, data []byte, mode fs.FileMode) error {
+	return s.place(filepath.Dir(path), mode, func(temp *os.File) error {
+		_, err := s.disk.WriteAt(temp, data, 0)
+		return err
+	}, func(temp string) error { return s.disk.Rename(temp, path) })
 }
 
 // linkOrCopy gives a complete file another name, which must be free (fs.ErrExist), or puts a copy there where links can't go: through

@@ -262,3 +262,32 @@ func BenchmarkVerifyBlob(b *testing.B) {
 		}
 	}
 }
+
+// Where it can't be found out whether a blob is damaged, it is neither given out nor taken for damaged: that would cost its bytes.
+func TestABlobOfWhichNothingIsToldYet(t *testing.T) {
+	t.Parallel()
+	s, data := openStore(t), []byte("bytes")
+	sum := sumOf(data)
+	putBlob(t, s, data)
+	asked, away := 0, errors.New("the log is away")
+	s.AskDamage(func(string) error { asked++; return away })
+	if _, _, err := s.OpenBlob(sum); !errors.Is(err, away) {
+		t.Errorf("opened: %v", err)
+	}
+	if has, err := s.HasBlob(sum, int64(len(data))); has || !errors.Is(err, away) {
+		t.Errorf("there: %v, %v", has, err)
+	}
+	if err := s.WriteIngress("job", "f", data); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Admit(t.Context(), "job", "f", sum, int64(len(data))); !errors.Is(err, away) {
+		t.Errorf("admitted: %v", err)
+	}
+	s.AskDamage(nil)
+	if has, err := s.HasBlob(sum, int64(len(data))); !has || err != nil {
+		t.Errorf("there, once all is told: %v, %v", has, err)
+	}
+	if asked != 3 {
+		t.Errorf("asked %d times", asked)
+	}
+}

@@ -20,6 +20,9 @@ const database = "imgsrv"
 // startLimit bounds one start. It is long because a server that was killed replays its log before it answers.
 const startLimit = 2 * time.Minute
 
+// readyTick is how often a server that starts is asked whether it answers: that is a part of each start of imgsrv.
+const readyTick = 5 * time.Millisecond
+
 // ManagedConfig says what server StartManaged starts.
 type ManagedConfig struct {
 	// DataDir is imgsrv's data folder; the server lives in its subfolder postgres. The caller holds the folder for itself:
@@ -165,7 +168,7 @@ func (m *Managed) signalAndWait(ctx context.Context, sig syscall.Signal, limit t
 
 // waitReady returns when the server answers and the database is there.
 func (m *Managed) waitReady(ctx context.Context) error {
-	ticker := time.NewTicker(tick)
+	ticker := time.NewTicker(readyTick)
 	defer ticker.Stop()
 	for {
 		err := ensureDatabase(ctx, m.layout)
