@@ -65,17 +65,21 @@ func forget(parser *kong.Kong) {
 	})
 }
 
-// callsIn are the arguments of the calls of imgsrv in a block of shell commands, or in those of a session, after their $. What a shell would put in place of $NAME and $(…)
-// stays as it is written.
+// callsIn are the arguments of the calls of imgsrv in a block of shell commands, or in those of a session, after their $, or # for root; also of those in a container. What a
+// shell would put in place of $NAME and $(…) stays as it is written.
 func callsIn(block string, session bool) (calls [][]string) {
 	for line := range strings.Lines(strings.ReplaceAll(block, "\\\n", " ")) {
 		line, typed := strings.CutPrefix(strings.TrimSpace(line), "$ ")
+		if session && !typed {
+			line, typed = strings.CutPrefix(line, "# ")
+		}
 		if session && !typed {
 			continue
 		}
 		words := shellWords(line)
 		for i, word := range words {
-			first := i == 0 || words[i-1] == "|" || words[i-1] == "&&" || assignment.MatchString(words[i-1])
+			first := i == 0 || words[i-1] == "|" || words[i-1] == "&&" || assignment.MatchString(words[i-1]) ||
+				words[i-1] == "--" || i > 1 && words[i-2] == "exec" // kubectl exec POD -- imgsrv, docker exec CONTAINER imgsrv
 			if !first || word != "imgsrv" && word != "./imgsrv" {
 				continue
 			}
