@@ -55,6 +55,9 @@ func Apply(ctx context.Context, pool *pgxpool.Pool, schema string, files fs.FS) 
 	}
 	cfg := pool.Config().ConnConfig
 	cfg.RuntimeParams["search_path"] = pgx.Identifier{schema}.Sanitize()
+	// A private server acknowledges before it has synced, since rows can be derived again; a table that a kill took isn't made again before
+	// the next start.
+	cfg.RuntimeParams["synchronous_commit"] = "on"
 	db := stdlib.OpenDB(*cfg)
 	defer func() { err = errors.Join(err, wrap(schema, db.Close())) }()
 

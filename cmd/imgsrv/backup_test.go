@@ -223,6 +223,7 @@ func TestABackupInABucketIsRestored(t *testing.T) {
 	}
 	flags.DataDir, flags.PostgresURL = target, pgtest.URL(t)
 	node = startChild(t, flags)
+	awaitVersion(t, node.publisher(t), "debian", "1") // a server is ready before its projections are
 	resp, err := http.Get(node.HTTPURL + "/api/images/debian/versions/latest/variants/amd64.container.default/formats/rootfs.squashfs")
 	if err != nil {
 		t.Fatal(err)
