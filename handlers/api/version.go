@@ -165,12 +165,16 @@ func (s *server) versionsAt(ctx context.Context, in *versionsInput) (rows []cata
 }
 
 func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutput, error) {
-	doc, asOf, err := s.versionDocument(ctx, in)
+	row, asOf, err := s.versionAt(ctx, in.Image, in.Version, in.At)
 	if err != nil {
 		return nil, err
 	}
+	doc, err := s.versionDocument(ctx, in, row)
+	if err != nil {
+		return nil, notFoundAs(err, missingVersion(in.Image, in.Version))
+	}
 	out := &versionOutput{Status: http.StatusOK, CacheControl: "no-cache", AtHeader: asOf, Body: doc.body, ETag: doc.etag}
-	if doc.row.Visibility == events.Private {
+	if row.Visibility == events.Private {
 		out.CacheControl = "private, no-cache"
 	}
 	if etagMatches(in.IfNoneMatch, out.ETag) {
@@ -179,9 +183,8 @@ func (s *server) getVersion(ctx context.Context, in *versionInput) (*versionOutp
 	return out, nil
 }
 
-// versionDocument is a version, and the answer that tells of it.
+// versionDocument is the answer that tells of a version.
 type versionDocument struct {
-	row  catalog.VersionRow
 	body versionBody
 	etag string // of the bytes: aliases and the server's name are in them too
 }
@@ -192,34 +195,19 @@ type versionQuestion struct {
 	problems          bool // see seesProblems
 }
 
-// versionDocument makes the document of a version that the caller may see, or has one that was made of the same tables.
-func (s *server) versionDocument(ctx context.Context, in *versionInput) (doc versionDocument, asOf AtHeader, err error) {
+// versionDocument makes the document of a version of the past, or has one of now that was made of the same tables.
+func (s *server) versionDocument(ctx context.Context, in *versionInput, row catalog.VersionRow) (versionDocument, error) {
 	if in.At != "" {
-		row, asOf, err := s.versionAt(ctx, in.Image, in.Version, in.At)
-		if err != nil {
-			return doc, asOf, err
-		}
-		doc, err = writeVersion(ctx, row)
-		return doc, asOf, err
-	}
-	if events.CheckImageName(in.Image) != nil || events.CheckVersionName(in.Version) != nil {
-		return doc, asOf, missingVersion(in.Image, in.Version)
+		return writeVersion(ctx, row)
 	}
 	question := versionQuestion{image: in.Image, name: in.Version, base: base(ctx), problems: seesProblems(ctx, in.Image)}
-	doc, err = kept.Get(s.versionDocuments, question, func(doc versionDocument) int { return len(doc.body) + 512 }, func() (versionDocument, error) {
-		row, err := s.Catalog.Version(ctx, in.Image, in.Version)
+	return kept.Get(s.versionDocuments, question, func(doc versionDocument) int { return len(doc.body) + 512 }, func() (versionDocument, error) {
+		row, err := s.Catalog.Version(ctx, in.Image, in.Version) // again: the one above may be of an earlier edition than what is kept now
 		if err != nil {
-			return doc, err
+			return versionDocument{}, err
 		}
 		return writeVersion(ctx, row)
 	})
-	if err == nil {
-		err = s.mayHave(ctx, doc.row.Image, doc.row.Version, doc.row.Visibility, doc.row.Withdrawn)
-	}
-	if err != nil {
-		return doc, asOf, notFoundAs(err, missingVersion(in.Image, in.Version))
-	}
-	return doc, asOf, nil
 }
 
 func writeVersion(ctx context.Context, row catalog.VersionRow) (versionDocument, error) {
@@ -229,7 +217,7 @@ func writeVersion(ctx context.Context, row catalog.VersionRow) (versionDocument,
 	if err := e.Encode(versionDetailOf(ctx, row)); err != nil {
 		return versionDocument{}, fmt.Errorf("encode version %s of image %s: %w", row.Version, row.Image, err)
 	}
-	return versionDocument{row: row, body: body.Bytes(), etag: etagOf(body.Bytes())}, nil
+	return versionDocument{body: body.Bytes(), etag: etagOf(body.Bytes())}, nil
 }
 
 func missingVersion(image, version string) error {
@@ -238,9 +226,8 @@ func missingVersion(image, version string) error {
 
 // versionAt is the version that a name or an alias stands for, if the caller may see it: now, or where at isn't empty, as it was then.
 func (s *server) versionAt(ctx context.Context, image, version, at string) (row catalog.VersionRow, asOf AtHeader, err error) {
-	gone := missingVersion(image, version)
 	if events.CheckImageName(image) != nil || events.CheckVersionName(version) != nil {
-		return row, asOf, gone
+		return row, asOf, missingVersion(image, version)
 	}
 	if at != "" {
 		row, asOf, err = s.pastVersion(ctx, image, version, at)
@@ -251,7 +238,7 @@ func (s *server) versionAt(ctx context.Context, image, version, at string) (row 
 		err = s.mayHave(ctx, row.Manifest.Image, row.Manifest.Version, row.Visibility, row.Withdrawn)
 	}
 	if err != nil {
-		return row, asOf, notFoundAs(err, gone)
+		return row, asOf, notFoundAs(err, missingVersion(image, version))
 	}
 	return row, asOf, nil
 }
